@@ -1,0 +1,289 @@
+"""CTC loss and its gradient, exact where log space is not.
+
+The problem. A path's probability is a product of hundreds of numbers below one and underflows any hardware format, so everyone
+computes with logarithms. But at -2000, the log-probability of an 800-frame utterance, the spacing of float32 is 1.2e-4, and the
+gradient is made of exponentials of differences of such logarithms. Here every lattice cell is a float32 mantissa with an
+int32 exponent instead (`cells`): log space with the integer part kept exactly. `benchmarks/ctc_accuracy.py` compares.
+
+The lattice (Graves et al. 2006) alternates blanks and labels: blank 0, label 0, blank 1, label 1, ..., blank L. Blanks and labels are
+two arrays of L + 1 columns, the last label column dead. One frame, `alpha` after it and `prefix` before its emission:
+
+    alpha.blank[i]  = prefix.blank[i] * p(blank)            prefix'.blank[i] = blank[i] + label[i - 1]
+    alpha.label[i]  = prefix.label[i] * p(label i)          prefix'.label[i] = label[i] + blank[i] + label[i - 1]*
+
+    * only where label i differs from label i - 1: equal neighbours need a blank between them.
+
+`suffix` is the mirror image, from the end. prefix * p * suffix is the probability of all paths through a cell; its share of a
+frame's total is the cell's occupancy, and the gradient with respect to the logits is softmax - occupancy. Both loops carry
+the sums before the emission and hand out the carry as it came in: handing out what was just computed would make XLA compute it
+twice, once for the carry and once for the output.
+
+Lengths. A padded frame emits blank with probability 1 and labels with probability 0. So a path that has read its labels
+waits through the padding in its last blank at no cost, and the loops need no masks.
+
+Probabilities are taken relative to each frame's most probable class, p(k) = exp(logit[k] - largest), with the rounding error of that
+subtraction put back; the frame's normalizer, 1 + the sum over the other classes, enters the loss only. So an utterance that the
+network is sure of has an accurate small loss, and the lattice never sees the error of a softmax.
+
+Source: Graves et al. 2006 (Connectionist Temporal Classification), the recursion. The number format is ours.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
+
+from dsrun.ctc import cells
+from dsrun.ctc.alignment import BLANK
+from dsrun.ctc.cells import Cells
+
+
+def ctc_loss(
+    logits: Float[Array, "batch output_frame class"],
+    num_frames: Int[Array, " batch"],
+    labels: Int[Array, "batch label"],
+    num_labels: Int[Array, " batch"],
+) -> Float32[Array, " batch"]:
+    """-log p(labels | logits) of each utterance.
+
+    Args:
+        logits: class scores before the softmax, blank is class 0. Another float type is converted to float32 first.
+        num_frames: valid output frames of each utterance, 0..output_frame; lengths, not masks.
+        labels: class ids 1..class-1; what lies behind `num_labels` has no effect. Not checked: an id out of range gives the loss of
+            some other label.
+        num_labels: labels of each utterance, 0..label.
+
+    Returns:
+        Loss in nats (natural log), at least 0. No frames and no labels: 0. No valid alignment (fewer frames than
+        `frames_needed`): infinity, and the gradient is exactly 0. A valid frame with NaN or +infinity, or with no finite logit: NaN, in the
+        gradient of the utterance's valid frames too. Padded frames have no effect, whatever they hold; their gradient is 0.
+
+    Arithmetic:
+        float32 and int32. The loss is good to about one float32 rounding, the gradient to about 1e-6 at 800 frames; each frame's
+        gradient sums to 0 over the classes within 1e-6. -infinity is a class of probability zero, and so is a logit more than
+        1.8e8 / output_frame below its frame's largest. No scatter, no atomics. Differentiable once, by `logits` only.
+
+    Source: Graves et al. 2006.
+    """
+    num_frames, labels, num_labels = (x.astype(jnp.int32) for x in (num_frames, labels, num_labels))
+    return _ctc_loss(logits.astype(jnp.float32), num_frames, labels, num_labels)
+
+
+class _Lattice(NamedTuple):
+    """Blank cells and label cells, each [batch, label + 1]."""
+
+    blank: Cells
+    label: Cells
+
+
+class _Emissions(NamedTuple):
+    """Probabilities of one utterance's frames relative to each frame's best class, time first."""
+
+    blank: Cells  # [output_frame, batch, 1]
+    label: Cells  # [output_frame, batch, label + 1]
+
+
+class _Softmax(NamedTuple):
+    """What the loss and the gradient need of the frames beside the lattice."""
+
+    relative: Float32[Array, "batch output_frame class"]  # exp(logit - largest)
+    others: Float32[Array, "batch output_frame"]  # sum of `relative` without the best class: the normalizer is 1 + others
+    is_valid: Bool[Array, "batch output_frame"]
+    is_bad: Bool[Array, " batch"]  # a valid frame has no finite maximum
+
+
+class _Label(NamedTuple):
+    """The label sequence on the lattice's columns."""
+
+    ids: Int32[Array, "batch column"]  # 0 from num_labels on
+    is_end: Bool[Array, "batch column"]  # column num_labels: the blank in which every path ends
+    no_skip: Int32[Array, "batch column"]  # exponent to add on the way from label i - 1 to label i: 0, or DEAD where equal
+
+
+@jax.custom_vjp
+def _ctc_loss(
+    logits: Float32[Array, "batch output_frame class"],
+    num_frames: Int32[Array, " batch"],
+    labels: Int32[Array, "batch label"],
+    num_labels: Int32[Array, " batch"],
+) -> Float32[Array, " batch"]:
+    label, emissions, softmax = _prepare(logits, num_frames, labels, num_labels)
+    last, _ = _prefixes(label, emissions, keep=False)
+    return _loss(_total(label, last), softmax)
+
+
+def _ctc_loss_forward(
+    logits: Float32[Array, "batch output_frame class"],
+    num_frames: Int32[Array, " batch"],
+    labels: Int32[Array, "batch label"],
+    num_labels: Int32[Array, " batch"],
+) -> tuple[Float32[Array, " batch"], Float32[Array, "batch output_frame class"]]:
+    """Loss, and its gradient as the only residual: as large as the logits, where the lattices are many times that."""
+    label, emissions, softmax = _prepare(logits, num_frames, labels, num_labels)
+    last, prefixes = _prefixes(label, emissions, keep=True)
+    total = _total(label, last)
+    blank, by_column = _occupancies(label, emissions, prefixes, total)
+    return _loss(total, softmax), _gradient(label, blank, by_column, _has_alignment(total), softmax)
+
+
+def _ctc_loss_backward(
+    gradient: Float32[Array, "batch output_frame class"], loss_gradient: Float32[Array, " batch"]
+) -> tuple[Float32[Array, "batch output_frame class"], None, None, None]:
+    # A zero stays zero under any incoming factor: weighting an infinite loss by 0 / 0 must not poison padded frames.
+    scaled = jnp.where(gradient == 0.0, jnp.float32(0), gradient * loss_gradient[:, None, None])
+    return scaled, None, None, None
+
+
+_ctc_loss.defvjp(_ctc_loss_forward, _ctc_loss_backward)
+
+
+def _prepare(
+    logits: Float32[Array, "batch output_frame class"],
+    num_frames: Int32[Array, " batch"],
+    labels: Int32[Array, "batch label"],
+    num_labels: Int32[Array, " batch"],
+) -> tuple[_Label, _Emissions, _Softmax]:
+    column = jnp.arange(labels.shape[1] + 1, dtype=jnp.int32)[None, :]
+    ids = jnp.where(column < num_labels[:, None], jnp.pad(labels, ((0, 0), (0, 1))), BLANK)
+    is_equal = ids == jnp.pad(ids, ((0, 0), (1, 0)), constant_values=BLANK)[:, :-1]
+    no_skip = jnp.where(is_equal, jnp.int32(cells.DEAD), jnp.int32(0))
+    label = _Label(ids, column == num_labels[:, None], no_skip)
+
+    frame = jnp.arange(logits.shape[1], dtype=jnp.int32)[None, :]
+    is_valid = frame < num_frames[:, None]
+    # Replaced before any arithmetic: NaN times zero is NaN.
+    logits = jnp.where(is_valid[:, :, None], logits, jnp.float32(0))
+    relative, error, is_best = _relative_logits(logits)
+    others = jnp.sum(jnp.where(is_best, jnp.float32(0), jnp.exp(relative)), axis=2)
+    is_bad = jnp.any(~jnp.isfinite(jnp.max(logits, axis=2)), axis=1)
+    softmax = _Softmax(jnp.exp(relative), others, is_valid, is_bad)
+    probabilities = cells.exp(relative, error, num_factors=logits.shape[1])
+    return label, _emissions(label, probabilities, is_valid), softmax
+
+
+def _relative_logits(
+    logits: Float32[Array, "batch output_frame class"],
+) -> tuple[
+    Float32[Array, "batch output_frame class"],
+    Float32[Array, "batch output_frame class"],
+    Bool[Array, "batch output_frame class"],
+]:
+    """logit - largest of the frame; what rounding took from it (Knuth's two-sum, exact); which class is the largest."""
+    largest = jnp.max(logits, axis=2, keepdims=True)
+    relative = logits - largest
+    of_largest = relative - logits
+    error = (logits - (relative - of_largest)) - (largest + of_largest)
+    class_id = jnp.arange(logits.shape[2], dtype=jnp.int32)[None, None, :]
+    return relative, error, class_id == jnp.argmax(logits, axis=2, keepdims=True).astype(jnp.int32)
+
+
+def _emissions(
+    label: _Label, probabilities: Cells, is_valid: Bool[Array, "batch output_frame"]
+) -> _Emissions:
+    """Time first, so that a step of the loop reads one contiguous slice. Padded frames: blank 1, labels 0."""
+    mantissa, exponent = (jnp.swapaxes(part, 0, 1) for part in probabilities)
+    is_valid = is_valid.T[:, :, None]
+    blank = Cells(
+        jnp.where(is_valid, mantissa[:, :, BLANK, None], jnp.float32(1)),
+        jnp.where(is_valid, exponent[:, :, BLANK, None], jnp.int32(0)),
+    )
+    ids = label.ids[None, :, :]
+    by_column = Cells(*(jnp.take_along_axis(part, ids, axis=2, mode="clip") for part in (mantissa, exponent)))
+    # A column from num_labels on would read blank; no path through it ends in the right place, so it needs no mask.
+    return _Emissions(blank, Cells(by_column.mantissa, jnp.where(is_valid, by_column.exponent, jnp.int32(cells.DEAD))))
+
+
+def _prefixes(label: _Label, emissions: _Emissions, *, keep: bool) -> tuple[_Lattice, _Lattice | None]:
+    """Sums over the ways to reach each cell, its own emission left out: after the last frame, and (`keep`) at every frame."""
+    is_first = jnp.broadcast_to(jnp.arange(label.ids.shape[1], dtype=jnp.int32)[None, :] == 0, label.ids.shape)
+    start = _Lattice(cells.one_where(is_first), cells.one_where(is_first))
+
+    def step(prefix: _Lattice, emission: _Emissions) -> tuple[_Lattice, _Lattice | None]:
+        blank, here = cells.multiply(prefix.blank, emission.blank), cells.multiply(prefix.label, emission.label)
+        before = Cells(_from_left(here.mantissa, 1.0), _from_left(here.exponent, cells.DEAD))
+        skipping = Cells(before.mantissa, before.exponent + label.no_skip)
+        return _Lattice(cells.add(blank, before), cells.add(here, blank, skipping)), prefix if keep else None
+
+    return jax.lax.scan(step, start, emissions)
+
+
+def _occupancies(
+    label: _Label, emissions: _Emissions, prefixes: _Lattice, total: Cells
+) -> tuple[Float32[Array, "output_frame batch"], Float32[Array, "output_frame batch column"]]:
+    """Share of the paths that go through blank, and through each label, at each frame; good to the drift of the loops."""
+    is_last_label = jnp.pad(label.is_end, ((0, 0), (0, 1)))[:, 1:]
+    end = _Lattice(cells.one_where(label.is_end), cells.one_where(is_last_label))
+    no_skip = _from_right(label.no_skip, cells.DEAD)
+    exponent = total.exponent[:, None]
+
+    def step(
+        suffix: _Lattice, inputs: tuple[_Emissions, _Lattice]
+    ) -> tuple[_Lattice, tuple[Float32[Array, " batch"], Float32[Array, "batch column"]]]:
+        emission, prefix = inputs
+        blank, here = cells.multiply(suffix.blank, emission.blank), cells.multiply(suffix.label, emission.label)
+        in_blank = jnp.sum(cells.share(prefix.blank, blank, exponent), axis=1)
+        in_label = cells.share(prefix.label, here, exponent)
+        after = Cells(_from_right(blank.mantissa, 1.0), _from_right(blank.exponent, cells.DEAD))
+        skipping = Cells(_from_right(here.mantissa, 1.0), _from_right(here.exponent, cells.DEAD) + no_skip)
+        return _Lattice(cells.add(blank, here), cells.add(here, after, skipping)), (in_blank, in_label)
+
+    _, occupancies = jax.lax.scan(step, end, (emissions, prefixes), reverse=True)
+    return occupancies
+
+
+def _total(label: _Label, last: _Lattice) -> Cells:
+    """p(labels) of each utterance relative to its best path without constraint, [batch]."""
+    mantissa = jnp.sum(jnp.where(label.is_end, last.blank.mantissa, jnp.float32(0)), axis=1)
+    exponent = jnp.sum(jnp.where(label.is_end, last.blank.exponent, jnp.int32(0)), axis=1)
+    return cells.normalize(Cells(mantissa, exponent))
+
+
+def _has_alignment(total: Cells) -> Bool[Array, " batch"]:
+    return total.exponent > (cells.DEAD + cells.LOWEST_ALIVE) // 2
+
+
+def _loss(total: Cells, softmax: _Softmax) -> Float32[Array, " batch"]:
+    """log of the product of the normalizers - log of the total, the integer parts of both subtracted exactly."""
+    normalizer = cells.normalize(Cells(1.0 + softmax.others, jnp.zeros(softmax.others.shape, jnp.int32)))
+    # Where 1 + others is below 2, log1p keeps what the addition of 1 would round away.
+    fraction = jnp.where(normalizer.exponent == 0, jnp.log1p(softmax.others), jnp.log(normalizer.mantissa))
+    fraction = jnp.sum(jnp.where(softmax.is_valid, fraction, jnp.float32(0)), axis=1)
+    whole = jnp.sum(jnp.where(softmax.is_valid, normalizer.exponent, jnp.int32(0)), axis=1)
+    loss = (whole - total.exponent).astype(jnp.float32) * jnp.float32(cells.LN2) + (fraction - jnp.log(total.mantissa))
+    # A loss of -1e-7 is rounding; the truth is at least 0.
+    loss = jnp.where(_has_alignment(total), jnp.maximum(loss, jnp.float32(0)), jnp.float32(jnp.inf))
+    return jnp.where(softmax.is_bad, jnp.float32(jnp.nan), loss)
+
+
+def _gradient(
+    label: _Label,
+    blank: Float32[Array, "output_frame batch"],
+    by_column: Float32[Array, "output_frame batch column"],
+    has_alignment: Bool[Array, " batch"],
+    softmax: _Softmax,
+) -> Float32[Array, "batch output_frame class"]:
+    """softmax - occupancy; zero in padded frames and without an alignment, NaN where the loss is."""
+    class_id = jnp.arange(softmax.relative.shape[2], dtype=jnp.int32)
+    # The columns of a class are summed by a product with 0 and 1: a scatter with repeated indices has no fixed order.
+    is_class = (label.ids[:, :, None] == class_id[None, None, :]).astype(jnp.float32)
+    occupancy = jnp.einsum("tbl,blc->btc", by_column, is_class, precision=jax.lax.Precision.HIGHEST)
+    occupancy = occupancy + jnp.where(class_id[None, None, :] == BLANK, blank.T[:, :, None], jnp.float32(0))
+    # Dividing by the frame's own sum removes the rounding that all its cells share.
+    in_frame = jnp.sum(occupancy, axis=2, keepdims=True)
+    normalizer = 1.0 + softmax.others[:, :, None]
+    gradient = softmax.relative / normalizer - occupancy / jnp.where(in_frame > 0.0, in_frame, jnp.float32(1))
+    is_used = (softmax.is_valid & has_alignment[:, None])[:, :, None]
+    gradient = jnp.where(is_used, gradient, jnp.float32(0))
+    is_bad = (softmax.is_valid & softmax.is_bad[:, None])[:, :, None]
+    return jnp.where(is_bad, jnp.float32(jnp.nan), gradient)
+
+
+def _from_left(x: Array, edge: float) -> Array:
+    """Column i receives column i - 1, column 0 the edge."""
+    return jnp.pad(x, ((0, 0), (1, 0)), constant_values=edge)[:, :-1]
+
+
+def _from_right(x: Array, edge: float) -> Array:
+    """Column i receives column i + 1, the last the edge."""
+    return jnp.pad(x, ((0, 0), (0, 1)), constant_values=edge)[:, 1:]

@@ -1,0 +1,129 @@
+"""Front ends: from spectrogram frames to fewer, richer output frames.
+
+* `Conv2dFrontEnd`: Deep Speech 2's two 2-D convolutions over frequency and time (Amodei et al. 2015): filters 41 x 11 and 21 x 11
+  (frequency x time), strides 2 x 2 and 2 x 1, 32 channels, so 161 bins become 41 x 32 = 1312 inputs and the time stride is 2.
+* `FrameStackFrontEnd`: a small one for CPU runs: each output frame is a linear map of `stack` neighbouring frames, every
+  `stride`-th; one product instead of two convolutions.
+
+Both clip their rectifier (at 20 in Deep Speech 2), and both see zeros outside an utterance: input behind `num_frames` is replaced
+before any arithmetic and each layer's output is cleared again, so an utterance gives the same output in any batch.
+"""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float32, Int32
+
+from dsrun.model.norm import ForwardPass, Normalization, NormalizationKind
+
+Frames = TypeVar("Frames")
+
+
+@dataclass(frozen=True)
+class Conv2dSettings:
+    """Deep Speech 2's convolutions with this many channels."""
+
+    channels: int = 32
+
+
+@dataclass(frozen=True)
+class FrameStackSettings:
+    """`stack` neighbouring frames (odd), every `stride`-th, mapped to `hidden` features."""
+
+    stack: int
+    stride: int
+    hidden: int
+
+
+FrontEndSettings = Conv2dSettings | FrameStackSettings
+
+# (frequency, time) of Deep Speech 2's two layers
+CONV_KERNELS = ((41, 11), (21, 11))
+CONV_STRIDES = ((2, 2), (2, 1))
+
+
+def time_stride(settings: FrontEndSettings) -> int:
+    """Frames an output frame."""
+    return settings.stride if isinstance(settings, FrameStackSettings) else CONV_STRIDES[0][1] * CONV_STRIDES[1][1]
+
+
+def front_end_frames(settings: FrontEndSettings, num_frames: Frames) -> Frames:
+    """Output frames for so many frames: the quotient by the time stride, rounded up. Takes ints and integer arrays."""
+    return -(-num_frames // time_stride(settings))  # type: ignore[operator]
+
+
+class FrameStackFrontEnd(nnx.Module):
+    """Linear map of a window of frames, normalisation, clipped rectifier."""
+
+    def __init__(self, settings: FrameStackSettings, num_bins: int, normalization: NormalizationKind, relu_clip: float):
+        self.settings, self.relu_clip = settings, relu_clip
+        self.num_outputs = settings.hidden
+        self.kernel = nnx.Param(jnp.zeros((settings.stack * num_bins, settings.hidden)))
+        self.normalization = Normalization(normalization, settings.hidden, "front_end.normalization")
+
+    def __call__(
+        self,
+        features: Float32[Array, "batch frame bin"],
+        num_frames: Int32[Array, " batch"],
+        forward: ForwardPass,
+    ) -> Float32[Array, "batch output_frame input"]:
+        """Output frame t sees frames t * stride - stack // 2 to t * stride + stack // 2."""
+        settings, frames = self.settings, features.shape[1]
+        present = jnp.where(_is_valid(num_frames, frames), features, 0.0)
+        output_frames = front_end_frames(settings, frames)
+        before = settings.stack // 2
+        padded = jnp.pad(present, ((0, 0), (before, settings.stack + settings.stride), (0, 0)))
+        stop = settings.stride * (output_frames - 1) + 1
+        window = [padded[:, i : i + stop : settings.stride] for i in range(settings.stack)]
+        y = forward.policy.dot(jnp.concatenate(window, axis=-1), forward.policy.store(self.kernel[...]))
+        is_valid = _is_valid(front_end_frames(settings, num_frames), output_frames)
+        y = self.normalization(y, is_valid, forward)
+        return forward.policy.store(jnp.where(is_valid, jnp.clip(y, 0.0, self.relu_clip), 0.0))
+
+
+class Conv2dFrontEnd(nnx.Module):
+    """Two convolutions, each with normalisation over its channels and a clipped rectifier; frequency and channel flattened."""
+
+    def __init__(self, settings: Conv2dSettings, num_bins: int, normalization: NormalizationKind, relu_clip: float):
+        self.settings, self.relu_clip = settings, relu_clip
+        channels_in, bins = 1, num_bins
+        for layer, ((high, wide), (step, _)) in enumerate(zip(CONV_KERNELS, CONV_STRIDES, strict=True)):
+            kernel = nnx.Param(jnp.zeros((wide, high, channels_in, settings.channels)))
+            setattr(self, f"kernel_{layer}", kernel)
+            setattr(self, f"normalization_{layer}", Normalization(normalization, settings.channels, f"front_end.normalization_{layer}"))
+            channels_in, bins = settings.channels, -(-bins // step)
+        self.num_outputs = bins * settings.channels
+
+    def __call__(
+        self,
+        features: Float32[Array, "batch frame bin"],
+        num_frames: Int32[Array, " batch"],
+        forward: ForwardPass,
+    ) -> Float32[Array, "batch output_frame input"]:
+        """Time is the second axis throughout; padding keeps ceil(n / stride) positions on both axes."""
+        is_valid = _is_valid(num_frames, features.shape[1])[..., None]
+        y = jnp.where(is_valid, features[..., None], 0.0)
+        for layer, ((high, wide), (step, stride)) in enumerate(zip(CONV_KERNELS, CONV_STRIDES, strict=True)):
+            kernel = forward.policy.store(getattr(self, f"kernel_{layer}")[...])
+            padding = [(wide // 2, wide // 2), (high // 2, high // 2)]
+            y = forward.policy.convolve(y, kernel, strides=(stride, step), padding=padding)
+            num_frames = -(-num_frames // stride)
+            is_valid = _is_valid(num_frames, y.shape[1])[..., None]
+            y = getattr(self, f"normalization_{layer}")(y, is_valid, forward)
+            y = forward.policy.store(jnp.where(is_valid, jnp.clip(y, 0.0, self.relu_clip), 0.0))
+        return y.reshape(*y.shape[:2], -1)
+
+
+def make_front_end(
+    settings: FrontEndSettings, num_bins: int, normalization: NormalizationKind, relu_clip: float
+) -> FrameStackFrontEnd | Conv2dFrontEnd:
+    """The front end that the settings name."""
+    kind = FrameStackFrontEnd if isinstance(settings, FrameStackSettings) else Conv2dFrontEnd
+    return kind(settings, num_bins, normalization, relu_clip)  # type: ignore[arg-type]
+
+
+def _is_valid(num_frames: Int32[Array, " batch"], frames: int) -> Bool[Array, "batch frame 1"]:
+    frame = jnp.arange(frames, dtype=jnp.int32)[None, :]
+    return (frame < num_frames.astype(jnp.int32)[:, None])[:, :, None]

@@ -1,0 +1,129 @@
+"""Normalisation of what enters a nonlinearity, computed from real frames only.
+
+Sequence-wise batch normalisation (Deep Speech 2, Amodei et al. 2015): mean and variance of each feature over all valid frames of
+all utterances of the shard, batch and time together, applied to the input projection of a layer and never to the recurrent
+product. Padded frames are in neither the sums nor the count. Statistics are of the shard, not of the global batch, so that a
+shard's gradient does not depend on the other shards.
+
+Running statistics. A shard returns sums (count, sum, sum of squares), so that shards combine by addition alone, in the fixed
+tree. The variance of the combination is E[x^2] - E[x]^2: cancellation costs about (mean / deviation)^2 roundings, harmless for
+projections whose mean is of the order of their deviation. Within the shard, where the network depends on it, the variance is
+two-pass.
+
+Layer normalisation (Ba et al. 2016): mean and variance over the features of one frame; no running statistics.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float32
+
+from dsrun.arithmetic import Policy
+
+NormalizationKind = Literal["batch", "layer", "none"]
+
+EPSILON = 1e-5  # added to the variance, as torch's and flax's normalisations do by default
+
+Statistics = dict[str, dict[str, Array]]
+
+
+class Moments(NamedTuple):
+    """Sums over the valid frames of one shard: their number, and for each feature the sum and the sum of squares."""
+
+    count: Float32[Array, ""]
+    total: Float32[Array, " feature"]
+    squares: Float32[Array, " feature"]
+
+
+@dataclass
+class ForwardPass:
+    """What one pass through the network carries along: formats, running statistics to use (None: training, use the shard's own
+    and collect them in `moments`), by the normalisation's name."""
+
+    policy: Policy
+    statistics: Statistics | None
+    moments: dict[str, Moments] = field(default_factory=dict)
+
+
+class Normalization(nnx.Module):
+    """Normalisation of the kind named, then a learned scale and shift; kind "none" only shifts, which is a bias."""
+
+    def __init__(self, kind: NormalizationKind, features: int, name: str):
+        self.kind, self.name = kind, name
+        if kind != "none":
+            self.scale = nnx.Param(jnp.ones((features,)))
+        self.shift = nnx.Param(jnp.zeros((features,)))
+
+    def __call__(
+        self, x: Float32[Array, "*frames feature"], is_valid: Bool[Array, "*broadcastable 1"], forward: ForwardPass
+    ) -> Float32[Array, "*frames feature"]:
+        """Padded frames come out as any finite value; the caller clears them."""
+        store = forward.policy.store
+        if self.kind == "batch":
+            if forward.statistics is None:
+                x, forward.moments[self.name] = batch_normalize(x, is_valid)
+            else:
+                x = running_normalize(x, forward.statistics[self.name])
+        elif self.kind == "layer":
+            x = layer_normalize(x)
+        if self.kind != "none":
+            x = x * _like(store(self.scale[...]), x)
+        return x + _like(store(self.shift[...]), x)
+
+
+def batch_normalize(
+    x: Float32[Array, "*frames feature"], is_valid: Bool[Array, "*broadcastable 1"]
+) -> tuple[Float32[Array, "*frames feature"], Moments]:
+    """`x` with mean 0 and variance 1 for each feature over the valid frames, and the sums for the running statistics.
+
+    A shard without a single valid frame gives zeros and sums of zero.
+    """
+    axes = tuple(range(x.ndim - 1))
+    per_cell = float(x[..., 0].size // is_valid.size)  # cells of x that share one entry of the mask
+    count = jnp.sum(is_valid.astype(jnp.float32)) * jnp.float32(per_cell)
+    safe_count = jnp.maximum(count, 1.0)
+    present = jnp.where(is_valid, x, 0.0)
+    total = jnp.sum(present, axis=axes)
+    mean = total / safe_count
+    centred = jnp.where(is_valid, x - _like(mean, x), 0.0)
+    variance = jnp.sum(jnp.square(centred), axis=axes) / safe_count
+    moments = Moments(count, total, jnp.sum(jnp.square(present), axis=axes))
+    return centred * _like(jax.lax.rsqrt(variance + EPSILON), x), jax.lax.stop_gradient(moments)
+
+
+def running_normalize(
+    x: Float32[Array, "*frames feature"], statistics: dict[str, Float32[Array, " feature"]]
+) -> Float32[Array, "*frames feature"]:
+    """`x` normalised with running mean and variance, as evaluation does."""
+    scale = jax.lax.rsqrt(statistics["variance"] + EPSILON)
+    return (x - _like(statistics["mean"], x)) * _like(scale, x)
+
+
+def layer_normalize(x: Float32[Array, "*frames feature"]) -> Float32[Array, "*frames feature"]:
+    """Each frame with mean 0 and variance 1 over its features."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + EPSILON)
+
+
+def update_running(statistics: Statistics, moments: dict[str, Moments], *, momentum: float) -> Statistics:
+    """Running statistics moved by a share 1 - momentum towards those of one global batch (sums over all its shards)."""
+    return {name: _moved(statistics[name], moments[name], momentum) for name in statistics}
+
+
+def _moved(running: dict[str, Array], moments: Moments, momentum: float) -> dict[str, Array]:
+    count = jnp.maximum(moments.count, 1.0)
+    mean = moments.total / count
+    variance = jnp.maximum(moments.squares / count - jnp.square(mean), 0.0)
+    share = jnp.where(moments.count > 0.0, jnp.float32(1.0 - momentum), jnp.float32(0.0))
+    return {
+        "mean": running["mean"] + share * (mean - running["mean"]),
+        "variance": running["variance"] + share * (variance - running["variance"]),
+    }
+
+
+def _like(feature: Float32[Array, " feature"], x: Float32[Array, "*frames feature"]) -> Float32[Array, "*ones feature"]:
+    return feature.reshape((1,) * (x.ndim - 1) + feature.shape)

@@ -1,0 +1,186 @@
+"""Features: samples to spectrogram frames.
+
+Deep Speech 2's features are the log of a linear power spectrogram: windows of 20 ms every 10 ms, Hann, 161 bins at 16 kHz. The
+power is the one-sided spectral density, the same number that `scipy.signal.spectrogram(x, fs, window="hann", nperseg=320,
+noverlap=160, detrend=False, scaling="density")` gives: |FFT|^2 / (rate * sum of squared window), doubled except in the first
+and last bin. No padding: a trailing piece shorter than a window is dropped, frames = 1 + (samples - window) // hop. The
+logarithm is natural, with 1e-14 added as Baidu's release does, so that silence is finite.
+
+Log-mel is the same power through triangular filters, equally spaced on the mel scale 2595 log10(1 + f / 700).
+
+Each bin is normalised with a mean and deviation estimated on training data, which travel with the checkpoint.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from dsrun.errors import DataError
+
+LOG_FLOOR = 1e-14
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Kind of spectrogram, sample rate (Hz), window and hop (ms), and for log-mel the number of filters."""
+
+    kind: Literal["log_spectrogram", "log_mel"]
+    sample_rate: int
+    window_ms: float = 20.0
+    hop_ms: float = 10.0
+    num_mels: int = 80
+
+    @property
+    def window(self) -> int:
+        """Samples a window."""
+        return round(self.sample_rate * self.window_ms / 1000)
+
+    @property
+    def hop(self) -> int:
+        """Samples between window starts."""
+        return round(self.sample_rate * self.hop_ms / 1000)
+
+    @property
+    def num_bins(self) -> int:
+        """Features a frame."""
+        return self.num_mels if self.kind == "log_mel" else self.window // 2 + 1
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a clip; 0 if it is shorter than a window."""
+        return 0 if num_samples < self.window else 1 + (num_samples - self.window) // self.hop
+
+    def compute(self, samples: Float32[np.ndarray, " sample"]) -> Float32[np.ndarray, "frame bin"]:
+        """Features of a clip. Raises DataError if it is shorter than a window."""
+        options = {"sample_rate": self.sample_rate, "window_ms": self.window_ms, "hop_ms": self.hop_ms}
+        if self.kind == "log_mel":
+            return log_mel(samples, num_mels=self.num_mels, **options)
+        return log_spectrogram(samples, **options)
+
+    def key(self) -> str:
+        """Text that identifies the features these settings compute."""
+        return f"features-1 {sorted(asdict(self).items())}"
+
+
+def log_spectrogram(
+    samples: Float32[np.ndarray, " sample"], *, sample_rate: int, window_ms: float = 20.0, hop_ms: float = 10.0
+) -> Float32[np.ndarray, "frame bin"]:
+    """Natural log of the one-sided power spectral density, [frame, bin].
+
+    Args:
+        samples: in [-1, 1].
+        sample_rate: Hz.
+        window_ms, hop_ms: window length and step, milliseconds.
+
+    Raises:
+        DataError: shorter than one window.
+
+    Arithmetic: computed in float64, rounded to float32 once.
+    """
+    return np.log(_power(samples, sample_rate, window_ms, hop_ms) + LOG_FLOOR).astype(np.float32)
+
+
+def log_mel(
+    samples: Float32[np.ndarray, " sample"],
+    *,
+    sample_rate: int,
+    num_mels: int = 80,
+    window_ms: float = 20.0,
+    hop_ms: float = 10.0,
+) -> Float32[np.ndarray, "frame bin"]:
+    """Natural log of the power in `num_mels` triangular mel filters, [frame, mel]; otherwise as `log_spectrogram`."""
+    power = _power(samples, sample_rate, window_ms, hop_ms)
+    return np.log(power @ _mel_filters(num_mels, power.shape[1], sample_rate) + LOG_FLOOR).astype(np.float32)
+
+
+def _power(samples: np.ndarray, sample_rate: int, window_ms: float, hop_ms: float) -> Float64[np.ndarray, "frame bin"]:
+    size, hop = round(sample_rate * window_ms / 1000), round(sample_rate * hop_ms / 1000)
+    if len(samples) < size:
+        raise DataError(f"{len(samples)} samples are shorter than one window of {size} ({window_ms:g} ms).")
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)  # periodic Hann, scipy's default
+    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), size)[::hop]
+    power = np.abs(np.fft.rfft(frames * window, axis=1)) ** 2 / (sample_rate * np.sum(window**2))
+    power[:, 1 : -1 if size % 2 == 0 else None] *= 2
+    return power
+
+
+@lru_cache(maxsize=8)
+def _mel_filters(num_mels: int, bins: int, sample_rate: int) -> Float64[np.ndarray, "bin mel"]:
+    top = 2595 * np.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, top, num_mels + 2) / 2595) - 1)
+    frequency = np.linspace(0, sample_rate / 2, bins)[:, None]
+    rising = (frequency - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - frequency) / (edges[2:] - edges[1:-1])
+    return np.maximum(0.0, np.minimum(rising, falling))
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and deviation of each bin over training frames, float32 [bin]."""
+
+    mean: Float32[np.ndarray, " bin"]
+    deviation: Float32[np.ndarray, " bin"]
+
+    def apply(self, features: Float32[np.ndarray, "frame bin"]) -> Float32[np.ndarray, "frame bin"]:
+        """Features with mean 0 and deviation 1 on training data."""
+        return (features - self.mean) / self.deviation
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """What a checkpoint stores."""
+        return {"mean": self.mean, "deviation": self.deviation}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, Any]) -> "Normalization":
+        """What a checkpoint stored."""
+        return cls(np.asarray(arrays["mean"], np.float32), np.asarray(arrays["deviation"], np.float32))
+
+
+def estimate_normalization(clips: Iterable[Float32[np.ndarray, "frame bin"]]) -> Normalization:
+    """Mean and deviation of each bin over all frames of all clips, summed in float64 in the order given.
+
+    A bin that never varies gets deviation 1.
+    """
+    count, total, squares = 0, np.float64(0), np.float64(0)
+    for clip in clips:
+        wide = clip.astype(np.float64)
+        count, total, squares = count + len(wide), total + wide.sum(axis=0), squares + (wide**2).sum(axis=0)
+    if count == 0:
+        raise DataError("no frames to estimate the feature normalisation from.")
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+    return Normalization(mean.astype(np.float32), np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32))
+
+
+class FeatureCache:
+    """Features on disk, one .npy file by the hash of (audio bytes, settings); without a folder nothing is kept.
+
+    Files are written aside and renamed, so a killed run leaves no half of one; a file that cannot be read is made again.
+    """
+
+    def __init__(self, folder: Path | None):
+        self.folder = folder
+
+    def get(self, key: str, compute: Callable[[], Float32[np.ndarray, "frame bin"]]) -> Float32[np.ndarray, "frame bin"]:
+        """The features called `key`, computed if they are not there."""
+        if self.folder is None:
+            return compute()
+        path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.npy"
+        try:
+            stored = np.load(path, allow_pickle=False)
+            if stored.dtype == np.float32 and stored.ndim == 2:
+                return stored
+        except (OSError, ValueError, EOFError):
+            pass
+        features = compute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(f".{os.getpid()}.tmp")
+        with scratch.open("wb") as file:
+            np.save(file, features, allow_pickle=False)
+        scratch.replace(path)
+        return features

@@ -1,0 +1,125 @@
+"""Manifests: which recordings there are and what was said in them.
+
+JSON lines, one utterance a line, the most common form today (NeMo, PaddleSpeech):
+
+    {"audio_filepath": "audio/vm-goodbye.ogg", "duration": 0.9, "text": "goodbye"}
+
+Optional: `offset` (seconds into the file; `duration` is then the part's length), `speaker`, `id`. Relative paths are relative to
+the manifest. Other keys are kept in `extra`. Without `id` an utterance is called by its path without the ending, plus `@offset`
+where there is one; ids must be unique, because they key the randomness and the order.
+
+A manifest is read whole and every problem is reported at once.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dsrun.errors import DataError
+
+MOST_PROBLEMS = 20  # shown; the rest is counted
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording and its transcript: absolute path, seconds, text as written, line of the manifest."""
+
+    id: str
+    audio: Path
+    duration: float
+    text: str
+    line: int = 0
+    offset: float = 0.0
+    is_part: bool = False
+    speaker: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def read_manifest(path: Path | str) -> list[Utterance]:
+    """All utterances of a manifest, in its order.
+
+    Raises:
+        DataError: the file is missing or unreadable, or any line is: every problem with its line number.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such manifest.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text: {error}.") from None
+    utterances, problems, lines_by_id = [], [], {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            utterance = _parse(line, number, path.parent)
+        except DataError as error:
+            problems.append(f"{path}:{number}: {error}")
+            continue
+        if utterance.id in lines_by_id:
+            first = lines_by_id[utterance.id]
+            problems.append(f"{path}:{number}: id {utterance.id!r} stands in line {first} already; ids must be unique.")
+        lines_by_id.setdefault(utterance.id, number)
+        utterances.append(utterance)
+    if problems:
+        raise DataError(list_problems(problems))
+    if not utterances:
+        raise DataError(f"{path}: holds no utterances.")
+    return utterances
+
+
+def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Rows as JSON lines, UTF-8, keys in the order given."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def list_problems(problems: list[str]) -> str:
+    """One text of many problems: the first twenty, and how many more."""
+    more = len(problems) - MOST_PROBLEMS
+    return "\n".join(problems[:MOST_PROBLEMS] + ([f"... and {more} more problems"] if more > 0 else []))
+
+
+def _parse(line: str, number: int, folder: Path) -> Utterance:
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"not a JSON object: {error}.") from None
+    if not isinstance(row, dict):
+        raise DataError(f"a {type(row).__name__}, not a JSON object.")
+    missing = [key for key in ("audio_filepath", "duration", "text") if key not in row]
+    if missing:
+        raise DataError(f"lacks {', '.join(missing)}; an utterance needs audio_filepath, duration and text.")
+    name, text = _typed(row, "audio_filepath", str), _typed(row, "text", str)
+    duration, offset = _seconds(row, "duration"), _seconds(row, "offset") if row.get("offset") is not None else 0.0
+    if not name or "\0" in name:
+        raise DataError(f"audio_filepath is {name!r}; write a path.")
+    default_id = str(Path(name).with_suffix("")) + (f"@{offset:g}" if offset else "")
+    known = {"audio_filepath", "duration", "text", "offset", "speaker", "id"}
+    return Utterance(
+        id=_typed(row, "id", str) if row.get("id") is not None else default_id,
+        audio=(folder / name).resolve(),
+        duration=duration,
+        text=text,
+        line=number,
+        offset=offset,
+        is_part=row.get("offset") is not None,
+        speaker=_typed(row, "speaker", str) if row.get("speaker") is not None else None,
+        extra={key: value for key, value in row.items() if key not in known},
+    )
+
+
+def _typed(row: dict, key: str, kind: type) -> Any:
+    if not isinstance(row[key], kind):
+        raise DataError(f"{key} is {row[key]!r}; write a {'text' if kind is str else kind.__name__}.")
+    return row[key]
+
+
+def _seconds(row: dict, key: str) -> float:
+    value = row[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise DataError(f"{key} is {value!r}; write seconds, a number that is not negative.")
+    return float(value)

@@ -1,0 +1,245 @@
+"""The loop: steps, evaluation at the end of an epoch, checkpoints, and an orderly stop.
+
+What it promises: the state after step n is a function of the config alone, so a run that was killed and started again ends
+with the same bits as one that was not. Therefore a checkpoint holds the training state and the best-so-far and nothing of the
+loader or the random generator; what was recorded after the checkpoint is cut off on resume and happens again, identically.
+
+Step n+1 is dispatched before step n's figures are read, so the device does not wait for the log.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import jax
+
+from dsrun.errors import EXIT_INTERRUPTED, EXIT_STOPPED, DivergedError
+from dsrun.training.progress import Progress
+from dsrun.training.state import StepRecord, TrainState
+from dsrun.training.step import TrainStep, split_batch
+
+
+@dataclass(frozen=True)
+class Best:
+    """Best dev character error rate so far, the step that had it, and how many evaluations ago that was."""
+
+    step: int = 0
+    cer: float | None = None
+    evaluations_without_gain: int = 0
+
+    def after(self, step: int, cer: float) -> "Best":
+        """Best-so-far once the evaluation after `step` gave `cer`; an equal score is no gain."""
+        if self.cer is None or cer < self.cer:
+            return Best(step, cer, 0)
+        return replace(self, evaluations_without_gain=self.evaluations_without_gain + 1)
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """When to do what. Epochs count passes over the training manifest; None switches a rule off."""
+
+    epochs: int
+    evaluate_every_epochs: int
+    early_stop_epochs: int | None
+    checkpoint_every_epochs: int
+    checkpoint_every_steps: int | None
+    log_every_steps: int
+
+
+@dataclass(frozen=True)
+class DevResult:
+    """What an evaluation hands to the loop: figures for the event, and one (reference, hypothesis) to look at."""
+
+    summary: dict[str, Any]
+    sample: tuple[str, str] | None
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Where the loop writes: an event line, and a checkpoint (returns its digest)."""
+
+    event: Callable[..., None]
+    checkpoint: Callable[[TrainState, Best], str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the loop ended: 0 done, 75 stopped by a signal, 130 by Ctrl-C, the last two after a checkpoint."""
+
+    state: TrainState
+    best: Best
+    exit_code: int
+    reason: str
+
+
+class StopRequest(AbstractContextManager):
+    """Notes SIGTERM, SIGUSR1 and SIGINT while it is entered; a second Ctrl-C leaves at once."""
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        if number == signal.SIGINT and self.exit_code == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
+        self.exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_STOPPED
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A dispatched step whose figures have not been read yet."""
+
+    step: int
+    record: StepRecord
+    batch: Any
+    wait_seconds: float
+
+
+class Loop:
+    """Trains from a state to the end of the last epoch.
+
+    Args:
+        step: the compiled training step.
+        batches: `batches(first_step)` yields (batch, seconds waited) from that step on, to the end of the run.
+        steps_per_epoch: constant over the run.
+        evaluate: dev result for weights and statistics.
+        recorder: where events and checkpoints go.
+        audio_seconds: seconds of audio in a batch, for the speed shown.
+    """
+
+    def __init__(
+        self,
+        step: TrainStep,
+        *,
+        batches: Callable[[int], Iterator[tuple[Any, float]]],
+        steps_per_epoch: int,
+        evaluate: Callable[[Any, Any], DevResult],
+        recorder: Recorder,
+        audio_seconds: Callable[[Any], float],
+        settings: LoopSettings,
+        progress: Progress,
+    ):
+        self.step, self.batches, self.steps_per_epoch = step, batches, steps_per_epoch
+        self.evaluate, self.recorder, self.audio_seconds = evaluate, recorder, audio_seconds
+        self.settings, self.progress = settings, progress
+        self.total_steps = settings.epochs * steps_per_epoch
+
+    def run(self, state: TrainState, best: Best) -> Outcome:
+        """Train on from `state`.
+
+        Raises:
+            DivergedError: loss or gradient norm is not finite; names step and utterances. The last checkpoint stays.
+        """
+        number, pending = int(state.step), None
+        self._last_finish = time.monotonic()
+        with StopRequest() as stop:
+            if self._is_early_stop(best):
+                return Outcome(state, best, 0, "stopped early")
+            for batch, wait in self.batches(number):
+                state, record = self.step(state, split_batch(batch, self.step.shards))
+                number += 1
+                self._finish(pending)
+                pending = _Pending(number, record, batch, wait)
+                is_epoch_end = number % self.steps_per_epoch == 0
+                if is_epoch_end or stop.exit_code or self._is_checkpoint_step(number):
+                    self._finish(pending)
+                    pending = None
+                epoch = number // self.steps_per_epoch
+                if is_epoch_end and self._is_due(epoch, self.settings.evaluate_every_epochs):
+                    best = self._evaluate(state, number, epoch, best)
+                is_last = number == self.total_steps or self._is_early_stop(best)
+                if (
+                    stop.exit_code
+                    or is_last
+                    or self._is_checkpoint_step(number)
+                    or (is_epoch_end and self._is_due(epoch, self.settings.checkpoint_every_epochs))
+                    or (is_epoch_end and best.step == number)
+                ):
+                    self._checkpoint(state, number, best)
+                if is_last:
+                    break
+                if stop.exit_code:
+                    return Outcome(state, best, stop.exit_code, f"stopped by a signal after step {number}")
+            self._finish(pending)
+        return Outcome(state, best, 0, "stopped early" if number < self.total_steps else "all epochs done")
+
+    def _is_due(self, epoch: int, every: int) -> bool:
+        return epoch % every == 0 or epoch == self.settings.epochs
+
+    def _is_checkpoint_step(self, number: int) -> bool:
+        every = self.settings.checkpoint_every_steps
+        return every is not None and number % every == 0
+
+    def _is_early_stop(self, best: Best) -> bool:
+        patience = self.settings.early_stop_epochs
+        return patience is not None and best.evaluations_without_gain * self.settings.evaluate_every_epochs >= patience
+
+    def _finish(self, pending: _Pending | None) -> None:
+        """Read a step's figures, log them, and stop the run if they are not finite."""
+        if pending is None:
+            return
+        record = {name: value.item() for name, value in _host(pending.record).items()}
+        utterances = sum(bool(id) for id in pending.batch.ids)
+        now = time.monotonic()
+        seconds, self._last_finish = now - self._last_finish, now
+        audio = self.audio_seconds(pending.batch)
+        is_finite = record["finite"]
+        if pending.step % self.settings.log_every_steps == 0 or not is_finite:
+            self.recorder.event(
+                "step",
+                pending.step,
+                **record,
+                seconds=seconds,
+                epoch=pending.batch.epoch,
+                utterances=utterances,
+                audio_seconds=audio,
+                data_wait_seconds=pending.wait_seconds,
+            )
+        self.progress.step(
+            pending.step, record, utterances=utterances, audio_seconds=audio, wait_seconds=pending.wait_seconds
+        )
+        if not is_finite:
+            raise DivergedError(
+                f"step {pending.step}: loss {record['loss']}, gradient norm {record['grad_norm']}: not finite. "
+                f"Utterances: {', '.join(id for id in pending.batch.ids if id)}. The last checkpoint is kept; "
+                "lower optimizer.learning_rate or training.clip_norm, or use a format with more range."
+            )
+
+    def _evaluate(self, state: TrainState, number: int, epoch: int, best: Best) -> Best:
+        result = self.evaluate(self.step.weights(state), state.statistics)
+        best = best.after(number, result.summary["cer"])
+        self.recorder.event("eval", number, **result.summary, epoch=epoch)
+        self.progress.evaluation(result.summary, sample=result.sample)
+        mark = "  best so far" if best.step == number else ""
+        self.progress.message(
+            f"epoch {epoch}/{self.settings.epochs}  step {number}  dev loss {_figure(result.summary['loss'])}"
+            f"  CER {result.summary['cer']:.3f}  WER {result.summary['wer']:.3f}{mark}"
+        )
+        if result.sample:
+            self.progress.message(f"    said: {result.sample[0]}\n    read: {result.sample[1]}")
+        return best
+
+    def _checkpoint(self, state: TrainState, number: int, best: Best) -> None:
+        digest = self.recorder.checkpoint(state, best)
+        self.recorder.event("checkpoint", number, digest=digest, best=asdict(best))
+
+
+def _host(record: StepRecord) -> dict[str, Any]:
+    values = jax.device_get(record)
+    return {field.name: getattr(values, field.name) for field in fields(values)}
+
+
+def _figure(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.2f}"

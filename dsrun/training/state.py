@@ -1,0 +1,87 @@
+"""Training state: everything that the next step depends on, and what a step reports.
+
+The random generator is not here: every random number is a function of (seed, step, place). Neither is the data loader: the
+batch is a function of (seed, step). So a checkpoint of `TrainState` is the whole run.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32, Int32
+
+Tree = Any  # a nested dict of arrays, or an optax state
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """State after `step` updates.
+
+    Fields:
+        step: number of updates made, int32 scalar.
+        master: the copy of the weights that accumulates updates, float32, nested dict by parameter path.
+        optimizer: momentum or Adam moments, as optax keeps them, float32.
+        statistics: running mean and variance of the normalisations, float32, nested dict.
+        loss_scale: what the loss is multiplied by before the backward pass, float32 scalar.
+    """
+
+    step: Int32[Array, ""]
+    master: Tree
+    optimizer: Tree
+    statistics: Tree
+    loss_scale: Float32[Array, ""]
+
+    def to_dict(self) -> dict[str, Tree]:
+        """Nested dict of arrays for a checkpoint; the optimizer's leaves are numbered in optax's order."""
+        leaves = jax.tree_util.tree_leaves(self.optimizer)
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        return state | {"optimizer": {f"{i:02d}_of_{len(leaves)}": leaf for i, leaf in enumerate(_flat(leaves))}}
+
+    def from_dict(self, arrays: dict[str, Tree]) -> "TrainState":
+        """The state that `to_dict` wrote, with self as the template of structure, shapes and dtypes.
+
+        Raises:
+            ValueError: names, shapes or dtypes differ from the template; the text lists the first differences.
+        """
+        _require_same_layout(self.to_dict(), arrays)
+        _, structure = jax.tree_util.tree_flatten(self.optimizer)
+        leaves = [arrays["optimizer"][name] for name in sorted(arrays["optimizer"])]
+        as_arrays = jax.tree.map(jnp.asarray, {**arrays, "optimizer": leaves})
+        optimizer = jax.tree_util.tree_unflatten(structure, as_arrays["optimizer"])
+        return TrainState(**{**as_arrays, "optimizer": optimizer})
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step reports; scalars on the device until they are read.
+
+    `loss` is the mean over the utterances of the global batch of -log p(labels), in nats; `grad_norm` the Euclidean norm
+    of its gradient before clipping; `blank_share` the share of valid output frames whose best class is blank.
+    """
+
+    loss: Float32[Array, ""]
+    grad_norm: Float32[Array, ""]
+    learning_rate: Float32[Array, ""]
+    loss_scale: Float32[Array, ""]
+    finite: Bool[Array, ""]
+    blank_share: Float32[Array, ""]
+
+
+def _flat(leaves: list) -> list:
+    return [jnp.asarray(leaf) for leaf in leaves]
+
+
+def _layout(arrays: Tree) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(arrays)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
+
+
+def _require_same_layout(expected: Tree, found: Tree) -> None:
+    want, have = _layout(expected), _layout(found)
+    differing = sorted(name for name in want.keys() | have.keys() if want.get(name) != have.get(name))
+    if differing:
+        lines = [f"{name}: run has {have.get(name, 'nothing')}, config asks {want.get(name, 'nothing')}" for name in differing]
+        raise ValueError("checkpoint does not fit this config: " + "; ".join(lines[:8]))
