@@ -1,21 +1,20 @@
 """From config to objects: the only place that reads config sections and calls constructors.
 
-Rooms take plain arguments and do not know the config. A new setting touches three places: its field in `config.py`, a line here,
-and the room that obeys it; a test asserts that every field is read.
+Rooms take plain arguments and do not know the config. A new setting touches three places: its field in `config.py`, a line here, and
+the room that obeys it; a test asserts that every field is read.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from dsrun.arithmetic import Policy, parse_format
 from dsrun.config import Config
 from dsrun.errors import DataError
-from dsrun.model import FrameStackSettings, Conv2dSettings, ModelSettings, output_frames
+from dsrun.model import Conv2dSettings, FrameStackSettings, ModelSettings, output_frames
 from dsrun.speech import (
     Alphabet,
+    AudioSettings,
     Augmentation,
     Batcher,
     Dataset,
@@ -24,6 +23,9 @@ from dsrun.speech import (
     Normalization,
     Utterance,
     encode_all,
+    estimate_normalization,
+    load_dataset,
+    normalize,
     read_manifest,
 )
 from dsrun.training.feasibility import Infeasible, find_infeasible
@@ -36,3 +38,239 @@ from dsrun.training.optimizer import (
     sgd_direction,
     warmup_cosine_schedule,
 )
+
+OnProgress = Callable[[int, int], None] | None
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Training and dev sets ready to batch, and what was left out on the way."""
+
+    alphabet: Alphabet
+    normalization: Normalization
+    train: Dataset
+    dev: Dataset
+    dev_references: dict[str, str]
+    infeasible: list[Infeasible]
+    notes: list[str]
+
+
+def build_policy(config: Config) -> Policy:
+    """Number formats by role. The schema has refused every combination that is not available."""
+    roles = config.arithmetic
+    for role in (roles.accumulate, roles.gradient, roles.reduce, roles.master, roles.state, roles.ctc):
+        assert role.format == "float32", "the schema lets no other format through"
+    for rounding in (roles.storage.rounding, roles.compute.rounding, roles.gradient.rounding, roles.update.rounding):
+        assert rounding == "ties_to_even", "the schema lets no other rounding through"
+    assert roles.carrier == "emulated", "the schema lets no other carrier through"
+    return Policy(storage=parse_format(roles.storage.format), compute=parse_format(roles.compute.format))
+
+
+def build_features(config: Config) -> FeatureSettings:
+    """Feature settings at the config's sample rate."""
+    features = config.features
+    return FeatureSettings(
+        kind=features.kind,
+        sample_rate=config.data.sample_rate,
+        window_ms=features.window_ms,
+        hop_ms=features.hop_ms,
+        **({} if features.num_mels is None else {"num_mels": features.num_mels}),
+    )
+
+
+def build_audio(config: Config) -> AudioSettings:
+    """What recordings must be like."""
+    data = config.data
+    return AudioSettings(
+        sample_rate=data.sample_rate, resample=data.resample, channel=data.channel, max_seconds=data.max_seconds
+    )
+
+
+def build_augmentation(config: Config) -> Augmentation | None:
+    """Augmentation of training data, or none."""
+    augment = config.augment
+    if augment is None:
+        return None
+    return Augmentation(
+        speeds=tuple(augment.speeds),
+        time_masks=augment.time_masks,
+        max_time_frames=augment.max_time_frames,
+        frequency_masks=augment.frequency_masks,
+        max_frequency_bins=augment.max_frequency_bins,
+    )
+
+
+def build_model_settings(config: Config, *, num_classes: int) -> ModelSettings:
+    """Shape of the network for an alphabet of so many classes."""
+    model, front_end = config.model, config.model.front_end
+    if front_end.kind == "conv2d":
+        front = Conv2dSettings(channels=front_end.channels)
+    else:
+        front = FrameStackSettings(stack=front_end.stack, stride=front_end.stride, hidden=front_end.hidden)
+    return ModelSettings(
+        num_bins=build_features(config).num_bins,
+        num_classes=num_classes,
+        front_end=front,
+        hidden=model.hidden,
+        layers=model.layers,
+        direction=model.direction,
+        normalization=model.normalization,
+        dropout=model.dropout,
+        relu_clip=model.relu_clip,
+    )
+
+
+def build_optimizer(config: Config, *, steps_per_epoch: int) -> Optimizer:
+    """Direction and schedule; the schedule counts steps, so it must know how many an epoch has."""
+    optimizer, schedule = config.optimizer, config.schedule
+    if optimizer.kind == "sgd":
+        direction = sgd_direction(
+            momentum=optimizer.momentum, nesterov=optimizer.nesterov, weight_decay=optimizer.weight_decay
+        )
+    else:
+        direction = adamw_direction(
+            beta1=optimizer.beta1,
+            beta2=optimizer.beta2,
+            epsilon=optimizer.epsilon,
+            weight_decay=optimizer.weight_decay,
+        )
+    if schedule.kind == "anneal":
+        rate = anneal_schedule(optimizer.learning_rate, factor=schedule.factor, steps_per_epoch=steps_per_epoch)
+    elif schedule.kind == "warmup_cosine":
+        rate = warmup_cosine_schedule(
+            optimizer.learning_rate,
+            warmup_steps=schedule.warmup_steps,
+            total_steps=config.training.epochs * steps_per_epoch,
+            final_fraction=schedule.final_fraction,
+        )
+    else:
+        rate = constant_schedule(optimizer.learning_rate)
+    return Optimizer(direction, rate)
+
+
+def build_loop_settings(config: Config) -> LoopSettings:
+    """When to evaluate, keep and stop."""
+    training = config.training
+    return LoopSettings(
+        epochs=training.epochs,
+        evaluate_every_epochs=training.evaluate_every_epochs,
+        early_stop_epochs=training.early_stop_epochs,
+        checkpoint_every_epochs=training.checkpoint_every_epochs,
+        checkpoint_every_steps=training.checkpoint_every_steps,
+        log_every_steps=training.log_every_steps,
+    )
+
+
+def build_batcher(config: Config, dataset: Dataset, *, purpose: str) -> Batcher:
+    """Batches of a dataset for "train" (shuffled, first epoch sorted if asked) or "evaluate" (in order of length)."""
+    batches = config.batches
+    is_training = purpose == "train"
+    return Batcher(
+        dataset,
+        global_batch=batches.global_batch,
+        buckets=batches.buckets,
+        frame_multiple=batches.frame_multiple,
+        seed=config.seed,
+        sort_first_epoch=batches.sort_first_epoch and is_training,
+        shuffle=is_training,
+    )
+
+
+def build_training_data(config: Config, *, on_progress: OnProgress = None) -> TrainingData:
+    """Read, check and load what training needs.
+
+    Raises:
+        DataError: anything wrong with manifests, text or audio, all problems of a kind at once; utterances that CTC cannot align
+            where `data.infeasible` is `error`.
+    """
+    notes: list[str] = []
+    spoken = {split: _with_text(config, read_manifest(path), path, notes) for split, path in _manifests(config).items()}
+    alphabet = _alphabet(config, spoken["train"])
+    train = _load(config, spoken["train"], alphabet, notes, augmentation=build_augmentation(config), on_progress=on_progress)
+    normalization = estimate_normalization(clip[1.0] for clip in train.clips)
+    train = replace(train, normalization=normalization)
+    train, infeasible = _without_infeasible(config, train, alphabet, notes)
+    dev = _load(config, spoken["dev"], alphabet, notes, normalization=normalization, on_progress=on_progress)
+    references = {utterance.id: normalize(utterance.text) for utterance in spoken["dev"]}
+    return TrainingData(alphabet, normalization, train, dev, references, infeasible, notes)
+
+
+def build_evaluation_data(
+    config: Config, manifest: Path, alphabet: Alphabet, normalization: Normalization, *, on_progress: OnProgress = None
+) -> tuple[Dataset, dict[str, str]]:
+    """A manifest as a dataset without augmentation, and its references by id. Characters outside the alphabet stay in the
+    reference and count as errors."""
+    notes: list[str] = []
+    utterances = read_manifest(manifest)
+    labels = encode_all({u.id: u.text for u in utterances}, alphabet, on_unknown="drop").labels
+    dataset = _dataset(config, utterances, labels, normalization=normalization, on_progress=on_progress)
+    return dataset, {utterance.id: normalize(utterance.text) for utterance in utterances}
+
+
+def cache_of(config: Config) -> FeatureCache:
+    """Feature cache in the config's folder, or none."""
+    return FeatureCache(None if config.data.cache is None else Path(config.data.cache))
+
+
+def _manifests(config: Config) -> dict[str, Path]:
+    return {"train": Path(config.data.train), "dev": Path(config.data.dev)}
+
+
+def _with_text(config: Config, utterances: list[Utterance], path: Path, notes: list[str]) -> list[Utterance]:
+    empty = [utterance for utterance in utterances if not normalize(utterance.text)]
+    if not empty or config.data.empty_transcript == "keep":
+        return utterances
+    names = ", ".join(repr(utterance.id) for utterance in empty[:5])
+    if config.data.empty_transcript == "error":
+        raise DataError(
+            f"{path}: {len(empty)} utterances have an empty transcript: {names}. Write what is said, or set "
+            "data.empty_transcript to drop or keep."
+        )
+    notes.append(f"{path}: dropped {len(empty)} utterances with an empty transcript: {names}")
+    return [utterance for utterance in utterances if normalize(utterance.text)]
+
+
+def _alphabet(config: Config, train: list[Utterance]) -> Alphabet:
+    if config.data.alphabet is not None:
+        return Alphabet.from_file(Path(config.data.alphabet))
+    return Alphabet.from_texts(utterance.text for utterance in train)
+
+
+def _load(config: Config, utterances: list[Utterance], alphabet: Alphabet, notes: list[str], **options) -> Dataset:
+    texts = {utterance.id: utterance.text for utterance in utterances}
+    encoded = encode_all(texts, alphabet, on_unknown=config.data.unknown_characters)
+    if encoded.dropped:
+        counts = ", ".join(f"{character!r} {count} times" for character, count in encoded.dropped.most_common())
+        notes.append(f"left characters out that are not in the alphabet: {counts}")
+    return _dataset(config, utterances, encoded.labels, **options)
+
+
+def _dataset(config: Config, utterances: list[Utterance], labels: list[list[int]], **options) -> Dataset:
+    return load_dataset(
+        utterances,
+        labels,
+        audio=build_audio(config),
+        features=build_features(config),
+        cache=cache_of(config),
+        seed=config.seed,
+        **options,
+    )
+
+
+def _without_infeasible(
+    config: Config, train: Dataset, alphabet: Alphabet, notes: list[str]
+) -> tuple[Dataset, list[Infeasible]]:
+    settings = build_model_settings(config, num_classes=alphabet.num_classes)
+    infeasible = find_infeasible(
+        train.ids,
+        [train.fewest_frames(member) for member in range(len(train.ids))],
+        train.labels,
+        output_frames=lambda frames: output_frames(settings, frames),
+    )
+    if not infeasible:
+        return train, []
+    if config.data.infeasible == "error":
+        raise DataError("\n".join(str(found) for found in infeasible[:20]) + f"\n{len(infeasible)} in all.")
+    notes.append(f"dropped {len(infeasible)} utterances that CTC cannot align: {', '.join(f.id for f in infeasible[:5])}")
+    bad = {found.id for found in infeasible}
+    return train.keep([id not in bad for id in train.ids]), infeasible

@@ -1,9 +1,9 @@
-"""Connectionist temporal classification: aligning labels with frames when nobody said which frame belongs to which label.
+"""Connectionist temporal classification: labels for frames when nobody said which frame belongs to which label.
 
-Conventions: blank is class 0; arrays are batch first; lengths are integers, one an utterance; natural logarithm. Everything is
-float32 whatever the network's formats are: probabilities are tiny, and this room keeps their integer exponents apart (`cells`).
-Loss, greedy search and the feasibility rule; beam search is not here yet. Label ids are not checked: whoever reads the
-text does that (`speech`).
+Conventions: blank is class 0; arrays are batch first; lengths are integers, one an utterance; natural logarithm.
+Everything is float32 whatever the network's formats are: probabilities are tiny, and this room keeps their integer
+exponents apart (`cells`). Loss, greedy search and the feasibility rule; beam search is not here yet. Label ids are
+not checked: whoever reads the text does that (`speech`).
 """
 
 from dsrun.ctc.alignment import BLANK, frames_needed

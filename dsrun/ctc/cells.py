@@ -1,15 +1,16 @@
 """Cells: positive numbers far outside any hardware format, as a float32 mantissa and an int32 exponent.
 
-A cell means mantissa * 2**exponent. It is a logarithm whose integer part is exact and whose fractional part keeps 24 bits however
-large the integer part is. In plain log space the two share 24 bits: at log p = -2000 one float32 ulp is 1.2e-4, so every
-probability carries a relative error of that size.
+A cell means mantissa * 2**exponent. It is a logarithm whose integer part is exact and whose fractional part keeps 24
+bits however large the integer part is. In plain log space the two share 24 bits: at log p = -2000 one float32 ulp is
+1.2e-4, so every probability carries a relative error of that size.
 
 Multiplying cells is one float product and one integer addition. Adding them is a shift to the largest exponent, whose
-factor 2**n is assembled from bits, and float additions. No exp, no log, and no rounding but that of IEEE products and sums.
+factor 2**n is assembled from bits, and float additions. No exp, no log, and no rounding but that of IEEE products and
+sums.
 
-Mantissas are at least 1 (1 - 6e-8 where an emission rounds down) and at most 6: `normalize` brings one back to [1, 2), and
-`add` of three such is below 6. A mantissa is never zero. Zero is an exponent so low that the shift takes it to zero beside
-any number that is alive:
+Mantissas lie between 1 (1 - 6e-8 where an emission rounds down) and 6: `normalize` brings one back to [1, 2), and
+`add` of three such is below 6. A mantissa is never zero. Zero is an exponent so low that the shift takes it to zero
+beside any number that is alive:
 
     alive       exponent >= LOWEST_ALIVE = -2**28
     zero        exponent <= DEAD + 3 * (number of frames), DEAD = -2**29: adding dead cells can raise them by 3 a frame
@@ -25,7 +26,7 @@ from jaxtyping import Array, Bool, Float32, Int32
 DEAD = -(2**29)
 LOWEST_ALIVE = -(2**28)
 LN2 = 0.6931471805599453
-# ln 2 in two pieces (Cody & Waite 1980): the first has 10 bits, so that its product with an integer below 2**14 is exact.
+# ln 2 in two pieces (Cody & Waite 1980): the first has 10 bits, so its product with an integer below 2**14 is exact.
 _LN2_HIGH = 0.693359375
 _LN2_LOW = -2.121944400546905e-4
 
@@ -87,5 +88,5 @@ def share(a: Cells, b: Cells, exponent: Int32[Array, "..."]) -> Float32[Array, "
 
 
 def _power_of_two(exponent: Int32[Array, "..."]) -> Float32[Array, "..."]:
-    """2**exponent for exponents up to 127, from bits; 0 below -126 (XLA flushes subnormals on CPU, so there are none)."""
+    """2**exponent for exponents up to 127, from bits; 0 below -126: CPU and GPU treat subnormals differently."""
     return jax.lax.bitcast_convert_type(jnp.maximum(exponent + 127, 0) << 23, jnp.float32)

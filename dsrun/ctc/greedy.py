@@ -14,8 +14,8 @@ def greedy_search(logits: ArrayLike, num_frames: ArrayLike) -> list[list[int]]:
     """Label ids of the best path.
 
     Args:
-        logits: [batch, output_frame, class]; anything that orders the classes alike (log-probabilities) gives the same answer.
-        num_frames: [batch], valid output frames; what lies behind them has no effect, NaN included.
+        logits: [batch, output_frame, class]; anything that orders the classes alike (log-probabilities) gives the
+        same answer. num_frames: [batch], valid output frames; what lies behind them has no effect, NaN included.
 
     Returns:
         One list of class ids an utterance, without blanks. Of equal logits the smaller class id wins.

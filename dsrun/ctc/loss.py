@@ -1,29 +1,32 @@
 """CTC loss and its gradient, exact where log space is not.
 
-The problem. A path's probability is a product of hundreds of numbers below one and underflows any hardware format, so everyone
-computes with logarithms. But at -2000, the log-probability of an 800-frame utterance, the spacing of float32 is 1.2e-4, and the
-gradient is made of exponentials of differences of such logarithms. Here every lattice cell is a float32 mantissa with an
-int32 exponent instead (`cells`): log space with the integer part kept exactly. `benchmarks/ctc_accuracy.py` compares.
+The problem. A path's probability is a product of hundreds of numbers below one and underflows any hardware format, so
+everyone computes with logarithms. But at -2000, the log-probability of an 800-frame utterance, the spacing of float32
+is 1.2e-4, and the gradient is made of exponentials of differences of such logarithms. Here every lattice cell is a
+float32 mantissa with an int32 exponent instead (`cells`): log space with the integer part kept exactly.
+`benchmarks/ctc_accuracy.py` compares.
 
-The lattice (Graves et al. 2006) alternates blanks and labels: blank 0, label 0, blank 1, label 1, ..., blank L. Blanks and labels are
-two arrays of L + 1 columns, the last label column dead. One frame, `alpha` after it and `prefix` before its emission:
+The lattice (Graves et al. 2006) alternates blanks and labels: blank 0, label 0, blank 1, label 1, ..., blank L.
+Blanks and labels are two arrays of L + 1 columns; a column from `num_labels` on is never left for the blank in which
+every path must end. One frame, `alpha` with its emission and `prefix` before it:
 
     alpha.blank[i]  = prefix.blank[i] * p(blank)            prefix'.blank[i] = blank[i] + label[i - 1]
     alpha.label[i]  = prefix.label[i] * p(label i)          prefix'.label[i] = label[i] + blank[i] + label[i - 1]*
 
     * only where label i differs from label i - 1: equal neighbours need a blank between them.
 
-`suffix` is the mirror image, from the end. prefix * p * suffix is the probability of all paths through a cell; its share of a
-frame's total is the cell's occupancy, and the gradient with respect to the logits is softmax - occupancy. Both loops carry
-the sums before the emission and hand out the carry as it came in: handing out what was just computed would make XLA compute it
-twice, once for the carry and once for the output.
+`suffix` is the mirror image, from the end. prefix * p * suffix is the probability of all paths through a cell; its
+share of a frame's total is the cell's occupancy, and the gradient with respect to the logits is softmax - occupancy.
+Both loops carry the sums before the emission and hand out the carry as it came in: handing out what was just computed
+would make XLA compute it twice, once for the carry and once for the output.
 
 Lengths. A padded frame emits blank with probability 1 and labels with probability 0. So a path that has read its labels
 waits through the padding in its last blank at no cost, and the loops need no masks.
 
-Probabilities are taken relative to each frame's most probable class, p(k) = exp(logit[k] - largest), with the rounding error of that
-subtraction put back; the frame's normalizer, 1 + the sum over the other classes, enters the loss only. So an utterance that the
-network is sure of has an accurate small loss, and the lattice never sees the error of a softmax.
+Probabilities are taken relative to each frame's most probable class, p(k) = exp(logit[k] - largest), with the
+rounding error of that subtraction put back; the frame's normalizer, 1 + the sum over the other classes, enters the
+loss only. So an utterance that the network is sure of has an accurate small loss, and the lattice never sees the
+error of a softmax.
 
 Source: Graves et al. 2006 (Connectionist Temporal Classification), the recursion. The number format is ours.
 """
@@ -50,19 +53,21 @@ def ctc_loss(
     Args:
         logits: class scores before the softmax, blank is class 0. Another float type is converted to float32 first.
         num_frames: valid output frames of each utterance, 0..output_frame; lengths, not masks.
-        labels: class ids 1..class-1; what lies behind `num_labels` has no effect. Not checked: an id out of range gives the loss of
-            some other label.
+        labels: class ids 1..class-1; what lies behind `num_labels` has no effect. Not checked: an id out of range
+            gives the loss of some other label.
         num_labels: labels of each utterance, 0..label.
 
     Returns:
         Loss in nats (natural log), at least 0. No frames and no labels: 0. No valid alignment (fewer frames than
-        `frames_needed`): infinity, and the gradient is exactly 0. A valid frame with NaN or +infinity, or with no finite logit: NaN, in the
-        gradient of the utterance's valid frames too. Padded frames have no effect, whatever they hold; their gradient is 0.
+        `frames_needed`): infinity, and the gradient is exactly 0. A valid frame with NaN or +infinity, or with no
+        finite logit: NaN, in the gradient of the utterance's valid frames too. Padded frames have no effect, whatever
+        they hold; their gradient is 0.
 
     Arithmetic:
-        float32 and int32. The loss is good to about one float32 rounding, the gradient to about 1e-6 at 800 frames; each frame's
-        gradient sums to 0 over the classes within 1e-6. -infinity is a class of probability zero, and so is a logit more than
-        1.8e8 / output_frame below its frame's largest. No scatter, no atomics. Differentiable once, by `logits` only.
+        float32 and int32. The loss is good to about one float32 rounding, the gradient to about 1e-6 at 800 frames;
+        each frame's gradient sums to 0 over the classes within 1e-6. -infinity is a class of probability zero, and so
+        is a logit more than 1.86e8 / output_frame below its frame's largest. No scatter, no atomics. Differentiable
+        once, by `logits` only.
 
     Source: Graves et al. 2006.
     """
@@ -88,7 +93,7 @@ class _Softmax(NamedTuple):
     """What the loss and the gradient need of the frames beside the lattice."""
 
     relative: Float32[Array, "batch output_frame class"]  # exp(logit - largest)
-    others: Float32[Array, "batch output_frame"]  # sum of `relative` without the best class: the normalizer is 1 + others
+    others: Float32[Array, "batch output_frame"]  # `relative` summed without the best class: normalizer 1 + others
     is_valid: Bool[Array, "batch output_frame"]
     is_bad: Bool[Array, " batch"]  # a valid frame has no finite maximum
 
@@ -98,7 +103,7 @@ class _Label(NamedTuple):
 
     ids: Int32[Array, "batch column"]  # 0 from num_labels on
     is_end: Bool[Array, "batch column"]  # column num_labels: the blank in which every path ends
-    no_skip: Int32[Array, "batch column"]  # exponent to add on the way from label i - 1 to label i: 0, or DEAD where equal
+    no_skip: Int32[Array, "batch column"]  # exponent added from label i - 1 to label i: 0, or DEAD where equal
 
 
 @jax.custom_vjp
@@ -122,6 +127,7 @@ def _ctc_loss_forward(
     """Loss, and its gradient as the only residual: as large as the logits, where the lattices are many times that."""
     label, emissions, softmax = _prepare(logits, num_frames, labels, num_labels)
     last, prefixes = _prefixes(label, emissions, keep=True)
+    assert prefixes is not None
     total = _total(label, last)
     blank, by_column = _occupancies(label, emissions, prefixes, total)
     return _loss(total, softmax), _gradient(label, blank, by_column, _has_alignment(total), softmax)
@@ -178,9 +184,7 @@ def _relative_logits(
     return relative, error, class_id == jnp.argmax(logits, axis=2, keepdims=True).astype(jnp.int32)
 
 
-def _emissions(
-    label: _Label, probabilities: Cells, is_valid: Bool[Array, "batch output_frame"]
-) -> _Emissions:
+def _emissions(label: _Label, probabilities: Cells, is_valid: Bool[Array, "batch output_frame"]) -> _Emissions:
     """Time first, so that a step of the loop reads one contiguous slice. Padded frames: blank 1, labels 0."""
     mantissa, exponent = (jnp.swapaxes(part, 0, 1) for part in probabilities)
     is_valid = is_valid.T[:, :, None]
@@ -190,18 +194,17 @@ def _emissions(
     )
     ids = label.ids[None, :, :]
     by_column = Cells(*(jnp.take_along_axis(part, ids, axis=2, mode="clip") for part in (mantissa, exponent)))
-    # A column from num_labels on would read blank; no path through it ends in the right place, so it needs no mask.
     return _Emissions(blank, Cells(by_column.mantissa, jnp.where(is_valid, by_column.exponent, jnp.int32(cells.DEAD))))
 
 
 def _prefixes(label: _Label, emissions: _Emissions, *, keep: bool) -> tuple[_Lattice, _Lattice | None]:
-    """Sums over the ways to reach each cell, its own emission left out: after the last frame, and (`keep`) at every frame."""
+    """Sums over the ways to reach each cell, its own emission left out: after the last frame; at each (`keep`)."""
     is_first = jnp.broadcast_to(jnp.arange(label.ids.shape[1], dtype=jnp.int32)[None, :] == 0, label.ids.shape)
     start = _Lattice(cells.one_where(is_first), cells.one_where(is_first))
 
     def step(prefix: _Lattice, emission: _Emissions) -> tuple[_Lattice, _Lattice | None]:
         blank, here = cells.multiply(prefix.blank, emission.blank), cells.multiply(prefix.label, emission.label)
-        before = Cells(_from_left(here.mantissa, 1.0), _from_left(here.exponent, cells.DEAD))
+        before = Cells(_from_left(here.mantissa, 1), _from_left(here.exponent, cells.DEAD))
         skipping = Cells(before.mantissa, before.exponent + label.no_skip)
         return _Lattice(cells.add(blank, before), cells.add(here, blank, skipping)), prefix if keep else None
 
@@ -211,7 +214,7 @@ def _prefixes(label: _Label, emissions: _Emissions, *, keep: bool) -> tuple[_Lat
 def _occupancies(
     label: _Label, emissions: _Emissions, prefixes: _Lattice, total: Cells
 ) -> tuple[Float32[Array, "output_frame batch"], Float32[Array, "output_frame batch column"]]:
-    """Share of the paths that go through blank, and through each label, at each frame; good to the drift of the loops."""
+    """Share of the paths through blank and through each label, at each frame, up to the drift of the two loops."""
     is_last_label = jnp.pad(label.is_end, ((0, 0), (0, 1)))[:, 1:]
     end = _Lattice(cells.one_where(label.is_end), cells.one_where(is_last_label))
     no_skip = _from_right(label.no_skip, cells.DEAD)
@@ -224,8 +227,8 @@ def _occupancies(
         blank, here = cells.multiply(suffix.blank, emission.blank), cells.multiply(suffix.label, emission.label)
         in_blank = jnp.sum(cells.share(prefix.blank, blank, exponent), axis=1)
         in_label = cells.share(prefix.label, here, exponent)
-        after = Cells(_from_right(blank.mantissa, 1.0), _from_right(blank.exponent, cells.DEAD))
-        skipping = Cells(_from_right(here.mantissa, 1.0), _from_right(here.exponent, cells.DEAD) + no_skip)
+        after = Cells(_from_right(blank.mantissa, 1), _from_right(blank.exponent, cells.DEAD))
+        skipping = Cells(_from_right(here.mantissa, 1), _from_right(here.exponent, cells.DEAD) + no_skip)
         return _Lattice(cells.add(blank, here), cells.add(here, after, skipping)), (in_blank, in_label)
 
     _, occupancies = jax.lax.scan(step, end, (emissions, prefixes), reverse=True)
@@ -279,11 +282,11 @@ def _gradient(
     return jnp.where(is_bad, jnp.float32(jnp.nan), gradient)
 
 
-def _from_left(x: Array, edge: float) -> Array:
+def _from_left(x: Array, edge: int) -> Array:
     """Column i receives column i - 1, column 0 the edge."""
     return jnp.pad(x, ((0, 0), (1, 0)), constant_values=edge)[:, :-1]
 
 
-def _from_right(x: Array, edge: float) -> Array:
+def _from_right(x: Array, edge: int) -> Array:
     """Column i receives column i + 1, the last the edge."""
     return jnp.pad(x, ((0, 0), (0, 1)), constant_values=edge)[:, 1:]

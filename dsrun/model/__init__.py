@@ -1,9 +1,12 @@
 """Model: the network from normalised features to logits.
 
-Conventions: batch first outside, time-major inside the GRU stack; lengths are integers; padded frames never influence a real
-one, in the convolutions, in the statistics, and in the backward direction; `Policy` decides every format. Structure is flax
-NNX; recurrent unit and normalisations are our own, because flax keeps hidden float32 carries and statistics in a float16 network,
-and here every cast is visible. The front end's output is the layer-0 input; logits are float32.
+Conventions: batch first outside, time-major inside the GRU stack; lengths are integers, one an utterance; padded
+frames never influence a real one, in the convolutions, in the statistics and in the backward direction; `Policy`
+decides every format. Structure is flax NNX; the recurrent unit and the normalisations are our own, because flax keeps
+a float32 carry and float32 statistics in a float16 network, and here every cast is visible. Logits are float32,
+natural scale, blank is class 0.
+
+Not here: the loss (`dsrun.ctc`), the loop and the update (`dsrun.training`), streaming, language models.
 """
 
 from dsrun.model.deep_speech import (

@@ -1,13 +1,19 @@
 """Deep Speech 2: front end, bidirectional GRU layers, a linear layer to the classes (Amodei et al. 2015).
 
-Structure and parameters are flax NNX modules; the trainer sees pure functions of a nested dict of float32 arrays. Each layer
-normalises its input projection (every GRU layer here, the first included) and never the recurrent product. The logits leave the
-network in float32, whatever the storage format is: CTC is a float32 island.
+Structure and parameters are flax NNX modules; the trainer sees pure functions of a nested dict of float32 arrays.
+Each GRU layer normalises its input projection, the first layer's too, gate by gate and before the gate's bias (the
+normalisation's shift is that bias), and never the recurrent product. The logits leave the network in float32,
+whatever the storage format is: CTC is a float32 island.
 
 Formats. What a layer hands on goes through `policy.store`: features, front-end outputs, normalised projections, states,
-dropped-out outputs, and the weights as they are read. Every product goes through `policy.dot` or `policy.convolve`.
+dropped-out states, and every weight as it is read. Every product goes through `policy.dot` or `policy.convolve`.
 
-Initial values are a function of (seed, parameter path) alone: adding a layer does not reshuffle the others.
+Padding. An utterance's logits do not depend on what else is in its batch or on how far it is padded, as mathematics,
+except that batch normalisation in training is by definition over the shard. As bits they may differ: a product's
+order of summation depends on the shape of the whole array.
+
+Initial values are a function of (seed, parameter path) alone, drawn by NumPy from a counter-based generator: the same
+bits on every backend, and adding a layer does not reshuffle the others.
 """
 
 import hashlib
@@ -17,12 +23,13 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float32, Int32, PRNGKeyArray
+from jaxtyping import Array, Bool, Float32, Int32, PRNGKeyArray
 
 from dsrun.arithmetic import Policy
-from dsrun.model.frontend import FrontEndSettings, Frames, front_end_frames, make_front_end
-from dsrun.model.gru import Gates, Recurrence, gru_sequence, valid_frames
+from dsrun.model.frontend import Frames, FrontEndSettings, front_end_frames, make_front_end
+from dsrun.model.gru import Direction, Gates, Recurrence, gru_sequence, sum_directions, valid_frames
 from dsrun.model.norm import ForwardPass, Moments, Normalization, NormalizationKind, Statistics
 
 Parameters = dict[str, Any]
@@ -30,7 +37,15 @@ Parameters = dict[str, Any]
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Shape of the network; hashable, so that compiled functions can be specialised on it."""
+    """Shape of the network; hashable, so that compiled functions can be specialised on it.
+
+    Fields:
+        num_bins: of the features. num_classes: blank included. front_end: which, and its sizes.
+        hidden, layers: of the GRU stack. direction: "bidirectional" sums a forward and a backward layer.
+        normalization: of every layer but the last: "batch", "layer" or "none".
+        dropout: share of each GRU layer's output that training sets to zero, 0 to below 1.
+        relu_clip: upper bound of the front end's rectifier.
+    """
 
     num_bins: int
     num_classes: int
@@ -43,9 +58,10 @@ class ModelSettings:
     relu_clip: float
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ModelOutput:
-    """Logits [batch, output_frame, class], valid output frames [batch], and in training the normalisations' sums by name."""
+    """Logits, valid output frames, and in training the batch normalisations' sums by name (to `update_running`)."""
 
     logits: Float32[Array, "batch output_frame class"]
     num_frames: Int32[Array, " batch"]
@@ -56,32 +72,33 @@ class GruDirection(nnx.Module):
     """One direction of one layer: input projection, normalisation and recurrence, each gate an array of its own."""
 
     def __init__(self, inputs: int, hidden: int, normalization: NormalizationKind, name: str):
-        for gate in "rzn":
-            setattr(self, f"w_{gate}", nnx.Param(jnp.zeros((inputs, hidden))))
-            setattr(self, f"normalization_{gate}", Normalization(normalization, hidden, f"{name}.{gate}"))
-            setattr(self, f"u_{gate}", nnx.Param(jnp.zeros((hidden, hidden))))
-        self.b_n = nnx.Param(jnp.zeros((hidden,)))
-
-    def projections(self, x: Array, is_valid: Array, forward: ForwardPass) -> Gates:
-        """Normalised input projections, time-major."""
-        store = forward.policy.store
-        return Gates(
-            *(
-                store(getattr(self, f"normalization_{gate}")(self._project(gate, x, forward), is_valid, forward))
-                for gate in "rzn"
-            )
+        self.w_r, self.w_z, self.w_n = (_zeros(inputs, hidden) for _ in range(3))
+        self.u_r, self.u_z, self.u_n = (_zeros(hidden, hidden) for _ in range(3))
+        self.b_n = _zeros(hidden)
+        self.normalization_r, self.normalization_z, self.normalization_n = (
+            Normalization(normalization, hidden, f"{name}.{gate}") for gate in "rzn"
         )
 
-    def recurrence(self, forward: ForwardPass) -> Recurrence:
-        """Recurrent weights as the loop reads them."""
-        return Recurrence(*(forward.policy.store(p[...]) for p in (self.u_r, self.u_z, self.u_n, self.b_n)))
+    def projections(
+        self,
+        x: Float32[Array, "output_frame batch input"],
+        is_valid: Bool[Array, "output_frame batch 1"],
+        forward: ForwardPass,
+    ) -> Gates:
+        """Normalised input projections of all frames."""
+        dot, store = forward.policy.dot, forward.policy.store
+        weights = (self.w_r, self.w_z, self.w_n)
+        norms = (self.normalization_r, self.normalization_z, self.normalization_n)
+        products = [dot(x, store(w[...])) for w in weights]
+        return Gates(*(store(norm(y, is_valid, forward)) for norm, y in zip(norms, products, strict=True)))
 
-    def _project(self, gate: str, x: Array, forward: ForwardPass) -> Array:
-        return forward.policy.dot(x, forward.policy.store(getattr(self, f"w_{gate}")[...]))
+    def recurrence(self, policy: Policy) -> Recurrence:
+        """Recurrent weights as the loop reads them."""
+        return Recurrence(*(policy.store(p[...]) for p in (self.u_r, self.u_z, self.u_n, self.b_n)))
 
 
 class DeepSpeech(nnx.Module):
-    """The whole network."""
+    """The whole network. Parameters are zeros until a dict of values is put in their place (`apply`)."""
 
     def __init__(self, settings: ModelSettings):
         self.settings = settings
@@ -93,8 +110,8 @@ class DeepSpeech(nnx.Module):
                 name = f"gru_{layer}_{direction}"
                 setattr(self, name, GruDirection(inputs, settings.hidden, normalization, name))
             inputs = settings.hidden
-        self.output_kernel = nnx.Param(jnp.zeros((inputs, settings.num_classes)))
-        self.output_bias = nnx.Param(jnp.zeros((settings.num_classes,)))
+        self.output_kernel = _zeros(inputs, settings.num_classes)
+        self.output_bias = _zeros(settings.num_classes)
 
     def __call__(
         self,
@@ -104,15 +121,15 @@ class DeepSpeech(nnx.Module):
         dropout_key: PRNGKeyArray | None,
     ) -> tuple[Float32[Array, "batch output_frame class"], Int32[Array, " batch"]]:
         """Logits and valid output frames."""
-        policy = forward.policy
+        policy, rate = forward.policy, self.settings.dropout
         x = self.front_end(policy.store(features), num_frames, forward)
         output_frames = front_end_frames(self.settings.front_end, num_frames)
         is_valid = valid_frames(output_frames, x.shape[1])
         x = jnp.swapaxes(x, 0, 1)  # time-major from here to the last layer
         for layer in range(self.settings.layers):
             x = self._gru_layer(layer, x, is_valid, forward)
-            if dropout_key is not None and self.settings.dropout > 0.0:
-                x = policy.store(_dropout(x, self.settings.dropout, jax.random.fold_in(dropout_key, layer)))
+            if dropout_key is not None and rate > 0.0:
+                x = policy.store(_dropout(x, rate, jax.random.fold_in(dropout_key, layer)))
         logits = policy.dot(x, policy.store(self.output_kernel[...])) + policy.store(self.output_bias[...])[None, None]
         return jnp.swapaxes(logits, 0, 1), output_frames
 
@@ -120,12 +137,9 @@ class DeepSpeech(nnx.Module):
         states = []
         for direction in _directions(self.settings):
             module: GruDirection = getattr(self, f"gru_{layer}_{direction}")
-            projections = module.projections(x, is_valid, forward)
-            recurrence = module.recurrence(forward)
-            states.append(
-                gru_sequence(projections, is_valid, recurrence, policy=forward.policy, direction=direction)
-            )
-        return states[0] if len(states) == 1 else forward.policy.store(states[0] + states[1])
+            projections, recurrence = module.projections(x, is_valid, forward), module.recurrence(forward.policy)
+            states.append(gru_sequence(projections, is_valid, recurrence, policy=forward.policy, direction=direction))
+        return sum_directions(states, forward.policy)
 
 
 def apply(
@@ -142,13 +156,23 @@ def apply(
     """The network as a pure function.
 
     Args:
+        settings, policy: shape and number formats; static under jit.
         parameters: nested dict as `init_parameters` makes it.
-        statistics: running statistics for "evaluate"; not read in "train", which uses the batch's own.
-        features, num_frames: normalised features and valid frames; what lies behind `num_frames` has no effect, NaN included.
-        dropout_key: randomness of this batch's dropout; None drops nothing.
+        statistics: running statistics for "evaluate"; not read in "train", which uses the shard's own.
+        features: normalised features; what lies behind `num_frames` has no effect, NaN included.
+        num_frames: valid frames of each utterance; a row with none is filler, harmless and without gradient.
+        dropout_key: randomness of this shard's dropout; None drops nothing. Not read in "evaluate".
+
+    Returns:
+        Logits float32. Those of padded output frames are finite and without meaning.
+
+    Raises:
+        ValueError: "evaluate" of a network with batch normalisation, without statistics.
     """
+    if mode == "evaluate" and statistics is None:
+        raise ValueError("mode 'evaluate' normalises with running statistics; give statistics, or use mode 'train'.")
     graph, state = _structure(settings)
-    state = jax.tree.map(lambda leaf: leaf, state)
+    state = jax.tree.map(lambda leaf: leaf, state)  # the cached one must not be written to
     nnx.replace_by_pure_dict(state, parameters)
     model = nnx.merge(graph, state)
     forward = ForwardPass(policy, statistics if mode == "evaluate" else None)
@@ -157,20 +181,22 @@ def apply(
 
 
 def init_parameters(settings: ModelSettings, seed: int) -> Parameters:
-    """Initial weights: scaled uniform for input matrices, orthogonal for recurrent ones, zero biases, unit scales."""
-    _, state = _structure(settings)
-    key = jax.random.key(seed)
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: _initial(key, path, leaf.shape), nnx.to_pure_dict(state))
+    """Initial weights, float32: a function of (seed, path) and the shape, and of nothing else.
+
+    Biases and shifts 0, scales 1. Input matrices and convolutions uniform with variance 2 / (fan_in + fan_out)
+    (Glorot & Bengio 2010). Recurrent matrices likewise, which gives them a spectral radius near 1.
+    """
+    shapes = nnx.to_pure_dict(_structure(settings)[1])
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _initial(seed, _dotted(path), leaf.shape), shapes)
 
 
 def initial_statistics(settings: ModelSettings) -> Statistics:
     """Running mean 0 and variance 1 of every batch normalisation, by name; empty for other normalisations."""
     if settings.normalization != "batch":
         return {}
-    graph, state = _structure(settings)
-    modules = [m for _, m in nnx.iter_graph(nnx.merge(graph, state)) if isinstance(m, Normalization)]
-    sizes = {module.name: module.shift.shape[0] for module in modules}
-    return {name: {"mean": jnp.zeros(size), "variance": jnp.ones(size)} for name, size in sorted(sizes.items())}
+    modules = [m for _, m in nnx.iter_graph(nnx.merge(*_structure(settings))) if isinstance(m, Normalization)]
+    sizes = sorted((module.name, module.shift.shape[0]) for module in modules)
+    return {name: {"mean": jnp.zeros(n, jnp.float32), "variance": jnp.ones(n, jnp.float32)} for name, n in sizes}
 
 
 def output_frames(settings: ModelSettings, num_frames: Frames) -> Frames:
@@ -180,8 +206,7 @@ def output_frames(settings: ModelSettings, num_frames: Frames) -> Frames:
 
 def parameter_table(settings: ModelSettings) -> list[tuple[str, tuple[int, ...], int]]:
     """Dotted path, shape and number of values of each parameter, sorted by path."""
-    _, state = _structure(settings)
-    leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(state))
+    leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(_structure(settings)[1]))
     return sorted((_dotted(path), tuple(leaf.shape), leaf.size) for path, leaf in leaves)
 
 
@@ -191,29 +216,33 @@ def _structure(settings: ModelSettings) -> tuple[Any, Any]:
     return nnx.split(nnx.eval_shape(lambda: DeepSpeech(settings)))
 
 
-def _directions(settings: ModelSettings) -> tuple[str, ...]:
+def _directions(settings: ModelSettings) -> tuple[Direction, ...]:
     return ("forward", "backward") if settings.direction == "bidirectional" else ("forward",)
+
+
+def _zeros(*shape: int) -> nnx.Param:
+    return nnx.Param(jnp.zeros(shape, jnp.float32))
 
 
 def _dotted(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
-def _initial(key: PRNGKeyArray, path: tuple, shape: tuple[int, ...]) -> Array:
-    name = _dotted(path)
-    leaf = name.rsplit(".", 1)[-1]
+def _initial(seed: int, path: str, shape: tuple[int, ...]) -> Array:
+    leaf = path.rsplit(".", 1)[-1]
     if leaf in ("shift", "b_n", "output_bias"):
-        return jnp.zeros(shape)
+        return jnp.zeros(shape, jnp.float32)
     if leaf == "scale":
-        return jnp.ones(shape)
-    # Not Python's hash(), which is salted: the same path must give the same number in every process.
-    own_key = jax.random.fold_in(key, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big"))
-    if leaf.startswith("u_"):
-        return jax.nn.initializers.orthogonal()(own_key, shape, jnp.float32)
-    return jax.nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")(own_key, shape, jnp.float32)
+        return jnp.ones(shape, jnp.float32)
+    # Not Python's hash(), which is salted: the same path must give the same key in every process.
+    key = int.from_bytes(hashlib.sha256(f"{seed} {path}".encode()).digest()[:16], "little")
+    random = np.random.Generator(np.random.Philox(key=key))
+    *field, inputs, outputs = shape
+    bound = np.sqrt(6.0 / (np.prod(field) * (inputs + outputs)))
+    return jnp.asarray(random.uniform(-bound, bound, shape), jnp.float32)
 
 
-def _dropout(x: Array, rate: float, key: PRNGKeyArray) -> Array:
+def _dropout(x: Float32[Array, "*shape"], rate: float, key: PRNGKeyArray) -> Float32[Array, "*shape"]:
     """Zero a share `rate` of the values and divide the others by 1 - rate."""
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
     return jnp.where(keep, x / jnp.float32(1.0 - rate), 0.0)

@@ -1,12 +1,17 @@
 """Front ends: from spectrogram frames to fewer, richer output frames.
 
-* `Conv2dFrontEnd`: Deep Speech 2's two 2-D convolutions over frequency and time (Amodei et al. 2015): filters 41 x 11 and 21 x 11
-  (frequency x time), strides 2 x 2 and 2 x 1, 32 channels, so 161 bins become 41 x 32 = 1312 inputs and the time stride is 2.
-* `FrameStackFrontEnd`: a small one for CPU runs: each output frame is a linear map of `stack` neighbouring frames, every
-  `stride`-th; one product instead of two convolutions.
+* `Conv2dFrontEnd`: Deep Speech 2's two 2-D convolutions over frequency and time (Amodei et al. 2015): filters 41 x 11
+  and 21 x 11 (frequency x time), strides 2 x 2 and 2 x 1, 32 channels, so 161 bins become 41 x 32 = 1312 inputs and
+  the time stride is 2.
+* `FrameStackFrontEnd`: a small one for CPU runs: each output frame is a linear map of `stack` neighbouring frames,
+  every `stride`-th; one product instead of two convolutions.
 
-Both clip their rectifier (at 20 in Deep Speech 2), and both see zeros outside an utterance: input behind `num_frames` is replaced
-before any arithmetic and each layer's output is cleared again, so an utterance gives the same output in any batch.
+Both normalise what they computed (over frequency too, a channel at a time, in the convolutions) and clip their
+rectifier (at 20 in Deep Speech 2). Both see zeros outside an utterance, which is the mean of normalised features:
+input behind `num_frames` is replaced before any arithmetic and each layer's output is cleared again, so that an
+utterance means the same in any batch.
+
+An utterance of n frames has ceil(n / time stride) output frames, an empty one none.
 """
 
 from dataclasses import dataclass
@@ -30,7 +35,7 @@ class Conv2dSettings:
 
 @dataclass(frozen=True)
 class FrameStackSettings:
-    """`stack` neighbouring frames (odd), every `stride`-th, mapped to `hidden` features."""
+    """`stack` neighbouring frames, centred if odd, every `stride`-th, mapped to `hidden` features."""
 
     stack: int
     stride: int
@@ -39,7 +44,7 @@ class FrameStackSettings:
 
 FrontEndSettings = Conv2dSettings | FrameStackSettings
 
-# (frequency, time) of Deep Speech 2's two layers
+# (frequency, time) of Deep Speech 2's two layers. Kernels are odd, so half of one on each side keeps ceil(n / stride).
 CONV_KERNELS = ((41, 11), (21, 11))
 CONV_STRIDES = ((2, 2), (2, 1))
 
@@ -60,7 +65,7 @@ class FrameStackFrontEnd(nnx.Module):
     def __init__(self, settings: FrameStackSettings, num_bins: int, normalization: NormalizationKind, relu_clip: float):
         self.settings, self.relu_clip = settings, relu_clip
         self.num_outputs = settings.hidden
-        self.kernel = nnx.Param(jnp.zeros((settings.stack * num_bins, settings.hidden)))
+        self.kernel = nnx.Param(jnp.zeros((settings.stack * num_bins, settings.hidden), jnp.float32))
         self.normalization = Normalization(normalization, settings.hidden, "front_end.normalization")
 
     def __call__(
@@ -69,30 +74,29 @@ class FrameStackFrontEnd(nnx.Module):
         num_frames: Int32[Array, " batch"],
         forward: ForwardPass,
     ) -> Float32[Array, "batch output_frame input"]:
-        """Output frame t sees frames t * stride - stack // 2 to t * stride + stack // 2."""
+        """Output frame t sees frames t * stride - stack // 2 and the stack - 1 that follow; zeros in padded frames."""
         settings, frames = self.settings, features.shape[1]
         present = jnp.where(_is_valid(num_frames, frames), features, 0.0)
         output_frames = front_end_frames(settings, frames)
-        before = settings.stack // 2
-        padded = jnp.pad(present, ((0, 0), (before, settings.stack + settings.stride), (0, 0)))
+        padded = jnp.pad(present, ((0, 0), (settings.stack // 2, settings.stack + settings.stride), (0, 0)))
         stop = settings.stride * (output_frames - 1) + 1
         window = [padded[:, i : i + stop : settings.stride] for i in range(settings.stack)]
         y = forward.policy.dot(jnp.concatenate(window, axis=-1), forward.policy.store(self.kernel[...]))
         is_valid = _is_valid(front_end_frames(settings, num_frames), output_frames)
-        y = self.normalization(y, is_valid, forward)
-        return forward.policy.store(jnp.where(is_valid, jnp.clip(y, 0.0, self.relu_clip), 0.0))
+        return _activated(self.normalization(y, is_valid, forward), is_valid, self.relu_clip, forward)
 
 
 class Conv2dFrontEnd(nnx.Module):
-    """Two convolutions, each with normalisation over its channels and a clipped rectifier; frequency and channel flattened."""
+    """Two convolutions, each with normalisation of its channels and a clipped rectifier; bins and channels flattened."""
 
     def __init__(self, settings: Conv2dSettings, num_bins: int, normalization: NormalizationKind, relu_clip: float):
         self.settings, self.relu_clip = settings, relu_clip
         channels_in, bins = 1, num_bins
         for layer, ((high, wide), (step, _)) in enumerate(zip(CONV_KERNELS, CONV_STRIDES, strict=True)):
-            kernel = nnx.Param(jnp.zeros((wide, high, channels_in, settings.channels)))
+            kernel = nnx.Param(jnp.zeros((wide, high, channels_in, settings.channels), jnp.float32))
+            norm = Normalization(normalization, settings.channels, f"front_end.normalization_{layer}")
             setattr(self, f"kernel_{layer}", kernel)
-            setattr(self, f"normalization_{layer}", Normalization(normalization, settings.channels, f"front_end.normalization_{layer}"))
+            setattr(self, f"normalization_{layer}", norm)
             channels_in, bins = settings.channels, -(-bins // step)
         self.num_outputs = bins * settings.channels
 
@@ -102,7 +106,7 @@ class Conv2dFrontEnd(nnx.Module):
         num_frames: Int32[Array, " batch"],
         forward: ForwardPass,
     ) -> Float32[Array, "batch output_frame input"]:
-        """Time is the second axis throughout; padding keeps ceil(n / stride) positions on both axes."""
+        """Arrays are [batch, time, frequency, channel]; zeros in padded frames before and after each layer."""
         is_valid = _is_valid(num_frames, features.shape[1])[..., None]
         y = jnp.where(is_valid, features[..., None], 0.0)
         for layer, ((high, wide), (step, stride)) in enumerate(zip(CONV_KERNELS, CONV_STRIDES, strict=True)):
@@ -111,8 +115,8 @@ class Conv2dFrontEnd(nnx.Module):
             y = forward.policy.convolve(y, kernel, strides=(stride, step), padding=padding)
             num_frames = -(-num_frames // stride)
             is_valid = _is_valid(num_frames, y.shape[1])[..., None]
-            y = getattr(self, f"normalization_{layer}")(y, is_valid, forward)
-            y = forward.policy.store(jnp.where(is_valid, jnp.clip(y, 0.0, self.relu_clip), 0.0))
+            normalized = getattr(self, f"normalization_{layer}")(y, is_valid, forward)
+            y = _activated(normalized, is_valid, self.relu_clip, forward)
         return y.reshape(*y.shape[:2], -1)
 
 
@@ -120,10 +124,18 @@ def make_front_end(
     settings: FrontEndSettings, num_bins: int, normalization: NormalizationKind, relu_clip: float
 ) -> FrameStackFrontEnd | Conv2dFrontEnd:
     """The front end that the settings name."""
-    kind = FrameStackFrontEnd if isinstance(settings, FrameStackSettings) else Conv2dFrontEnd
-    return kind(settings, num_bins, normalization, relu_clip)  # type: ignore[arg-type]
+    if isinstance(settings, FrameStackSettings):
+        return FrameStackFrontEnd(settings, num_bins, normalization, relu_clip)
+    return Conv2dFrontEnd(settings, num_bins, normalization, relu_clip)
+
+
+def _activated(
+    y: Float32[Array, "*shape"], is_valid: Bool[Array, "..."], clip: float, forward: ForwardPass
+) -> Float32[Array, "*shape"]:
+    """Clipped rectifier of valid frames, zero in padded ones, on the storage grid."""
+    return forward.policy.store(jnp.where(is_valid, jnp.clip(y, 0.0, clip), 0.0))
 
 
 def _is_valid(num_frames: Int32[Array, " batch"], frames: int) -> Bool[Array, "batch frame 1"]:
     frame = jnp.arange(frames, dtype=jnp.int32)[None, :]
-    return (frame < num_frames.astype(jnp.int32)[:, None])[:, :, None]
+    return (frame < num_frames[:, None])[:, :, None]

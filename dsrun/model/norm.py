@@ -1,20 +1,24 @@
 """Normalisation of what enters a nonlinearity, computed from real frames only.
 
-Sequence-wise batch normalisation (Deep Speech 2, Amodei et al. 2015): mean and variance of each feature over all valid frames of
-all utterances of the shard, batch and time together, applied to the input projection of a layer and never to the recurrent
-product. Padded frames are in neither the sums nor the count. Statistics are of the shard, not of the global batch, so that a
-shard's gradient does not depend on the other shards.
+Sequence-wise batch normalisation (Deep Speech 2, Amodei et al. 2015): mean and variance of each feature over all
+valid frames of all utterances of the shard, batch and time together, applied to the input projection of a layer and
+never to the recurrent product. Padded frames are in neither the sums nor the count. Statistics are of the shard, not
+of the global batch, so that a shard's gradient does not depend on the other shards.
 
-Running statistics. A shard returns sums (count, sum, sum of squares), so that shards combine by addition alone, in the fixed
-tree. The variance of the combination is E[x^2] - E[x]^2: cancellation costs about (mean / deviation)^2 roundings, harmless for
-projections whose mean is of the order of their deviation. Within the shard, where the network depends on it, the variance is
-two-pass.
+Within the shard, where the network depends on it, the variance is two-pass (mean first, then squared distances): no
+cancellation. For the running statistics a shard returns plain sums (count, sum, sum of squares), so that shards
+combine by addition alone, in the fixed tree; Chan's pairwise formula multiplies, and a multiplication beside an
+addition may be contracted in one program and not in another. The price is the combination's variance as E[x^2] -
+E[x]^2: its relative error is about (1 + (mean / deviation)^2) times that of a float32 sum: 1e-6 for a mean of the
+order of the deviation, which is what projections have; useless for a mean a thousand deviations from zero. It enters
+evaluation only.
 
-Layer normalisation (Ba et al. 2016): mean and variance over the features of one frame; no running statistics.
+Layer normalisation (Ba et al. 2016): mean and variance over the last axis, so the features of one frame (in the
+convolutions, the channels of one cell); no running statistics.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +29,18 @@ from dsrun.arithmetic import Policy
 
 NormalizationKind = Literal["batch", "layer", "none"]
 
-EPSILON = 1e-5  # added to the variance, as torch's and flax's normalisations do by default
+EPSILON = 1e-5  # added to the variance: torch's default
 
 Statistics = dict[str, dict[str, Array]]
 
 
-class Moments(NamedTuple):
-    """Sums over the valid frames of one shard: their number, and for each feature the sum and the sum of squares."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Moments:
+    """Sums over the valid frames of one shard: their number, and for each feature the sum and the sum of squares.
+
+    Those of several shards together are their elementwise sum.
+    """
 
     count: Float32[Array, ""]
     total: Float32[Array, " feature"]
@@ -40,8 +49,11 @@ class Moments(NamedTuple):
 
 @dataclass
 class ForwardPass:
-    """What one pass through the network carries along: formats, running statistics to use (None: training, use the shard's own
-    and collect them in `moments`), by the normalisation's name."""
+    """What one pass through the network carries along.
+
+    `statistics` are the running ones to normalise with, by the normalisation's name. None is training: each batch
+    normalisation uses the shard's own and leaves its sums in `moments`.
+    """
 
     policy: Policy
     statistics: Statistics | None
@@ -54,13 +66,13 @@ class Normalization(nnx.Module):
     def __init__(self, kind: NormalizationKind, features: int, name: str):
         self.kind, self.name = kind, name
         if kind != "none":
-            self.scale = nnx.Param(jnp.ones((features,)))
-        self.shift = nnx.Param(jnp.zeros((features,)))
+            self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
+        self.shift = nnx.Param(jnp.zeros((features,), jnp.float32))
 
     def __call__(
         self, x: Float32[Array, "*frames feature"], is_valid: Bool[Array, "*broadcastable 1"], forward: ForwardPass
     ) -> Float32[Array, "*frames feature"]:
-        """Padded frames come out as any finite value; the caller clears them."""
+        """Padded frames come out as anything; the caller clears them."""
         store = forward.policy.store
         if self.kind == "batch":
             if forward.statistics is None:
@@ -79,17 +91,16 @@ def batch_normalize(
 ) -> tuple[Float32[Array, "*frames feature"], Moments]:
     """`x` with mean 0 and variance 1 for each feature over the valid frames, and the sums for the running statistics.
 
-    A shard without a single valid frame gives zeros and sums of zero.
+    Zero in padded frames. A shard without a single valid frame gives zeros and sums of zero.
     """
     axes = tuple(range(x.ndim - 1))
-    per_cell = float(x[..., 0].size // is_valid.size)  # cells of x that share one entry of the mask
-    count = jnp.sum(is_valid.astype(jnp.float32)) * jnp.float32(per_cell)
-    safe_count = jnp.maximum(count, 1.0)
+    cells_an_entry = x[..., 0].size // is_valid.size  # a convolution's mask has one entry for all bins of a frame
+    count = jnp.sum(is_valid.astype(jnp.float32)) * jnp.float32(cells_an_entry)
+    divisor = jnp.maximum(count, 1.0)
     present = jnp.where(is_valid, x, 0.0)
     total = jnp.sum(present, axis=axes)
-    mean = total / safe_count
-    centred = jnp.where(is_valid, x - _like(mean, x), 0.0)
-    variance = jnp.sum(jnp.square(centred), axis=axes) / safe_count
+    centred = jnp.where(is_valid, x - _like(total / divisor, x), 0.0)
+    variance = jnp.sum(jnp.square(centred), axis=axes) / divisor
     moments = Moments(count, total, jnp.sum(jnp.square(present), axis=axes))
     return centred * _like(jax.lax.rsqrt(variance + EPSILON), x), jax.lax.stop_gradient(moments)
 
@@ -110,7 +121,15 @@ def layer_normalize(x: Float32[Array, "*frames feature"]) -> Float32[Array, "*fr
 
 
 def update_running(statistics: Statistics, moments: dict[str, Moments], *, momentum: float) -> Statistics:
-    """Running statistics moved by a share 1 - momentum towards those of one global batch (sums over all its shards)."""
+    """Running statistics moved by a share 1 - momentum towards those of one global batch.
+
+    Args:
+        statistics: running mean and variance by the normalisation's name.
+        moments: sums over all shards of the batch; a normalisation that saw no frame stays as it was.
+        momentum: what is kept of the old, 0 to 1 (torch's `momentum` is 1 minus this).
+
+    Arithmetic: the batch's variance is that of its own frames (divided by their number, not one fewer).
+    """
     return {name: _moved(statistics[name], moments[name], momentum) for name in statistics}
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32, Int32
 
+Scalar = Any  # a 0-d array, on the device or read from it
 Tree = Any  # a nested dict of arrays, or an optax state
 
 
@@ -27,17 +27,17 @@ class TrainState:
         loss_scale: what the loss is multiplied by before the backward pass, float32 scalar.
     """
 
-    step: Int32[Array, ""]
+    step: Scalar
     master: Tree
     optimizer: Tree
     statistics: Tree
-    loss_scale: Float32[Array, ""]
+    loss_scale: Scalar
 
     def to_dict(self) -> dict[str, Tree]:
         """Nested dict of arrays for a checkpoint; the optimizer's leaves are numbered in optax's order."""
         leaves = jax.tree_util.tree_leaves(self.optimizer)
         state = {field.name: getattr(self, field.name) for field in fields(self)}
-        return state | {"optimizer": {f"{i:02d}_of_{len(leaves)}": leaf for i, leaf in enumerate(_flat(leaves))}}
+        return state | {"optimizer": {f"{i:02d}_of_{len(leaves)}": leaf for i, leaf in enumerate(leaves)}}
 
     def from_dict(self, arrays: dict[str, Tree]) -> "TrainState":
         """The state that `to_dict` wrote, with self as the template of structure, shapes and dtypes.
@@ -62,21 +62,17 @@ class StepRecord:
     of its gradient before clipping; `blank_share` the share of valid output frames whose best class is blank.
     """
 
-    loss: Float32[Array, ""]
-    grad_norm: Float32[Array, ""]
-    learning_rate: Float32[Array, ""]
-    loss_scale: Float32[Array, ""]
-    finite: Bool[Array, ""]
-    blank_share: Float32[Array, ""]
-
-
-def _flat(leaves: list) -> list:
-    return [jnp.asarray(leaf) for leaf in leaves]
+    loss: Scalar
+    grad_norm: Scalar
+    learning_rate: Scalar
+    loss_scale: Scalar
+    finite: Scalar
+    blank_share: Scalar
 
 
 def _layout(arrays: Tree) -> dict[str, str]:
     leaves = jax.tree_util.tree_leaves_with_path(arrays)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="."): f"{jnp.asarray(x).dtype}{list(jnp.shape(x))}" for path, x in leaves}
 
 
 def _require_same_layout(expected: Tree, found: Tree) -> None:

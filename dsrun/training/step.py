@@ -27,9 +27,7 @@ from dsrun.ctc import BLANK, ctc_loss
 from dsrun.model import ModelSettings, apply, init_parameters, initial_statistics, update_running
 from dsrun.training.optimizer import Optimizer
 from dsrun.training.reduction import global_norm, tree_sum
-from dsrun.training.state import StepRecord, TrainState
-
-Tree = Any
+from dsrun.training.state import Scalar, StepRecord, TrainState, Tree
 
 
 @jax.tree_util.register_dataclass
@@ -38,10 +36,10 @@ class ShardSums:
     """What one shard adds to the step: all fields are sums, so shards combine by addition."""
 
     gradient: Tree
-    loss: Float32[Array, ""]
-    utterances: Float32[Array, ""]
-    blank_frames: Float32[Array, ""]
-    frames: Float32[Array, ""]
+    loss: Scalar
+    utterances: Scalar
+    blank_frames: Scalar
+    frames: Scalar
     moments: Tree
 
 

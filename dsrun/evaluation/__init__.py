@@ -1,0 +1,4 @@
+"""Evaluation: from weights and a manifest to hypotheses, error rates and intervals.
+
+Rates are of the corpus, never clamped; every utterance's errors are kept, so that two systems can be compared in pairs.
+"""

@@ -1,0 +1,113 @@
+"""The event log: one JSON object a line, written as training goes, cut back when it resumes.
+
+Every line has `event` and `step`. JSON has no NaN and no infinity: such a number is written as null and its dotted name listed
+under `nonfinite`, so that any JSON reader copes and nobody takes a missing number for a zero. Keys keep the order they were
+given in. A process that dies while it writes leaves one cut last line; readers skip it, the next writer removes it. Damage
+anywhere else is an error, with its line.
+
+After a resume from step n the records after n happen again: `truncate_after(n)` removes the old ones, so the log of a run that
+was killed is the log of one that was not, but for its times.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dsrun.errors import DataError
+from dsrun.record.durable import sync, write_atomically
+
+
+class EventLog:
+    """Appends to one file; make one for each run, under the run folder's lock.
+
+    Args:
+        path: created if missing. A cut last line is removed.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        _remove_cut_line(self.path)
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
+
+    def append(self, event: str, step: int, **fields: Any) -> None:
+        """Write one line at once, so that a reader or a kill sees whole lines.
+
+        Args:
+            event: kind of record, e.g. "step", "eval", "checkpoint".
+            step: updates made so far.
+            fields: anything JSON has a form for; NumPy scalars and arrays too.
+        """
+        nonfinite: list[str] = []
+        record = {"event": event, "step": step} | _plain(fields, "", nonfinite)
+        if nonfinite:
+            record["nonfinite"] = nonfinite
+        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+
+    def truncate_after(self, step: int) -> None:
+        """Keep the records of steps up to `step`."""
+        self._file.close()
+        lines = [line for line, record in _parse(self.path) if record["step"] <= step]
+        write_atomically(self.path, "".join(line + "\n" for line in lines))
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+
+    def sync(self) -> None:
+        """Flush to the disk, so that a checkpoint written next never outlives the records before it."""
+        sync(self.path)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """All records, oldest first; a cut last line is left out, and a missing file has none.
+
+    Raises:
+        DataError: a line that is not a JSON object with `event` and `step`; names the line.
+    """
+    return [record for _, record in _parse(Path(path))]
+
+
+def _parse(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    if not path.exists():
+        return []
+    *lines, _cut = path.read_bytes().split(b"\n")
+    return [(line.decode(errors="replace"), _record(line, f"{path}:{number}")) for number, line in enumerate(lines, 1)]
+
+
+def _record(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise DataError(f"{place}: not JSON ({error}). Remove the line or take the file from a copy.") from error
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "event" not in record:
+        raise DataError(f"{place}: not a record with `event` and `step`. Remove the line or take the file from a copy.")
+    return record
+
+
+def _remove_cut_line(path: Path) -> None:
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with open(path, "r+b") as file:
+            file.truncate(whole)
+
+
+def _plain(value: Any, name: str, nonfinite: list[str]) -> Any:
+    """The value in JSON's types; non-finite numbers become None and their names are noted."""
+    if hasattr(value, "tolist"):  # NumPy and JAX, scalars and arrays
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{name}.{key}" if name else str(key), nonfinite) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{name}.{index}", nonfinite) for index, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        nonfinite.append(name)
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value

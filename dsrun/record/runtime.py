@@ -1,0 +1,136 @@
+"""What results depend on besides the config: thread pool and compiler flags, pinned before JAX starts and read back.
+
+XLA:CPU's thread-pool size is a hidden input: another `NPROC` gives other bits in matrix products, reductions and convolution
+gradients. It is pinned to one number, whatever the machine has, in both variables that XLA reads (`PJRT_NPROC` wins). On GPUs,
+`--xla_gpu_deterministic_ops` forbids kernels whose result depends on timing, and the autotuner's choice among the others;
+`--xla_allow_excess_precision=false` forbids deleting a rounding. A flag that XLA does not know aborts the process; these parse on
+a CPU-only jaxlib too (tested).
+
+A value that the environment sets already is respected if it is the same, and refused otherwise: silently another result is
+worse than an error. XLA parses its flags once, so `configure_runtime` must come before the first use of JAX's backend;
+`in_force` therefore asks the compiler what it parsed, not the environment what it says now.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+
+from dsrun.errors import UsageError
+
+POOL_SIZE = 8  # threads; at least the largest device count of one process
+POOL_VARIABLES = ("NPROC", "PJRT_NPROC")
+DEVICE_COUNT_FLAG = "--xla_force_host_platform_device_count"
+
+# Flags that decide bits.
+DETERMINISM_FLAGS = {
+    "--xla_gpu_deterministic_ops": "true",
+    "--xla_allow_excess_precision": "false",
+}
+# The same flags as fields of XLA's DebugOptions message (xla.proto). Its numbers stay; jaxlib has no reader for these two.
+_DEBUG_OPTIONS_FIELDS = {"--xla_gpu_deterministic_ops": 148, "--xla_allow_excess_precision": 122}
+# CompileOptionsProto.executable_build_options, then ExecutableBuildOptionsProto.debug_options.
+_PATH_TO_DEBUG_OPTIONS = (3, 3)
+
+
+def configure_runtime(devices: int = 1) -> None:
+    """Pin pool size and flags, and make at least `devices` CPU devices. Calling it again with the same is free.
+
+    Args:
+        devices: 1 to POOL_SIZE.
+
+    Raises:
+        UsageError: the environment sets one of these to something else, or JAX has started already without them.
+    """
+    if not 1 <= devices <= POOL_SIZE:
+        raise UsageError(f"devices is {devices}: one process has 1 to {POOL_SIZE}, the pinned size of the thread pool.")
+    flags = _parse_flags(os.environ.get("XLA_FLAGS", ""))
+    wanted = dict.fromkeys(POOL_VARIABLES, str(POOL_SIZE)) | DETERMINISM_FLAGS
+    found = {name: os.environ.get(name) for name in POOL_VARIABLES} | {name: flags.get(name) for name in DETERMINISM_FLAGS}
+    differing = [
+        f"{name}={found[name]} is set in {'XLA_FLAGS' if name in DETERMINISM_FLAGS else 'the environment'}, dsrun needs {value}"
+        for name, value in wanted.items()
+        if found[name] not in (None, value)
+    ]
+    if differing:
+        raise UsageError("; ".join(differing) + ". Unset it: other values give other bits.")
+    lacks_devices = int(flags.get(DEVICE_COUNT_FLAG, "1")) < devices
+    if _has_started() and (lacks_devices or found != wanted):
+        raise UsageError(
+            "JAX has started without dsrun's thread-pool size, flags or device count, which cannot be changed any more. Call "
+            "configure_runtime before the first use of JAX."
+        )
+    flags |= DETERMINISM_FLAGS | ({DEVICE_COUNT_FLAG: str(devices)} if lacks_devices else {})
+    os.environ.update(dict.fromkeys(POOL_VARIABLES, str(POOL_SIZE)))
+    os.environ["XLA_FLAGS"] = " ".join(f"{name}={value}" for name, value in flags.items())
+
+
+def in_force() -> dict[str, str]:
+    """The settings that decide bits: pool variables, each flag as XLA parsed it, and the whole text of XLA_FLAGS.
+
+    Asking the compiler makes XLA parse its flags, so this comes after `configure_runtime`.
+    """
+    parsed = _flags_of_compiler()
+    pool = {name: os.environ.get(name, "") for name in POOL_VARIABLES}
+    return pool | parsed | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+
+
+def require_in_force() -> None:
+    """Raises UsageError if a setting that decides bits is missing."""
+    found = in_force()
+    wanted = dict.fromkeys(POOL_VARIABLES, str(POOL_SIZE)) | DETERMINISM_FLAGS
+    wrong = [f"{name} is {found[name] or 'not set'}, not {value}" for name, value in wanted.items() if found[name] != value]
+    if wrong:
+        raise UsageError(
+            "; ".join(wrong) + ". Runs would not be reproducible. Call configure_runtime before the first use of JAX."
+        )
+
+
+def _parse_flags(text: str) -> dict[str, str]:
+    """Flags by name; the last of a repeated one counts, and a bare one is true, as in XLA."""
+    tokens = text.split()
+    if tokens and not tokens[0].startswith("--"):
+        raise UsageError(f"XLA_FLAGS={text}: it names a file of flags. Write the flags themselves, so that they are recorded.")
+    pairs = (token.partition("=") for token in tokens)
+    spellings = {"1": "true", "True": "true", "0": "false", "False": "false"}
+    flags = {name: value if equals else "true" for name, equals, value in pairs}
+    return {name: spellings.get(value, value) if name in DETERMINISM_FLAGS else value for name, value in flags.items()}
+
+
+def _has_started() -> bool:
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    return bool(bridge and bridge.backends_are_initialized())
+
+
+def _flags_of_compiler() -> dict[str, str]:
+    message = import_module("jax._src.lib").xla_client.CompileOptions().SerializeAsString()
+    for number in _PATH_TO_DEBUG_OPTIONS:
+        message = dict(_message_fields(message))[number]
+    fields = dict(_message_fields(message))
+    # Absent means false: proto3 does not write a false flag that has no presence bit.
+    return {name: "true" if fields.get(number) else "false" for name, number in _DEBUG_OPTIONS_FIELDS.items()}
+
+
+def _message_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Field numbers and values of a protobuf message: integers, or the bytes of everything else."""
+    place = 0
+
+    def varint() -> int:
+        nonlocal place
+        value = shift = 0
+        while True:
+            byte = message[place]
+            place += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while place < len(message):
+        number, wire_type = divmod(varint(), 8)
+        if wire_type == 0:
+            yield number, varint()
+        else:
+            length = {1: 8, 5: 4}.get(wire_type) or varint()
+            yield number, message[place : place + length]
+            place += length

@@ -1,0 +1,51 @@
+"""Speech: files to arrays. NumPy only, no JAX.
+
+Manifests list utterances; audio becomes samples, samples become features, text becomes class ids; batches are a pure function of
+(seed, epoch, index). Anything wrong with a file is a `DataError` that names it. The room is not called `data`: the top-level
+`data/` is the only thing of that name.
+"""
+
+from dsrun.speech.alphabet import Alphabet, Encoded, encode_all, normalize, unknown_text
+from dsrun.speech.audio import AudioSettings, audio_digest, read_audio
+from dsrun.speech.augment import Augmentation, change_speed, spec_augment, utterance_rng
+from dsrun.speech.batching import Batch, Batcher, prefetch
+from dsrun.speech.dataset import Dataset, load_dataset
+from dsrun.speech.features import (
+    FeatureCache,
+    FeatureSettings,
+    Normalization,
+    estimate_normalization,
+    log_mel,
+    log_spectrogram,
+)
+from dsrun.speech.manifest import Utterance, list_problems, read_manifest, write_manifest
+
+__all__ = [
+    "Alphabet",
+    "AudioSettings",
+    "Augmentation",
+    "Batch",
+    "Batcher",
+    "Dataset",
+    "Encoded",
+    "FeatureCache",
+    "FeatureSettings",
+    "Normalization",
+    "Utterance",
+    "audio_digest",
+    "change_speed",
+    "encode_all",
+    "estimate_normalization",
+    "list_problems",
+    "load_dataset",
+    "log_mel",
+    "log_spectrogram",
+    "normalize",
+    "prefetch",
+    "read_audio",
+    "read_manifest",
+    "spec_augment",
+    "unknown_text",
+    "utterance_rng",
+    "write_manifest",
+]

@@ -1,0 +1,162 @@
+"""Dataset: utterances of one manifest with their features, loaded once and kept in memory.
+
+With augmentation an utterance has features at several speeds, all computed at loading; which one an epoch uses, and what
+SpecAugment hides, is decided by (seed, epoch, id). Without augmentation `features` is the same in every epoch.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import compress
+
+import numpy as np
+from jaxtyping import Float32
+
+from dsrun.errors import DataError
+from dsrun.speech.audio import AudioSettings, audio_digest, read_audio
+from dsrun.speech.augment import Augmentation, change_speed, spec_augment, utterance_rng
+from dsrun.speech.features import FeatureCache, FeatureSettings, Normalization
+from dsrun.speech.manifest import Utterance, list_problems
+
+PLAIN = (1.0,)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Use `load_dataset`; `with_normalization` and `keep` derive others. All sequences are in the manifest's order.
+
+    `clips[k][speed]` is utterance k's features at that speed, not normalised.
+    """
+
+    ids: tuple[str, ...]
+    labels: tuple[tuple[int, ...], ...]
+    seconds: tuple[float, ...]
+    clips: tuple[dict[float, Float32[np.ndarray, "frame bin"]], ...]
+    normalization: Normalization | None
+    augmentation: Augmentation | None
+    seed: int
+
+    @property
+    def num_bins(self) -> int:
+        """Features a frame."""
+        return self.clips[0][1.0].shape[1]
+
+    def speed(self, member: int, epoch: int) -> float:
+        """Speed of utterance `member` in `epoch`; 1.0 without augmentation."""
+        if self.augmentation is None or len(self.augmentation.speeds) == 1:
+            return 1.0 if self.augmentation is None else self.augmentation.speeds[0]
+        rng = utterance_rng(self.seed, epoch, self.ids[member], "speed")
+        return self.augmentation.speeds[int(rng.integers(len(self.augmentation.speeds)))]
+
+    def features(self, member: int, epoch: int) -> Float32[np.ndarray, "frame bin"]:
+        """Normalised and, for training, augmented features of an utterance in an epoch."""
+        clip = self.clips[member][self.speed(member, epoch)]
+        if self.normalization is not None:
+            clip = self.normalization.apply(clip)
+        if self.augmentation is not None:
+            rng = utterance_rng(self.seed, epoch, self.ids[member], "masks")
+            clip = spec_augment(clip, self.augmentation, rng=rng)
+        return clip
+
+    def num_frames(self, member: int, speed: float) -> int:
+        """Frames of an utterance at a speed."""
+        return len(self.clips[member][speed])
+
+    def most_frames(self, member: int) -> int:
+        """Frames at the slowest speed."""
+        return max(len(clip) for clip in self.clips[member].values())
+
+    def fewest_frames(self, member: int) -> int:
+        """Frames at the fastest speed: what CTC must do with in the worst case."""
+        return min(len(clip) for clip in self.clips[member].values())
+
+    def keep(self, wanted: Sequence[bool]) -> "Dataset":
+        """The utterances marked True.
+
+        Raises:
+            DataError: none is.
+        """
+        if not any(wanted):
+            raise DataError("no utterances are left.")
+        kept = {
+            name: tuple(compress(getattr(self, name), wanted)) for name in ("ids", "labels", "seconds", "clips")
+        }
+        return replace(self, **kept)
+
+    def audio_seconds(self, ids: Sequence[str]) -> float:
+        """Seconds of recordings behind these ids; "" counts nothing."""
+        return sum(self._seconds_by_id[id] for id in ids if id)
+
+    @cached_property
+    def _seconds_by_id(self) -> dict[str, float]:
+        return dict(zip(self.ids, self.seconds, strict=True))
+
+
+def load_dataset(
+    utterances: Sequence[Utterance],
+    labels: Sequence[Sequence[int]],
+    *,
+    audio: AudioSettings,
+    features: FeatureSettings,
+    cache: FeatureCache,
+    normalization: Normalization | None = None,
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Read every recording once and compute its features, at every speed where there is augmentation.
+
+    Raises:
+        DataError: every file that cannot be used, with its id.
+    """
+    speeds = sorted({*PLAIN, *(augmentation.speeds if augmentation else ())})
+    clips, seconds, problems = [], [], []
+    for number, utterance in enumerate(utterances):
+        try:
+            clips.append(_clips(utterance, speeds, audio, features, cache))
+            seconds.append(utterance.duration)
+        except DataError as error:
+            problems.append(f"utterance {utterance.id!r} (line {utterance.line}): {error}")
+        if on_progress:
+            on_progress(number + 1, len(utterances))
+    if problems:
+        raise DataError(list_problems(problems))
+    return Dataset(
+        ids=tuple(utterance.id for utterance in utterances),
+        labels=tuple(tuple(label) for label in labels),
+        seconds=tuple(seconds),
+        clips=tuple(clips),
+        normalization=normalization,
+        augmentation=augmentation,
+        seed=seed,
+    )
+
+
+def _clips(
+    utterance: Utterance,
+    speeds: Sequence[float],
+    audio: AudioSettings,
+    features: FeatureSettings,
+    cache: FeatureCache,
+) -> dict[float, Float32[np.ndarray, "frame bin"]]:
+    part = f"{utterance.offset} {utterance.duration}" if utterance.is_part else "whole"
+    digest = audio_digest(utterance.audio)
+    samples: list[np.ndarray] = []
+
+    def compute(speed: float) -> Float32[np.ndarray, "frame bin"]:
+        if not samples:
+            samples.append(
+                read_audio(
+                    utterance.audio,
+                    audio,
+                    offset=utterance.offset,
+                    duration=utterance.duration,
+                    is_part=utterance.is_part,
+                )
+            )
+        return features.compute(change_speed(samples[0], speed, audio.sample_rate))
+
+    return {
+        speed: cache.get(f"{digest} {part} {audio.key()} {features.key()} speed={speed}", lambda s=speed: compute(s))
+        for speed in speeds
+    }

@@ -1,0 +1,163 @@
+"""The training step: shards, devices, gradients, updates."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsrun.arithmetic import BFLOAT16, FLOAT16, FLOAT32_POLICY, Policy, round_to
+from dsrun.model import FrameStackSettings, ModelSettings
+from dsrun.training.optimizer import Optimizer, constant_schedule, sgd_direction
+from dsrun.training.step import TrainStep, split_batch
+
+SETTINGS = ModelSettings(
+    num_bins=7,
+    num_classes=5,
+    front_end=FrameStackSettings(stack=3, stride=2, hidden=8),
+    hidden=8,
+    layers=2,
+    direction="bidirectional",
+    normalization="batch",
+    dropout=0.2,
+    relu_clip=20.0,
+)
+
+
+@dataclass(frozen=True)
+class HostBatch:
+    features: np.ndarray
+    num_frames: np.ndarray
+    labels: np.ndarray
+    num_labels: np.ndarray
+
+
+def make_batch(rows=8, frames=24, labels=4, filler=0):
+    rng = np.random.default_rng(1)
+    num_frames = rng.integers(frames // 2, frames + 1, rows).astype(np.int32)
+    num_labels = rng.integers(1, labels + 1, rows).astype(np.int32)
+    if filler:
+        num_frames[-filler:], num_labels[-filler:] = 0, 0
+    return HostBatch(
+        rng.standard_normal((rows, frames, 7)).astype(np.float32),
+        num_frames,
+        rng.integers(1, 5, (rows, labels)).astype(np.int32),
+        num_labels,
+    )
+
+
+def make_step(*, policy=FLOAT32_POLICY, devices=1, shards=8, clip_norm=None, momentum=0.9):
+    optimizer = Optimizer(sgd_direction(momentum=momentum, nesterov=True, weight_decay=0.0), constant_schedule(0.05))
+    return TrainStep(
+        SETTINGS,
+        policy,
+        optimizer,
+        clip_norm=clip_norm,
+        shards=shards,
+        seed=3,
+        statistics_momentum=0.9,
+        devices=jax.devices()[:devices],
+    )
+
+
+def run(step, steps=3, batch=None):
+    batch = batch or make_batch()
+    state, records = step.initial_state(), []
+    for _ in range(steps):
+        state, record = step(state, split_batch(batch, step.shards))
+        records.append(record)
+    return jax.device_get(state), jax.device_get(records)
+
+
+def bits(state):
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+@pytest.mark.parametrize("policy", [FLOAT32_POLICY, Policy(storage=FLOAT16, compute=BFLOAT16)], ids=["float32", "mixed"])
+def test_state_is_bitwise_equal_on_1_2_and_8_devices(policy):
+    one, two, eight = (bits(run(make_step(policy=policy, devices=n))[0]) for n in (1, 2, 8))
+    assert one == two == eight
+
+
+def test_number_of_shards_is_part_of_the_experiment():
+    assert bits(run(make_step(shards=8))[0]) != bits(run(make_step(shards=4))[0])
+
+
+def test_loss_falls_on_a_batch_seen_again_and_again():
+    _, records = run(make_step(), steps=20)
+    assert records[-1].loss < 0.7 * records[0].loss
+    assert all(record.finite for record in records)
+
+
+def test_storage_rounds_what_the_network_reads_and_not_the_master():
+    step = make_step(policy=Policy(storage=FLOAT16))
+    state, _ = run(step)
+    weights = step.weights(state)
+    for master, weight in zip(jax.tree.leaves(state.master), jax.tree.leaves(weights), strict=True):
+        np.testing.assert_array_equal(weight, round_to(jnp.asarray(master), FLOAT16))
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state.master)]
+    assert any(not np.array_equal(leaf, round_to(jnp.asarray(leaf), FLOAT16)) for leaf in leaves)
+
+
+def test_filler_rows_change_nothing_but_the_shape():
+    """Eight utterances in eight shards of one row, against the same eight followed by eight empty rows in sixteen shards."""
+    full = make_batch(rows=8)
+    padded = HostBatch(
+        np.concatenate([full.features, np.full_like(full.features, np.nan)]),
+        np.concatenate([full.num_frames, np.zeros(8, np.int32)]),
+        np.concatenate([full.labels, full.labels]),
+        np.concatenate([full.num_labels, np.zeros(8, np.int32)]),
+    )
+    plain, with_filler = make_step(shards=8), make_step(shards=16)
+    assert bits(run(plain, 2, full)[0]) == bits(run(with_filler, 2, padded)[0])
+
+
+def test_clipping_scales_the_gradient_to_the_norm():
+    batch = make_batch()
+    free, clipped = make_step(momentum=0.0), make_step(momentum=0.0, clip_norm=0.5)
+    before = jax.device_get(free.initial_state().master)
+    norm = run(free, 1, batch)[1][0].grad_norm
+    moved = [jax.tree.map(lambda a, b: a - b, run(s, 1, batch)[0].master, before) for s in (free, clipped)]
+    assert norm > 0.5
+    for a, b in zip(*map(jax.tree.leaves, moved), strict=True):
+        np.testing.assert_allclose(b, a * (0.5 / norm), rtol=0, atol=2e-7)  # weights of size 1: half an ulp is 6e-8
+
+
+def test_a_step_that_is_not_finite_leaves_the_weights_alone():
+    batch = make_batch()
+    batch.features[0, 0, 0] = np.inf
+    step = make_step()
+    before = jax.device_get(step.initial_state())
+    after, records = run(step, 1, batch)
+    assert not records[0].finite
+    assert bits(after.master) == bits(before.master)
+    assert bits(after.optimizer) == bits(before.optimizer)
+    assert after.step == 1
+
+
+def test_gradient_has_no_scatter_and_no_all_reduce():
+    step = make_step()
+    shard = split_batch(make_batch(), 8)[0]
+    state = step.initial_state()
+    inputs = (step.weights(state), state.step, state.loss_scale, np.zeros(2, np.uint32), shard)
+    text = step._gradient.lower(*inputs).compile().as_text()
+    assert "scatter(" not in text
+    assert "all-reduce" not in text
+
+
+def test_state_survives_a_round_trip_through_plain_arrays():
+    state, _ = run(make_step())
+    arrays = jax.device_get(state.to_dict())
+    assert bits(make_step().initial_state().from_dict(arrays)) == bits(state)
+
+
+def test_a_state_of_another_shape_is_refused_by_name():
+    state = make_step().initial_state()
+    arrays = jax.device_get(state.to_dict())
+    arrays["master"]["output_bias"] = np.zeros(9, np.float32)
+    with pytest.raises(ValueError, match=r"master.output_bias: run has float32\[9\], config asks float32\[5\]"):
+        state.from_dict(arrays)
