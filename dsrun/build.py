@@ -74,7 +74,7 @@ def build_features(config: Config) -> FeatureSettings:
         sample_rate=config.data.sample_rate,
         window_ms=features.window_ms,
         hop_ms=features.hop_ms,
-        **({} if features.num_mels is None else {"num_mels": features.num_mels}),
+        num_mels=features.num_mels or 0,
     )
 
 

@@ -204,7 +204,7 @@ def configs_list(
     """Configs in a folder, each with the first line of its claim."""
     from dsrun.config import list_configs
 
-    rows = [{"config": str(row.path), "claim": row.claim} for row in list_configs(folder)]
+    rows = [{"config": str(file.path), "about": file.claim} for file in list_configs(folder)]
     print(json.dumps(rows, indent=2)) if json_output else print_table(rows)
 
 

@@ -1,372 +1,354 @@
-"""Config files: YAML 1.2 with line numbers, `base`, `--set`, and where every value came from.
+"""Config files as a tree that remembers where each value was written: YAML, `base`, `--set`.
 
-Precedence: schema default < `base` < file < `--set`. A mapping is merged key by key, except that a mapping whose `kind` changes
-replaces the old one. Values that are paths are relative to the file that says them.
+On the roof beside `config.py`, which has the models; this file knows YAML and no setting. The order is base < file < `--set`:
+mappings merge key by key, everything else replaces, and a section that writes another `kind` than the layer below starts
+anew (the settings of SGD mean nothing to AdamW). A relative path belongs to the file that says it, for `--set` to the
+current folder.
 
-ruamel.yaml reads YAML 1.2, where `1e-4` is a number and `off` a word, and keeps the place of every key. Tags, anchors, aliases and
-duplicate keys are refused; so are files over 1 MB or nested deeper than 20. Every problem is reported at once, sorted by place:
-
-    configs/prompts_fp16.yaml:9:3  model.hiden: unknown key; did you mean 'hidden'?
-
-Beside `config.py` on the roof, which holds the schema alone.
+YAML is read as version 1.2 with its core schema: `1e-4` is a number, `off`, `no` and `12:30` are text, `010` is ten. ruamel
+parses; values are resolved here, so that tags, anchors, aliases, duplicate keys, inf and nan are refused, each with its line.
+Size and depth are limited: a config that reaches the limits is not a config.
 """
 
-import difflib
-import hashlib
-import io
-import json
-import math
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+MAX_BYTES = 65_536
+MAX_DEPTH = 12
+MAX_BASES = 8
+MAX_DIGITS = 18
+FIRST_SET = 1000  # layers: 0 the file, 1 its base, ..., from here on --set
 
-from dsrun.config import PATH_KEYS, Config
-from dsrun.errors import ConfigError
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_WORDS = {"": None, "~": None, **dict.fromkeys(("null", "Null", "NULL"))} | {
+    word: word.lower() == "true" for word in ("true", "True", "TRUE", "false", "False", "FALSE")
+}
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 
-MAX_BYTES = 1_000_000
-MAX_DEPTH = 20
 
-Tree = dict[str, Any]
+@dataclass(frozen=True)
+class Source:
+    """Where text came from: how messages call it, its rank among the layers, and the folder its paths are relative to."""
+
+    label: str
+    layer: int
+    folder: Path
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value was written: a file with line and column, or the n-th --set."""
+    """A position in a source; lines and columns count from 1, and line 0 is the source as a whole."""
 
-    source: str
-    line: int | None = None
-    column: int | None = None
+    source: Source
+    line: int = 0
+    column: int = 0
 
     def __str__(self) -> str:
-        return self.source if self.line is None else f"{self.source}:{self.line}:{self.column}"
+        return f"{self.source.label}:{self.line}:{self.column}" if self.line else self.source.label
 
     @property
     def origin(self) -> str:
-        """Short form for tables: file name and line."""
-        return self.source if self.line is None else f"{Path(self.source).name}:{self.line}"
+        """Short form for tables: `base.yaml:7` or `--set #2`."""
+        return f"{Path(self.source.label).name}:{self.line}" if self.line else self.source.label
 
-    def sort_key(self) -> tuple[str, int, int]:
-        """By file, then line."""
-        return self.source, self.line or 0, self.column or 0
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Sorts problems by file and line."""
+        return self.source.layer, self.line, self.column
+
+
+@dataclass
+class Node:
+    """A value and its place (the place of its key, where it has one). A section that `starts_anew` takes nothing from below."""
+
+    value: "dict[str, Node] | list[Node] | str | int | float | bool | None"
+    place: Place
+    starts_anew: bool = False
+
+    def find(self, dotted: str) -> "Node | None":
+        """The node at a dotted key."""
+        node = self
+        for part in dotted.split("."):
+            if not isinstance(node.value, dict) or part not in node.value:
+                return None
+            node = node.value[part]
+        return node
+
+    def plain(self) -> Any:
+        """The values alone."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """A checked config, the file it came from, the origin of every value, and its hash (paths as written, not as they lie here)."""
+class Problem:
+    """One thing to mend: where, which key ('' for the whole file), and what to do."""
 
-    config: Config
-    path: Path
-    origins: dict[str, str]
-    digest: str
+    place: Place
+    key: str
+    message: str
 
-    @property
-    def name(self) -> str:
-        """`<config stem>-<6 hex>`: the run folder of this config."""
-        return f"{self.path.stem}-{self.digest[:6]}"
+    def __str__(self) -> str:
+        return f"{self.place}  {self.key}: {self.message}" if self.key else f"{self.place}  {self.message}"
 
 
-class _Problems(Exception):
-    def __init__(self, problems: list[tuple[Place, str]]):
-        self.problems = problems
+def read_tree(path: Path, sets: Sequence[str], problems: list[Problem]) -> Node | None:
+    """The file merged over its bases, and `--set` values merged over both.
 
-
-def load_config(path: Path | str, sets: list[str] | None = None) -> Resolved:
-    """Read, merge and check a config.
-
-    Args:
-        path: YAML file.
-        sets: overrides `a.b=c`, values in YAML.
-
-    Raises:
-        ConfigError: every problem, one a line, with file, line and column.
+    Problems are appended; None means that nothing more can be said before they are mended.
     """
-    path = Path(path)
-    try:
-        tree, places = _read_with_base(path, ())
-        for number, text in enumerate(sets or [], start=1):
-            _apply_set(tree, places, text, number)
-        written = _validated(tree, places, path)
-        located = _validated(_with_absolute_paths(tree, places, path), places, path)
-    except _Problems as found:
-        ordered = sorted(found.problems, key=lambda problem: problem[0].sort_key())
-        lines = [f"{place}  {text}" for place, text in ordered]
-        lines.append(f"{len(lines)} problem{'s' if len(lines) > 1 else ''}; nothing was started. `dsrun schema` lists what is allowed.")
-        raise ConfigError("\n".join(lines)) from None
-    digest = hashlib.sha256(_canonical(written).encode()).hexdigest()
-    origins = {key: places[key].origin if key in places else "default" for key in flatten(located.model_dump(mode="json"))}
-    return Resolved(located, path, origins, digest)
+    tree = _read_with_base(path, [], problems)
+    overrides = [_read_set(text, number, problems) for number, text in enumerate(sets, start=1)]
+    if tree is None or None in overrides:
+        return None
+    overlay = Node({}, tree.place)
+    for override in overrides:
+        overlay = _merge(overlay, override)
+    return _merge(tree, overlay)
 
 
-def render_origins(resolved: Resolved) -> list[dict[str, Any]]:
-    """One row a value: dotted key, value, and where it came from."""
-    values = flatten(resolved.config.model_dump(mode="json"))
-    return [{"key": key, "value": _scalar(value), "origin": resolved.origins[key]} for key, value in values.items()]
+def parse_yaml(text: str, source: Source, problems: list[Problem], *, key: str = "") -> Node | None:
+    """A YAML document as a tree, or as the value of a key; None if its syntax is broken."""
+    return _Parser(source, problems, key.split(".") if key else []).document(text)
 
 
-def to_yaml(config: Config) -> str:
-    """The whole config as YAML that loads to the same config; paths are absolute."""
-    out = io.StringIO()
-    writer = YAML()
-    writer.default_flow_style = False
-    writer.dump(config.model_dump(mode="json"), out)
-    return out.getvalue()
-
-
-def diff_configs(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
-    """(dotted key, old value, new value) wherever they differ; None stands for absent."""
-    before, after = (flatten(c.model_dump(mode="json")) for c in (old, new))
-    keys = [*before, *(key for key in after if key not in before)]
-    return [(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
-
-
-def list_configs(folder: Path) -> list[dict[str, str]]:
-    """Configs of a folder: path, and the first sentence of the comment that each opens with."""
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder of configs.")
-    rows = []
-    for path in sorted(folder.glob("*.yaml")):
-        comments = [line.lstrip("# ").rstrip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-        said = [comment for comment in comments if comment and not comment.startswith("yaml-language-server")]
-        rows.append({"config": str(path), "about": said[0] if said else ""})
-    return rows
-
-
-def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted key; lists are leaves."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------------
-
-
-def _read_with_base(path: Path, chain: tuple[Path, ...]) -> tuple[Tree, dict[str, Place]]:
-    tree, places = _read(path)
-    base = tree.pop("base", None)
-    base_place = places.pop("base", Place(str(path)))
-    if base is None:
-        return tree, places
-    if not isinstance(base, str):
-        raise _Problems([(base_place, f"base: {base!r} is no path; write the name of a config file.")])
-    target = path.parent / base
-    if target.resolve() in {p.resolve() for p in (*chain, path)}:
-        raise _Problems([(base_place, f"base: {base} leads back to this file.")])
-    if not target.is_file():
-        raise _Problems([(base_place, f"base: {target}: no such config.")])
-    below, below_places = _read_with_base(target, (*chain, path))
-    _merge(below, tree, below_places, places)
-    return below, below_places
-
-
-def _read(path: Path) -> tuple[Tree, dict[str, Place]]:
-    here = Place(str(path))
-    try:
-        data = path.read_bytes()
-        text = data.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise _Problems([(here, "no such config; `dsrun configs list` shows those there are.")]) from None
-    except UnicodeDecodeError as error:
-        raise _Problems([(here, f"not UTF-8 text ({error.reason} at byte {error.start}).")]) from None
-    except OSError as error:
-        raise _Problems([(here, f"cannot be read: {error.strerror}.")]) from None
-    if len(data) > MAX_BYTES:
-        raise _Problems([(here, f"{len(data)} bytes; a config has at most {MAX_BYTES}.")])
-    tree = _parse(text, here)
+def _read_with_base(path: Path, above: list[Path], problems: list[Problem]) -> Node | None:
+    source = Source(str(path), len(above), path.parent)
+    text = _read_text(path, source, problems)
+    tree = None if text is None else parse_yaml(text, source, problems)
     if tree is None:
-        raise _Problems([(here, "empty; a config is a mapping of sections.")])
-    if not isinstance(tree, dict):
-        raise _Problems([(here, f"a {type(tree).__name__}; a config is a mapping of sections.")])
-    places: dict[str, Place] = {}
-    return _plain(tree, "", str(path), places), places
+        return None
+    if not isinstance(tree.value, dict):
+        what = "the file is empty" if tree.value is None else "a config is a mapping of `key: value` lines"
+        problems.append(Problem(Place(source, 1, 1), "", f"{what}; start from `dsrun configs list`"))
+        return None
+    tree.place = Place(source, 1, 1)
+    base = tree.value.pop("base", None)
+    if base is None:
+        return tree
+    below = _base_path(base, path, [*above, path], problems)
+    lower = None if below is None else _read_with_base(below, [*above, path], problems)
+    return None if lower is None else _merge(lower, tree)
 
 
-def _parse(text: str, place: Place) -> Any:
-    reader = YAML(typ="rt", pure=True)
-    reader.allow_duplicate_keys = False
-    depth = 0
+def _base_path(base: Node, path: Path, chain: list[Path], problems: list[Problem]) -> Path | None:
+    def refuse(message: str) -> None:
+        problems.append(Problem(base.place, "base", message))
+
+    if not isinstance(base.value, str) or not base.value:
+        return refuse("must be the path of another config, relative to this file")
+    below = Path(os.path.normpath(path.parent / base.value))
+    names = [file.resolve() for file in chain]
+    if below.resolve() in names:
+        circle = [*(file.name for file in chain[names.index(below.resolve()) :]), below.name]
+        return refuse(f"goes round in a circle: {' -> '.join(circle)}")
+    if len(chain) > MAX_BASES:
+        return refuse(f"more than {MAX_BASES} files below each other; copy the settings into one file")
+    if not below.is_file():
+        return refuse(f"no such file: {below} (paths are relative to the file that says them)")
+    return below
+
+
+def _read_text(path: Path, source: Source, problems: list[Problem]) -> str | None:
+    def refuse(message: str, line: int = 0, column: int = 0) -> None:
+        problems.append(Problem(Place(source, line, column), "", message))
+
+    if not path.exists():
+        return refuse("no such file; `dsrun configs list` shows those in configs/")
+    if not path.is_file():
+        return refuse("is not a file; give one YAML file")
     try:
-        for event in YAML(typ="rt", pure=True).parse(io.StringIO(text)):
-            name = type(event).__name__
-            depth += {"MappingStartEvent": 1, "SequenceStartEvent": 1, "MappingEndEvent": -1, "SequenceEndEvent": -1}.get(name, 0)
-            refused = None
-            if name == "AliasEvent" or getattr(event, "anchor", None):
-                refused = "anchors and aliases are not used in configs; write the value out."
-            elif name in ("ScalarEvent", "MappingStartEvent", "SequenceStartEvent") and event.ctag:
-                refused = f"tag {event.ctag}: tags are not used in configs."
-            elif depth > MAX_DEPTH:
-                refused = f"nested deeper than {MAX_DEPTH}."
-            if refused:
-                mark = event.start_mark
-                raise _Problems([(Place(place.source, mark.line + 1, mark.column + 1), refused)])
-        return reader.load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        at = Place(place.source, mark.line + 1, mark.column + 1) if mark else place
-        raise _Problems([(at, f"not YAML: {str(error.problem).splitlines()[0]}.")]) from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise _Problems([(place, f"not YAML: {str(error).splitlines()[0]}.")]) from None
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        return refuse(f"cannot be read: {error.strerror}")
+    if len(data) > MAX_BYTES:
+        return refuse(f"is larger than {MAX_BYTES} bytes; is this a config?")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        column = error.start - before.rfind(b"\n")
+        return refuse(
+            f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8", before.count(b"\n") + 1, column
+        )
 
 
-def _plain(node: Any, prefix: str, source: str, places: dict[str, Place]) -> Any:
-    """Plain dicts and lists; the place of every key goes into `places`."""
-    if not isinstance(node, dict):
-        return _plain_value(node)
-    tree = {}
-    for key, value in node.items():
-        dotted = f"{prefix}{key}"
-        line, column = node.lc.key(key) if hasattr(node, "lc") else (0, 0)
-        places[dotted] = Place(source, line + 1, column + 1)
-        tree[str(key)] = _plain(value, f"{dotted}.", source, places)
-    return tree
-
-
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain_value(entry) if not isinstance(entry, dict) else dict(entry) for entry in value]
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value if value is None else str(value)
-
-
-def _merge(below: Tree, above: Tree, below_places: dict[str, Place], above_places: dict[str, Place], prefix: str = "") -> None:
-    for key, value in above.items():
-        dotted, old = f"{prefix}{key}", below.get(key)
-        changes_kind = isinstance(value, dict) and isinstance(old, dict) and "kind" in value and value["kind"] != old.get("kind")
-        if isinstance(value, dict) and isinstance(old, dict) and not changes_kind:
-            _merge(old, value, below_places, above_places, f"{dotted}.")
-        else:
-            below[key] = value
-            for name in [name for name in below_places if name == dotted or name.startswith(f"{dotted}.")]:
-                del below_places[name]
-        below_places |= {n: p for n, p in above_places.items() if n == dotted or (n.startswith(f"{dotted}.") and key in below)}
-
-
-def _apply_set(tree: Tree, places: dict[str, Place], text: str, number: int) -> None:
-    place = Place(f"--set #{number}")
+def _read_set(text: str, number: int, problems: list[Problem]) -> Node | None:
+    source = Source(f"--set #{number}", FIRST_SET + number, Path.cwd())
+    place = Place(source)
     key, equals, value = text.partition("=")
-    names = key.strip().split(".")
-    if not equals or not all(names):
-        raise _Problems([(place, f"{text!r}: write KEY=VALUE, for example model.hidden=512.")])
-    parsed = _parse(value, place)
-    nested: Any = _plain(parsed, "", place.source, {}) if isinstance(parsed, dict) else _plain_value(parsed)
-    for name in reversed(names):
-        nested = {name: nested}
-    _merge(tree, nested, places, {key: place for key in flatten(nested)})
-    places |= {key.strip(): place}
+    key = key.strip()
+
+    def refuse(message: str) -> None:
+        problems.append(Problem(place, "", f"{text!r}: {message}"))
+
+    if not equals:
+        return refuse("no '='; write --set KEY=VALUE, for example --set model.hidden=512")
+    if not _KEY.fullmatch(key):
+        return refuse("the key must be names joined by dots, for example model.hidden")
+    if key == "base":
+        return refuse("base belongs in the file; give the other file to --config instead")
+    if not value.strip():
+        return refuse(f"no value after '='; write {key}=null for nothing, {key}='\"\"' for empty text")
+    node = parse_yaml(value, source, problems, key=key)
+    if node is None:
+        return None
+    for part in reversed(key.split(".")):
+        node = Node({part: node}, place)
+    return node
 
 
-def _with_absolute_paths(tree: Tree, places: dict[str, Place], path: Path) -> Tree:
-    copy = json.loads(json.dumps(tree))
-    for dotted in PATH_KEYS:
-        section, name = dotted.split(".")
-        value = copy.get(section, {}).get(name)
-        if isinstance(value, str) and dotted in places:
-            source = places[dotted]
-            folder = Path.cwd() if source.line is None else Path(source.source).parent
-            copy[section][name] = str((folder / value).resolve())
-    return copy
+def _merge(lower: Node, upper: Node) -> Node:
+    """`upper` over `lower`; the places of what is kept stay."""
+    if upper.starts_anew or not isinstance(upper.value, dict):
+        return upper
+    if not isinstance(lower.value, dict):
+        return replace(upper, starts_anew=True)
+    kind = upper.value.get("kind")
+    if kind is not None and "kind" in lower.value and lower.value["kind"].value != kind.value:
+        return replace(upper, starts_anew=True)
+    merged = dict(lower.value)
+    for key, node in upper.value.items():
+        merged[key] = _merge(merged[key], node) if key in merged else node
+    return Node(merged, upper.place if upper.value else lower.place, lower.starts_anew)
 
 
-# --- checking --------------------------------------------------------------------------------------------------------------
+@dataclass
+class _Parser:
+    """YAML events to nodes. The dotted key of the value being read is kept for messages."""
 
+    source: Source
+    problems: list[Problem]
+    path: list[str] = field(default_factory=list)
 
-def _validated(tree: Tree, places: dict[str, Place], path: Path) -> Config:
-    try:
-        return Config.model_validate_json(json.dumps(tree, allow_nan=False))
-    except ValueError as error:
-        if isinstance(error, ValidationError):
-            raise _Problems(_problems(error, tree, places, path)) from None
-        infinite = [key for key, value in flatten(tree).items() if isinstance(value, float) and not math.isfinite(value)]
-        raise _Problems([(places.get(key, Place(str(path))), f"{key}: must be a finite number") for key in infinite]) from None
+    def document(self, text: str) -> Node | None:
+        from ruamel.yaml import YAML
+        from ruamel.yaml.error import MarkedYAMLError
+        from ruamel.yaml.reader import ReaderError
 
+        try:
+            return self._document(YAML(typ="safe", pure=True).parse(text))
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            self.problems.append(Problem(self._place(mark.line, mark.column), "", _syntax_message(error)))
+        except ReaderError as error:
+            line = text.count("\n", 0, error.position)
+            column = error.position - text.rfind("\n", 0, error.position) - 1
+            self.problems.append(Problem(self._place(line, column), "", "a control character; YAML allows none"))
+        except _TooDeep as error:
+            self._refuse(error.place, f"nested deeper than {MAX_DEPTH} levels; no config is")
+        return None
 
-def _problems(error: ValidationError, tree: Tree, places: dict[str, Place], path: Path) -> list[tuple[Place, str]]:
-    found: dict[str, tuple[Place, list[str]]] = {}
-    for problem in error.errors():
-        names = _written_path(problem["loc"], tree, problem["type"])
-        dotted = ".".join(names)
-        place = _nearest_place(names, places, path)
-        text = _message(problem, names, tree)
-        messages = found.setdefault(dotted, (place, []))[1]
-        if text not in messages:
-            messages.append(text)
-    return [(place, f"{dotted}: " * bool(dotted) + " or ".join(texts)) for dotted, (place, texts) in found.items()]
+    def _document(self, events: Iterator[Any]) -> Node | None:
+        next(events)
+        start = next(events)
+        if type(start).__name__ == "StreamEndEvent":
+            return Node(None, Place(self.source, 1, 1))
+        if start.version or start.tags:
+            self._refuse(self._place(start.start_mark.line, start.start_mark.column), "remove the % directive: configs are YAML 1.2")
+        tree = self._node(next(events), events)
+        next(events)
+        after = next(events)
+        if type(after).__name__ == "DocumentStartEvent":
+            self._refuse(self._place(after.start_mark.line, after.start_mark.column), "a second document starts here; a config is one document")
+        return tree
 
+    def _node(self, event: Any, events: Iterator[Any], depth: int = 0) -> Node:
+        place = self._place(event.start_mark.line, event.start_mark.column)
+        name = type(event).__name__
+        if depth > MAX_DEPTH:
+            raise _TooDeep(place)
+        if name == "AliasEvent":
+            self._refuse(place, f"alias *{event.anchor}: anchors and aliases are not read; write the value out")
+            return Node(None, place)
+        if event.anchor:
+            self._refuse(place, f"anchor &{event.anchor}: anchors and aliases are not read; use `base` for shared settings")
+        if event.tag:
+            self._refuse(place, f"tag {event.tag}: tags are not read; write the plain value")
+        if name == "ScalarEvent":
+            return Node(self._scalar(event, place), place)
+        if name == "SequenceStartEvent":
+            return Node(list(self._items(events, depth)), place)
+        return Node(self._mapping(events, depth), place)
 
-def _written_path(location: tuple, tree: Tree, kind: str) -> list[str]:
-    """The keys of an error's location; pydantic adds the names of union members, which nobody wrote."""
-    names, node = [], tree
-    for position, part in enumerate(location):
-        is_last = position == len(location) - 1
-        if isinstance(node, dict) and part in node:
-            node = node[part]
-            names.append(str(part))
-        elif isinstance(part, int):
-            names.append(str(part))
-        elif is_last and kind == "missing":
-            names.append(str(part))
-    return names
+    def _items(self, events: Iterator[Any], depth: int) -> Iterator[Node]:
+        for event in events:
+            if type(event).__name__ == "SequenceEndEvent":
+                return
+            yield self._node(event, events, depth + 1)
 
+    def _mapping(self, events: Iterator[Any], depth: int) -> dict[str, Node]:
+        entries: dict[str, Node] = {}
+        for event in events:
+            if type(event).__name__ == "MappingEndEvent":
+                break
+            place = self._place(event.start_mark.line, event.start_mark.column)
+            is_word = type(event).__name__ == "ScalarEvent"
+            key = event.value if is_word else "?"
+            if not is_word:
+                self._node(event, events, depth + 1)
+                self._refuse(place, "a key must be a word")
+            self.path.append(key)
+            node = self._node(next(events), events, depth + 1)
+            if key in entries:
+                self._refuse(place, f"written twice (first in line {entries[key].place.line}); remove one")
+            elif is_word:
+                entries[key] = Node(node.value, place)
+            self.path.pop()
+        return entries
 
-def _nearest_place(names: list[str], places: dict[str, Place], path: Path) -> Place:
-    for length in range(len(names), 0, -1):
-        if ".".join(names[:length]) in places:
-            return places[".".join(names[:length])]
-    return Place(str(path), 1, 1)
-
-
-def _message(problem: Any, names: list[str], tree: Tree) -> str:
-    kind, value = problem["type"], problem.get("input")
-    if kind == "missing":
-        return "missing; it has no default and must be written"
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(names[-1], _known_keys(names[:-1], tree), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(_known_keys(names[:-1], tree))}"
-        return f"unknown key{hint}"
-    text = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if kind == "value_error":
+    def _scalar(self, event: Any, place: Place) -> str | int | float | bool | None:
+        text = event.value
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            self._refuse(place, "half a surrogate pair; write the character itself")
+            return None
+        if event.style is not None:
+            return text
+        if text in _WORDS:
+            return _WORDS[text]
+        if _NOT_FINITE.fullmatch(text):
+            self._refuse(place, f"{text}: numbers must be finite")
+            return None
+        if _INT.fullmatch(text):
+            if len(text) > MAX_DIGITS:
+                self._refuse(place, f"{text[:MAX_DIGITS]}...: more than {MAX_DIGITS} digits")
+                return None
+            return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+        if _FLOAT.fullmatch(text):
+            number = float(text)
+            if abs(number) == float("inf"):
+                self._refuse(place, f"{text}: too large for a number")
+                return None
+            return number
         return text
-    shown = json.dumps(value, default=str)
-    return f"{text[0].lower()}{text[1:]}, got {shown if len(shown) < 60 else shown[:57] + '...'}"
+
+    def _place(self, line: int, column: int) -> Place:
+        """Place of a position that ruamel counts from 0."""
+        return Place(self.source) if self.source.layer >= FIRST_SET else Place(self.source, line + 1, column + 1)
+
+    def _refuse(self, place: Place, message: str) -> None:
+        self.problems.append(Problem(place, ".".join(self.path), message))
 
 
-def _known_keys(names: list[str], tree: Tree) -> list[str]:
-    """Keys that the section at `names` may have; of a choice by `kind`, those of the kind that is written."""
-    models: list[type[BaseModel]] = [Config]
-    node: Any = tree
-    for name in names:
-        node = node.get(name) if isinstance(node, dict) else None
-        fields = [model.model_fields[name] for model in models if name in model.model_fields]
-        models = [model for field in fields for model in _models_in(field.annotation)]
-    kind = node.get("kind") if isinstance(node, dict) else None
-    fitting = [m for m in models if "kind" in m.model_fields and kind in _literals(m.model_fields["kind"].annotation)]
-    keys = {key for model in fitting or models for key in model.model_fields}
-    return sorted(keys | ({"base"} if not names else set()))
+class _TooDeep(Exception):
+    def __init__(self, place: Place):
+        self.place = place
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
-
-
-def _literals(annotation: Any) -> tuple:
-    return getattr(annotation, "__args__", ())
-
-
-def _canonical(config: Config) -> str:
-    return json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-
-
-def _scalar(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list) else value
+def _syntax_message(error: Any) -> str:
+    problem = str(error.problem or error.context)
+    if "'\\t'" in problem:
+        return "a tab; indent with spaces"
+    if error.context and error.context != problem:
+        problem = f"{problem} {error.context}"
+    return f"not YAML: {problem}"

@@ -1,6 +1,399 @@
 """What the commands do: a config becomes a run folder, a run folder becomes results.
 
-On the roof beside `cli.py` (which only reads options and prints) so that tests and notebooks can call the same functions.
-A run folder is enough to evaluate and transcribe: `config.yaml` rebuilds the network, the checkpoint brings weights,
-statistics, alphabet and feature normalisation, so the training audio is not needed again.
+On the roof beside `cli.py`, which only reads options and prints. A run folder is enough to evaluate and transcribe:
+`config.yaml` rebuilds the network, the checkpoint brings weights, statistics, alphabet and feature normalisation, so training audio
+is not needed again. Inspecting data and machine is `inspection.py`'s.
 """
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dsrun import build
+from dsrun.config import Config, Resolved, config_hash, load_config, to_yaml
+from dsrun.errors import DataError, DivergedError, UsageError
+from dsrun.evaluation.evaluate import Evaluation, Evaluator
+from dsrun.model import ModelSettings, parameter_table
+from dsrun.record import EventLog, RunDir, configure_runtime, provenance, require_in_force, write_atomically
+from dsrun.speech import (
+    Alphabet,
+    Batcher,
+    Dataset,
+    Normalization,
+    Utterance,
+    audio_digest,
+    load_dataset,
+    prefetch,
+)
+from dsrun.training import checkpoint as checkpoints
+from dsrun.training.loop import Best, DevResult, Loop, Outcome, Recorder
+from dsrun.training.progress import Progress
+from dsrun.training.state import TrainState
+from dsrun.training.step import TrainStep
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """How `train_run` ended, and after the last step the evaluation of the best checkpoint on test (else dev)."""
+
+    exit_code: int
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a config describes, ready to train."""
+
+    data: build.TrainingData
+    settings: ModelSettings
+    batcher: Batcher
+    dev_batcher: Batcher
+    step: TrainStep
+
+
+def default_run_dir(resolved: Resolved) -> Path:
+    """runs/<config stem>-<6 hex of the resolved config's hash>."""
+    return RUNS / f"{resolved.path.stem}-{config_hash(resolved.config)[:6]}"
+
+
+def prepare(config: Config, *, devices: int) -> Experiment:
+    """Load the data and make the step; compiles nothing yet.
+
+    Raises:
+        UsageError: more devices than there are.
+        DataError: what `build_training_data` finds.
+    """
+    configure_runtime(devices)
+    require_in_force()
+    available = jax.devices()
+    if devices > len(available):
+        raise UsageError(f"--devices {devices}: this machine has {len(available)} ({available[0].device_kind}).")
+    data = build.build_training_data(config, on_progress=_loading_line())
+    settings = build.build_model_settings(config, num_classes=data.alphabet.num_classes)
+    batcher = build.build_batcher(config, data.train, purpose="train")
+    step = TrainStep(
+        settings,
+        build.build_policy(config),
+        build.build_optimizer(config, steps_per_epoch=batcher.batches_per_epoch),
+        clip_norm=config.training.clip_norm,
+        shards=config.batches.shards,
+        seed=config.seed,
+        statistics_momentum=config.model.statistics_momentum,
+        devices=available[:devices],
+    )
+    return Experiment(data, settings, batcher, build.build_batcher(config, data.dev, purpose="evaluate"), step)
+
+
+def train_run(
+    resolved: Resolved, *, run_dir: Path | None, devices: int, mode: str, command: Sequence[str]
+) -> TrainOutcome:
+    """Train a config in its run folder, from the last checkpoint if there is one, and score the best checkpoint.
+
+    Raises:
+        UsageError: the folder is complete, in use, or of another config.
+        DataError: data or checkpoints cannot be used.
+        DivergedError: a step was not finite.
+    """
+    run = RunDir(run_dir or default_run_dir(resolved))
+    with run:
+        run.open(to_yaml(resolved.config), command=command, mode=mode)
+        try:
+            outcome = _train(resolved.config, run, devices)
+        except BaseException as error:
+            run.write_status("failed", step=run.read_status().get("step", 0), exit_code=getattr(error, "exit_code", 1))
+            raise
+        if outcome.exit_code:
+            return TrainOutcome(outcome.exit_code, {})
+        report = evaluate_run(run.path, manifest=None, checkpoint="best")
+        summary = {name: report[name] for name in ("manifest", "step", "cer", "wer", "cer_interval", "wer_interval")}
+        run.write_status("done", step=int(outcome.state.step), exit_code=0, reason=outcome.reason, result=summary)
+    return TrainOutcome(0, report)
+
+
+def _train(config: Config, run: RunDir, devices: int) -> Outcome:
+    experiment = prepare(config, devices=devices)
+    data, step = experiment.data, experiment.step
+    write_atomically(run.provenance, _json(provenance(data=_data_digests(config))))
+    write_atomically(run.parameters, parameters_text(experiment.settings, config))
+    loop_settings = build.build_loop_settings(config)
+    total_steps = loop_settings.epochs * experiment.batcher.batches_per_epoch
+    events = EventLog(run.events)
+    with open(run.log, "a", encoding="utf-8") as log, Progress(total_steps=total_steps, log=log) as progress:
+        state, best = _start_or_resume(run, experiment, events, progress)
+        shapes = experiment.batcher.shapes()
+        progress.message(
+            f"{run.path}: {len(data.train.ids)} utterances, {experiment.batcher.batches_per_epoch} steps an epoch, {total_steps} in "
+            f"all, {len(shapes)} batch shapes to compile, padding {experiment.batcher.padding_waste():.0%} of frames"
+        )
+        for note in data.notes:
+            progress.message(f"note: {note}")
+        run.write_status("running", step=int(state.step))
+        loop = Loop(
+            step,
+            batches=lambda first: _batches(experiment.batcher, first, total_steps, config.batches.prefetch),
+            steps_per_epoch=experiment.batcher.batches_per_epoch,
+            evaluate=_dev_evaluation(experiment),
+            recorder=Recorder(
+                event=events.append,
+                checkpoint=lambda state, best: _save(run, config, data, events, state, best),
+            ),
+            audio_seconds=lambda batch: data.train.audio_seconds(batch.ids),
+            settings=loop_settings,
+            progress=progress,
+        )
+        outcome = loop.run(state, best)
+        progress.message(f"{run.path}: {outcome.reason}")
+        if outcome.exit_code:
+            run.write_status("stopped", step=int(outcome.state.step), exit_code=outcome.exit_code, reason=outcome.reason)
+    events.close()
+    return outcome
+
+
+def _start_or_resume(
+    run: RunDir, experiment: Experiment, events: EventLog, progress: Progress
+) -> tuple[TrainState, Best]:
+    state = experiment.step.initial_state()
+    found = checkpoints.restore(run.checkpoints, "last") if checkpoints.available_steps(run.checkpoints) else None
+    if found is None:
+        events.truncate_after(-1)
+        return state, Best()
+    _require_same_alphabet(found.meta, experiment.data.alphabet, run)
+    events.truncate_after(found.step)
+    progress.message(f"{run.path}: resuming from step {found.step}")
+    return state.from_dict(found.arrays["state"]), Best(**found.meta["best"])
+
+
+def _require_same_alphabet(meta: dict[str, Any], alphabet: Alphabet, run: RunDir) -> None:
+    if tuple(meta["alphabet"]) != alphabet.symbols:
+        raise DataError(
+            f"{run.path}: the checkpoint's alphabet is {''.join(meta['alphabet'])!r}, the training text now gives "
+            f"{''.join(alphabet.symbols)!r}. The data has changed since; train in another --run-dir."
+        )
+
+
+def _save(
+    run: RunDir, config: Config, data: build.TrainingData, events: EventLog, state: TrainState, best: Best
+) -> str:
+    events.sync()
+    step = int(state.step)
+    arrays = jax.device_get({"state": state.to_dict(), "features": data.normalization.to_arrays()})
+    meta = {"best": asdict(best), "alphabet": list(data.alphabet.symbols)}
+    best_step = None if best.cer is None else best.step
+    digest = checkpoints.save(run.checkpoints, step, arrays, meta, best=best_step, keep=config.training.keep_last)
+    run.write_status("running", step=step)
+    return digest
+
+
+def _batches(batcher: Batcher, first: int, total: int, depth: int) -> Iterator[tuple[Any, float]]:
+    return prefetch(lambda: (batcher.batch(*batcher.position(step)) for step in range(first, total)), depth)
+
+
+def _dev_evaluation(experiment: Experiment) -> Callable[[Any, Any], DevResult]:
+    evaluator = Evaluator(experiment.settings, experiment.step.policy)
+    data = experiment.data
+
+    def evaluate(weights: Any, statistics: Any) -> DevResult:
+        batches = experiment.dev_batcher.epoch(0)
+        result = evaluator(weights, statistics, batches, references=data.dev_references, alphabet=data.alphabet)
+        # The same utterance each time, a long one: progress is easier to see there.
+        shown = max(result.utterances, key=lambda u: (len(u.reference), u.id))
+        return DevResult(result.summary(intervals=False) | {"manifest": "dev"}, (shown.reference, shown.hypothesis))
+
+    return evaluate
+
+
+def parameters_text(settings: ModelSettings, config: Config) -> str:
+    """Table of parameters: path, shape, values, format; and the sums."""
+    storage = config.arithmetic.storage.format
+    rows = parameter_table(settings)
+    lines = [f"{path:<44} {'x'.join(map(str, shape)):>16} {count:>12,}  {storage}" for path, shape, count in rows]
+    return "\n".join([*lines, f"{'all':<44} {'':>16} {sum(count for *_, count in rows):>12,}"]) + "\n"
+
+
+def describe(resolved: Resolved, *, devices: int) -> dict[str, Any]:
+    """What a dry run prints. Writes nothing, not even the feature cache."""
+    from dsrun.arithmetic import parse_format
+
+    config = resolved.config
+    without_cache = config.model_copy(
+        update={"data": config.data.model_copy(update={"cache": None, "infeasible": "drop"})}
+    )
+    experiment = prepare(without_cache, devices=devices)
+    rows = parameter_table(experiment.settings)
+    count = sum(count for *_, count in rows)
+    roles = config.arithmetic
+    moments = {"sgd": 1, "adamw": 2}[config.optimizer.kind]
+    return {
+        "config": str(resolved.path),
+        "run_dir": str(default_run_dir(resolved)),
+        "parameters": [{"path": path, "shape": "x".join(map(str, shape)), "count": n} for path, shape, n in rows],
+        "parameter_count": count,
+        "bytes": {
+            f"storage ({roles.storage.format})": count * parse_format(roles.storage.format).bits // 8,
+            f"master ({roles.master.format})": count * 4,
+            f"gradient ({roles.gradient.format})": count * 4,
+            f"state ({roles.state.format})": moments * count * 4,
+        },
+        "carrier": roles.carrier,
+        "batch_shapes": [
+            {"rows": config.batches.global_batch, "frames": frames, "labels": labels, "utterances": len(bucket.members)}
+            for bucket, (frames, labels) in zip(experiment.batcher.buckets, experiment.batcher.shapes(), strict=True)
+        ],
+        "padding": experiment.batcher.padding_waste(),
+        "steps_per_epoch": experiment.batcher.batches_per_epoch,
+        "total_steps": config.training.epochs * experiment.batcher.batches_per_epoch,
+        "utterances": len(experiment.data.train.ids),
+        "audio_seconds": sum(experiment.data.train.seconds),
+        "classes": experiment.settings.num_classes,
+        "infeasible": [str(found) for found in experiment.data.infeasible],
+        "notes": experiment.data.notes,
+    }
+
+
+# --- using a finished run -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint of a run, ready to recognise."""
+
+    run: RunDir
+    config: Config
+    step: int
+    settings: ModelSettings
+    alphabet: Alphabet
+    normalization: Normalization
+    weights: Any
+    statistics: Any
+    evaluator: Evaluator
+
+
+def load_run(path: Path, checkpoint: str) -> Trained:
+    """A run folder's checkpoint: "best", "last" or a step number.
+
+    Raises:
+        UsageError: not a run folder, or no such checkpoint.
+        DataError: the checkpoint is damaged.
+    """
+    configure_runtime()
+    run = RunDir(path)
+    if not run.config.is_file():
+        raise UsageError(f"{path}: not a run folder (no config.yaml). `dsrun runs` lists those there are.")
+    config = load_config(run.config).config
+    found = checkpoints.restore(run.checkpoints, _which(run, checkpoint))
+    alphabet = Alphabet(tuple(found.meta["alphabet"]))
+    settings = build.build_model_settings(config, num_classes=alphabet.num_classes)
+    policy = build.build_policy(config)
+    master = jax.tree.map(jax.numpy.asarray, found.arrays["state"]["master"])
+    return Trained(
+        run=run,
+        config=config,
+        step=found.step,
+        settings=settings,
+        alphabet=alphabet,
+        normalization=Normalization.from_arrays(found.arrays["features"]),
+        weights=jax.jit(lambda tree: jax.tree.map(policy.round_storage, tree))(master),
+        statistics=jax.tree.map(jax.numpy.asarray, found.arrays["state"].get("statistics", {})),
+        evaluator=Evaluator(settings, policy),
+    )
+
+
+def _which(run: RunDir, checkpoint: str) -> int | str:
+    there = checkpoints.available_steps(run.checkpoints)
+    if not there:
+        raise UsageError(f"{run.path}: holds no checkpoint yet.")
+    if checkpoint in ("best", "last"):
+        return checkpoint
+    if not checkpoint.isdecimal() or int(checkpoint) not in there:
+        raise UsageError(f"--checkpoint {checkpoint}: there are best, last, {', '.join(map(str, there))}.")
+    return int(checkpoint)
+
+
+def evaluate_run(
+    path: Path, *, manifest: Path | None, checkpoint: str, decoder: str = "greedy", batch: int | None = None
+) -> dict[str, Any]:
+    """Score a run on a manifest and write each utterance's result; returns what `dsrun eval` prints."""
+    if decoder != "greedy":
+        raise UsageError(f"--decoder {decoder}: only greedy is available yet.")
+    trained = load_run(path, checkpoint)
+    config = trained.config
+    manifest = manifest or Path(config.data.test or config.data.dev)
+    dataset, references = build.build_evaluation_data(config, manifest, trained.alphabet, trained.normalization)
+    if batch is not None:
+        config = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": batch})})
+    batcher = build.build_batcher(config, dataset, purpose="evaluate")
+    result: Evaluation = trained.evaluator(
+        trained.weights, trained.statistics, batcher.epoch(0), references=references, alphabet=trained.alphabet
+    )
+    trained.run.evaluation.mkdir(parents=True, exist_ok=True)
+    details = trained.run.evaluation / f"{manifest.stem}.jsonl"
+    write_atomically(details, "".join(_json(u.to_json(), indent=None) for u in result.utterances))
+    return {
+        "run": str(path),
+        "step": trained.step,
+        "manifest": str(manifest),
+        "decoder": decoder,
+        **result.summary(),
+        "examples": {name: example.to_json() for name, example in result.examples().items()},
+        "details": str(details),
+    }
+
+
+def transcribe_files(
+    path: Path, files: Sequence[Path], *, checkpoint: str, resample: bool, channel: int | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Texts of audio files, and what is wrong with those that cannot be read."""
+    trained = load_run(path, checkpoint)
+    data = trained.config.data
+    wanted = {"resample": data.resample or resample, "channel": data.channel if channel is None else channel}
+    config = trained.config.model_copy(update={"data": data.model_copy(update=wanted)})
+    results, failures = [], []
+    for file in files:
+        utterance = Utterance(id=str(file), audio=file, duration=None, text="")
+        try:
+            dataset = load_dataset(
+                [utterance],
+                [[]],
+                audio=build.build_audio(config),
+                features=build.build_features(config),
+                cache=build.cache_of(config),
+                normalization=trained.normalization,
+            )
+        except DataError as error:
+            failures.append({"file": str(file), "error": str(error)})
+            continue
+        results.append({"file": str(file), "text": _transcribe(trained, config, dataset)})
+    return results, failures
+
+
+def _transcribe(trained: Trained, config: Config, dataset: Dataset) -> str:
+    one = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": 1})})
+    batch = build.build_batcher(one, dataset, purpose="evaluate").batch(0, 0)
+    return trained.evaluator.decode(trained.weights, trained.statistics, batch, trained.alphabet)[0]
+
+
+def _data_digests(config: Config) -> dict[str, str]:
+    names = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
+    return {name: audio_digest(Path(path)) for name, path in names.items() if path is not None and Path(path).is_file()}
+
+
+def _loading_line() -> Callable[[int, int], None] | None:
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        end = "\n" if done == total else ""
+        print(f"\rloading audio {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _json(value: Any, *, indent: int | None = 2) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False) + "\n"

@@ -33,7 +33,7 @@ VOICES = {
     "en": "en_US_f_Allison",
     "es": "es_MX_f_Allison",
     "fr": "fr_CA_f_June",
-    "it": "it_IT_f_Silvia",
+    "it": "it_IT_m_Carlo",
     "ru": "ru_RU_f_IvrvoiceRU",
 }
 SYMBOLS = {"en": {"*": " star ", "#": " pound "}}

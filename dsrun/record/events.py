@@ -40,7 +40,7 @@ class EventLog:
             fields: anything JSON has a form for; NumPy scalars and arrays too.
         """
         nonfinite: list[str] = []
-        record = {"event": event, "step": step} | _plain(fields, "", nonfinite)
+        record = {"event": event, "step": int(step)} | _plain(fields, "", nonfinite)
         if nonfinite:
             record["nonfinite"] = nonfinite
         self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
@@ -74,7 +74,7 @@ def _parse(path: Path) -> list[tuple[str, dict[str, Any]]]:
     if not path.exists():
         return []
     *lines, _cut = path.read_bytes().split(b"\n")
-    return [(line.decode(errors="replace"), _record(line, f"{path}:{number}")) for number, line in enumerate(lines, 1)]
+    return [(line.decode(), _record(line, f"{path}:{number}")) for number, line in enumerate(lines, 1)]
 
 
 def _record(line: bytes, place: str) -> dict[str, Any]:

@@ -170,9 +170,12 @@ def _bucket(dataset: Dataset, members: Sequence[int], frame_multiple: int) -> Bu
 def prefetch(items: Callable[[], Iterator[Item]], depth: int) -> Iterator[tuple[Item, float]]:
     """Items made by a background thread, at most `depth` ahead, each with the seconds that the consumer waited for it.
 
-    An exception in the thread is raised in the consumer. Leaving the loop early ends the thread.
+    An exception in the thread is raised in the consumer. Leaving the loop early ends the thread. Depth 0 uses no thread.
     """
-    ready: queue.Queue = queue.Queue(maxsize=max(depth, 1))
+    if depth == 0:
+        yield from _without_thread(items())
+        return
+    ready: queue.Queue = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 
     def put(entry: tuple[str, object]) -> bool:
@@ -207,3 +210,10 @@ def prefetch(items: Callable[[], Iterator[Item]], depth: int) -> Iterator[tuple[
     finally:
         stopped.set()
         thread.join()
+
+
+def _without_thread(items: Iterator[Item]) -> Iterator[tuple[Item, float]]:
+    started = time.monotonic()
+    for item in items:
+        yield item, time.monotonic() - started
+        started = time.monotonic()

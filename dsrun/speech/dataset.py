@@ -114,7 +114,7 @@ def load_dataset(
     for number, utterance in enumerate(utterances):
         try:
             clips.append(_clips(utterance, speeds, audio, features, cache))
-            seconds.append(utterance.duration)
+            seconds.append(utterance.duration or 0.0)
         except DataError as error:
             problems.append(f"utterance {utterance.id!r} (line {utterance.line}): {error}")
         if on_progress:

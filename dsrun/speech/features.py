@@ -35,7 +35,7 @@ class FeatureSettings:
     sample_rate: int
     window_ms: float = 20.0
     hop_ms: float = 10.0
-    num_mels: int = 80
+    num_mels: int = 0
 
     @property
     def window(self) -> int:

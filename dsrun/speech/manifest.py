@@ -25,11 +25,11 @@ MOST_PROBLEMS = 20  # shown; the rest is counted
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording and its transcript: absolute path, seconds, text as written, line of the manifest."""
+    """One recording and its transcript: absolute path, seconds (None: not known), text as written, line of the manifest."""
 
     id: str
     audio: Path
-    duration: float
+    duration: float | None
     text: str
     line: int = 0
     offset: float = 0.0

@@ -1,0 +1,107 @@
+"""Provenance: code, versions, machine and flags of a run, as a dictionary for `provenance.json`.
+
+With `config.yaml` it is enough to say whether two runs ought to be bit-equal: same source, same package versions, same kind of
+device, same settings in force, same data. It names neither host nor user nor time, so equal runs have equal files.
+"""
+
+import hashlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import dsrun
+from dsrun.record.runtime import in_force
+
+# Packages whose code computes something that ends up in a result.
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_dtypes", "soundfile", "soxr", "kaldialign")
+PACKAGE_FOLDER = Path(dsrun.__file__).parent
+
+
+def provenance(*, data: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What a run's bits depend on besides its config. Starts JAX's backend, to name its devices.
+
+    Args:
+        data: hashes by name, e.g. of manifests; the caller knows what it read.
+    """
+    return {
+        "dsrun": dsrun.__version__,
+        "source_sha256": source_digest(),
+        "git": git_state(PACKAGE_FOLDER),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": {"system": platform.system(), "machine": platform.machine(), "cpu": _cpu_model()},
+        "in_force": in_force(),
+        "jax": _jax_facts(),
+        "data": dict(data or {}),
+    }
+
+
+def source_digest(folder: Path = PACKAGE_FOLDER) -> str:
+    """SHA-256 over the names and contents of the package's Python files, whether or not they are under git."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py"), key=lambda path: path.relative_to(folder).as_posix()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def git_state(folder: Path) -> dict[str, str | None] | None:
+    """Commit, and the SHA-256 of what differs from it (None for a clean tree); None where `folder` is not under git.
+
+    An installed package that lies in some other project's work tree, untracked there, is not under git.
+    """
+    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder, "diff", "HEAD", "--binary", "--no-ext-diff", "--", ".")
+    if commit is None or changes is None:
+        return None
+    digest = hashlib.sha256(changes)
+    untracked = _git(folder, "ls-files", "-z", "--others", "--exclude-standard", "--", ".") or b""
+    names = sorted(name for name in untracked.decode(errors="surrogateescape").split("\0") if name)
+    for name in names:
+        content = (folder / name).read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode(errors="surrogateescape") + content)
+    is_dirty = bool(changes or names)
+    return {"commit": commit.decode().strip(), "changes_sha256": digest.hexdigest() if is_dirty else None}
+
+
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    """Git's output; None if it fails or is not installed."""
+    try:
+        found = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, timeout=60)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout if found.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _jax_facts() -> dict[str, Any]:
+    import jax
+
+    devices = jax.devices()
+    return {
+        "backend": jax.default_backend(),
+        "device_kinds": sorted({device.device_kind for device in devices}),
+        "backend_version": devices[0].client.platform_version,
+        "default_matmul_precision": jax.config.jax_default_matmul_precision,
+        "enable_x64": jax.config.jax_enable_x64,
+    }

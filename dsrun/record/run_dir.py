@@ -1,0 +1,226 @@
+"""The run folder: one experiment's files, found again by what it computes.
+
+A folder is named by its config's stem and six hex digits of the resolved config's hash, not by the clock, so the same command
+finds it again after a requeue. What the folder is decides what the command may do:
+
+| state | what is there | a plain `train` |
+|---|---|---|
+| new | nothing | starts |
+| incomplete | the same config; not finished | resumes |
+| complete | the same config; finished | is refused, and told the choices |
+| differs | another config | is refused, and shown the difference |
+
+One process at a time works in a folder: it holds a lock (`flock` on `.lock`) that the kernel drops when the process ends, however
+it ends. The time and host of a run are in `status.json`, `.lock` and the logs only; the other files are the same bytes for the same run.
+"""
+
+import difflib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import socket
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from dsrun.errors import DataError, UsageError
+from dsrun.record.durable import write_atomically
+
+State = Literal["new", "incomplete", "complete", "differs"]
+Mode = Literal["automatic", "resume", "overwrite"]
+
+# What dsrun writes, in the order in which --overwrite removes it. Killed on the way, the folder is no longer complete (status),
+# and to the last still a run folder of the old config.
+CONTENTS = (
+    "status.json",
+    "checkpoints",
+    "events.jsonl",
+    "log.txt",
+    "evaluation",
+    "report",
+    "export",
+    "parameters.txt",
+    "provenance.json",
+    "command.txt",
+    "config.yaml",
+)
+
+
+def run_folder_name(stem: str, config_text: str) -> str:
+    """`<stem>-<6 hex>`, the digits from the SHA-256 of the resolved config's text."""
+    return f"{stem}-{hashlib.sha256(config_text.encode()).hexdigest()[:6]}"
+
+
+class RunDir:
+    """Paths in a run folder, its state, its lock and its status. Making one touches nothing on disk."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.command = self.path / "command.txt"
+        self.provenance = self.path / "provenance.json"
+        self.parameters = self.path / "parameters.txt"
+        self.status = self.path / "status.json"
+        self.log = self.path / "log.txt"
+        self.events = self.path / "events.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.evaluation = self.path / "evaluation"
+        self.report = self.path / "report"
+        self.export = self.path / "export"
+        self._lock = self.path / ".lock"
+        self._lock_descriptor: int | None = None
+
+    def state(self, config_text: str) -> State:
+        """What the folder is to a run with this config.
+
+        Raises:
+            UsageError: there is something else at this path; dsrun neither adds to it nor removes it.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path}: a file, not a run folder. Choose another --run-dir.")
+        if not self.config.exists():
+            self._require_no_strangers()
+            return "new"
+        if self.config.read_text(encoding="utf-8") != config_text:
+            return "differs"
+        return "complete" if self.read_status().get("state") == "done" else "incomplete"
+
+    def open(self, config_text: str, *, command: Sequence[str], mode: Mode = "automatic") -> State:
+        """Take the lock and make the folder ready to train in.
+
+        Args:
+            config_text: what `config.yaml` shall hold.
+            command: as typed; a line of `command.txt`.
+            mode: "automatic" starts or resumes, "resume" only resumes, "overwrite" removes what is there and starts.
+
+        Returns:
+            "new" or "incomplete": start, or go on from the last checkpoint if there is one.
+
+        Raises:
+            UsageError: the folder is in use, complete, of another config, not a run folder, or there is nothing to resume.
+        """
+        state = self.state(config_text)
+        if state == "new" and mode == "resume":
+            raise UsageError(f"{self.path}: nothing to resume. Leave --resume out to start.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        try:
+            state = self._settle(config_text, mode)
+        except BaseException:
+            self.close()
+            raise
+        with open(self.command, "a", encoding="utf-8") as file:
+            file.write(shlex.join(command) + "\n")
+        return state
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock_descriptor is not None:
+            os.close(self._lock_descriptor)
+            self._lock_descriptor = None
+
+    def __enter__(self) -> "RunDir":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def write_status(self, state: Literal["running", "done", "stopped", "failed"], *, step: int, **facts: Any) -> None:
+        """Replace `status.json` atomically.
+
+        Args:
+            state: "running" stays behind a killed process; "stopped" is an orderly stop by a signal.
+            step: updates made.
+            facts: more of JSON's values, e.g. exit_code.
+        """
+        status = {"state": state, "step": step} | facts | {"updated": datetime.now(UTC).isoformat(timespec="seconds")}
+        write_atomically(self.status, json.dumps(status, indent=2) + "\n")
+
+    def read_status(self) -> dict[str, Any]:
+        """The last status; empty if there is none.
+
+        Raises:
+            DataError: the file was damaged.
+        """
+        try:
+            return json.loads(self.status.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise DataError(f"{self.status}: not JSON ({error}). Remove the file: the run then counts as incomplete.") from error
+
+    def _settle(self, config_text: str, mode: Mode) -> State:
+        state = self.state(config_text)  # again, now that nobody else changes it
+        if state == "complete" and mode != "overwrite":
+            raise UsageError(self._complete_text())
+        if state == "differs" and mode != "overwrite":
+            raise UsageError(self._differs_text(config_text))
+        if mode == "overwrite":
+            self._remove_contents()
+            state = "new"
+        if state == "new":
+            write_atomically(self.config, config_text)
+        return state
+
+    def _take_lock(self) -> None:
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                holder = os.read(descriptor, 1000).decode(errors="replace").strip() or "a process that just started"
+                os.close(descriptor)
+                raise UsageError(
+                    f"{self.path}: in use by {holder}. Wait for it, stop it, or choose another --run-dir."
+                ) from error
+            warnings.warn(
+                f"{self._lock}: this file system has no locks ({error.strerror}): see to it that only one process trains here.",
+                stacklevel=3,
+            )
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on host {socket.gethostname()}\n".encode())
+        self._lock_descriptor = descriptor
+
+    def _require_no_strangers(self) -> None:
+        if not self.path.exists():
+            return
+        # A start that was killed before it wrote the config leaves these two. Checkpoints without a config are no new folder:
+        # someone may want them.
+        remains = {".lock", ".config.yaml.part"}
+        strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name not in remains)
+        if strangers:
+            raise UsageError(
+                f"{self.path}: holds {strangers[0]!r} and no config.yaml, so it is not a run folder; nothing there was touched. "
+                "Choose another --run-dir."
+            )
+
+    def _remove_contents(self) -> None:
+        for name in CONTENTS:
+            entry = self.path / name
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
+
+    def _complete_text(self) -> str:
+        return (
+            f"{self.path}: complete (step {self.read_status().get('step')}). Choose one:\n"
+            f"  dsrun eval {shlex.quote(str(self.path))}   score it\n"
+            "  --overwrite   remove it and train anew\n"
+            "  --run-dir DIR   train beside it"
+        )
+
+    def _differs_text(self, config_text: str) -> str:
+        there = self.config.read_text(encoding="utf-8").splitlines()
+        lines = difflib.unified_diff(there, config_text.splitlines(), str(self.config), "this command", lineterm="", n=0)
+        return (
+            f"{self.path}: holds a run of another config:\n"
+            + "\n".join(lines)
+            + "\nChoose another --run-dir, or --overwrite to remove the run that is there."
+        )

@@ -1,0 +1,351 @@
+"""Checkpoints: a state on disk that is either whole, to the bit, or not used.
+
+Orbax writes the arrays; it commits atomically, and it restores float16, bfloat16 and float8 unchanged. Two things it does not do
+are done here. It restores flipped bits in silence: so every tensor has a SHA-256 in our `manifest.json`, and nothing is handed out
+that does not match it. And it does not flush to the disk: so the step's folder is written aside, every file and folder in it
+flushed, read back, and only then renamed to its name. A folder with a step's name is therefore complete, whenever the process was
+killed, and older ones go only after that.
+
+    checkpoints/step_000400/manifest.json   step, best, meta, name + dtype + shape + sha256 of each tensor, digest
+    checkpoints/step_000400/arrays/         Orbax, one entry a tensor, names joined by "/"
+
+The digest is the SHA-256 of the manifest's content in canonical JSON, hence of all state bits: two runs are in the same state if and
+only if their digests agree. Not in a checkpoint: the random generator (every random number is a function of seed, step and
+place) and the loader (its state is the step). One process writes, under the run folder's lock; anyone may read meanwhile.
+"""
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from dsrun.errors import DataError
+from dsrun.record import sync, sync_tree
+
+MANIFEST = "manifest.json"
+ARRAYS = "arrays"
+MANIFEST_FORMAT = 1
+
+# Where `fault` is called, in order; a test kills the process at each.
+FAULT_POINTS = (
+    "start", "arrays written", "manifest written", "synced", "verified", "old moved away", "renamed", "committed", "retired", "done"
+)  # fmt: skip
+
+_STEP_PREFIX, _ASIDE_PREFIX, _TRASH_PREFIX = "step_", ".writing_", ".trash_"
+
+Arrays = dict[str, Any]  # nested dict whose leaves are arrays
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified state: nested dict of NumPy arrays, and what `save` was given beside it."""
+
+    step: int
+    arrays: Arrays
+    meta: dict[str, Any]
+    best: int | None
+    digest: str
+
+
+def save(
+    folder: Path,
+    step: int,
+    arrays: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    *,
+    best: int | None = None,
+    keep: int = 2,
+    fault: Callable[[str], None] | None = None,
+) -> str:
+    """Write the state after `step` updates, then remove checkpoints that are no longer kept.
+
+    Saving a state that is there already, unharmed, changes nothing; another one of the same step is replaced.
+
+    Args:
+        folder: `checkpoints/`; created if missing. What a killed save left there is removed.
+        arrays: nested dict, keys without "/"; NumPy or JAX arrays of any dtype and shape, empty ones and empty dicts too.
+        meta: JSON values that belong to the state (all of it enters the digest: no times, no host names).
+        best: step of the best checkpoint so far, which is kept; `restore(folder, "best")` looks it up here.
+        keep: how many of the newest steps up to this one are kept besides.
+        fault: called with each of FAULT_POINTS when it is reached, so that tests can kill there.
+
+    Returns:
+        Digest: SHA-256 (hex) of step, best, meta and all tensors' names, dtypes, shapes and bytes; the order of keys is
+        irrelevant.
+
+    Raises:
+        DataError: it could not be written (disk full, no permission); earlier checkpoints are untouched.
+    """
+    reached = fault or (lambda point: None)
+    folder = Path(folder)
+    tensors = _flatten(arrays)
+    manifest = _make_manifest(step, best, dict(meta), tensors, empty=_empty_dicts(arrays))
+    final, aside = folder / _step_name(step), folder / f"{_ASIDE_PREFIX}{step}"
+    try:
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            sync(folder.parent)
+        remove_leftovers(folder)
+        if not _is_intact(final, step, manifest["digest"]):
+            reached("start")
+            _write(aside, tensors, manifest, reached)
+            _read(aside, step)
+            reached("verified")
+            _commit(aside, final, reached)
+    except Exception as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        there = available_steps(folder) if folder.is_dir() else []
+        raise DataError(
+            f"{final}: the checkpoint could not be written: {error}. Steps on disk: {there or 'none'}. Make room there, or choose "
+            "another --run-dir, and run the same command again."
+        ) from error
+    _retire(folder, newest=step, keep=keep, best=best)
+    reached("retired")
+    remove_leftovers(folder)
+    reached("done")
+    return manifest["digest"]
+
+
+def restore(folder: Path, which: int | str = "last") -> Checkpoint:
+    """Read a checkpoint back, exactly, every tensor verified against its SHA-256.
+
+    Args:
+        folder: `checkpoints/`.
+        which: a step number, "last" or "best". A damaged "last" is warned about, by file and tensor, and the next older good one
+            is used; a step that was asked for by number or as "best" is never replaced by another.
+
+    Raises:
+        DataError: there is none, or none that is good.
+    """
+    folder = Path(folder)
+    steps = available_steps(folder)
+    if not steps:
+        raise DataError(f"{folder}: no checkpoints. The run was stopped before its first one, or this is not a run's folder.")
+    if which == "last":
+        return _newest_good(folder, steps)
+    step = _best_step(folder, steps) if which == "best" else _as_step(which)
+    if step not in steps:
+        raise DataError(f"{folder}: no checkpoint of step {step}. There are: {', '.join(map(str, steps))}.")
+    try:
+        return _read(folder / _step_name(step), step)
+    except _Damaged as damage:
+        others = ", ".join(str(other) for other in steps if other != step) or "none"
+        raise DataError(f"{damage}. Other steps: {others}; `last` takes the newest that is good.") from damage
+
+
+def available_steps(folder: Path) -> list[int]:
+    """Steps that were committed, oldest first; damage shows only when they are read."""
+    if not Path(folder).is_dir():
+        return []
+    names = (entry.name for entry in Path(folder).iterdir() if entry.is_dir())
+    digits = (name.removeprefix(_STEP_PREFIX) for name in names if name.startswith(_STEP_PREFIX))
+    return sorted(int(text) for text in digits if text.isdecimal())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed saves left behind; for the one process that writes here. `save` does it too."""
+    for entry in Path(folder).glob(".*"):
+        if entry.name.startswith((_ASIDE_PREFIX, _TRASH_PREFIX)):
+            shutil.rmtree(entry)
+
+
+def digest_of(step: int, arrays: Mapping[str, Any], meta: Mapping[str, Any], *, best: int | None = None) -> str:
+    """The digest that `save` would return."""
+    return _make_manifest(step, best, dict(meta), _flatten(arrays), empty=_empty_dicts(arrays))["digest"]
+
+
+class _Damaged(Exception):
+    """A checkpoint that does not match its manifest; the text names file and tensor."""
+
+
+def _write(aside: Path, tensors: dict[str, np.ndarray], manifest: dict[str, Any], reached: Callable[[str], None]) -> None:
+    aside.mkdir()
+    stored = {name: value for name, value in tensors.items() if value.size}  # Orbax refuses arrays without elements
+    if stored:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+            writer.save((aside / ARRAYS).absolute(), stored)
+    reached("arrays written")
+    (aside / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
+    reached("manifest written")
+    sync_tree(aside)
+    reached("synced")
+
+
+def _commit(aside: Path, final: Path, reached: Callable[[str], None]) -> None:
+    if final.exists():  # damaged, or of another state: a folder cannot be renamed over a full one
+        final.rename(final.with_name(f"{_TRASH_PREFIX}{final.name}"))
+    reached("old moved away")
+    aside.rename(final)
+    reached("renamed")
+    sync(final.parent)
+    reached("committed")
+
+
+def _retire(folder: Path, *, newest: int, keep: int, best: int | None) -> None:
+    """Remove old steps. Later ones are not counted: they are from before a resume, and will be written again."""
+    earlier = [step for step in available_steps(folder) if step <= newest]
+    kept = {newest, best, *earlier[max(len(earlier) - keep, 0) :]}
+    for step in earlier:
+        if step not in kept:
+            # By way of another name: a reader never sees half of a step.
+            path = folder / _step_name(step)
+            path.rename(path.with_name(f"{_TRASH_PREFIX}{path.name}"))
+
+
+def _newest_good(folder: Path, steps: list[int]) -> Checkpoint:
+    damages = []
+    for step in reversed(steps):
+        try:
+            found = _read(folder / _step_name(step), step)
+        except _Damaged as damage:
+            damages.append(str(damage))
+            continue
+        for text in damages:
+            warnings.warn(f"{text}; using the older step {step}", stacklevel=3)
+        return found
+    raise DataError("\n".join(damages) + "\nNo checkpoint is good. Restore one from a copy, or train anew with --overwrite.")
+
+
+def _best_step(folder: Path, steps: list[int]) -> int:
+    newest = _newest_good(folder, steps)
+    if newest.best is None:
+        raise DataError(f"{folder}: no evaluation came before step {newest.step}, so no checkpoint is the best. Ask for `last`.")
+    return newest.best
+
+
+def _as_step(which: int | str) -> int:
+    if isinstance(which, int):
+        return which
+    if which.isdecimal():
+        return int(which)
+    raise DataError(f"checkpoint {which!r}: write best, last or a step number.")
+
+
+def _read(path: Path, step: int) -> Checkpoint:
+    """Raises _Damaged if anything differs from the manifest, or the manifest from its digest."""
+    manifest = _read_manifest(path, step)
+    tensors = {}
+    stored = _read_arrays(path / ARRAYS, [entry["name"] for entry in manifest["tensors"] if 0 not in entry["shape"]])
+    for entry in manifest["tensors"]:
+        name = entry["name"]
+        value = stored[name] if name in stored else np.empty(entry["shape"], jnp.dtype(entry["dtype"]))
+        found = _describe(name, value)
+        differing = [key for key in ("dtype", "shape", "sha256") if found[key] != entry[key]]
+        if differing:
+            texts = (f"{key} is {found[key]}, the manifest says {entry[key]}" for key in differing)
+            raise _Damaged(f"{path / ARRAYS}: tensor {name!r} is damaged: {'; '.join(texts)}")
+        tensors[name] = value
+    arrays = _unflatten(tensors, manifest["empty"])
+    return Checkpoint(manifest["step"], arrays, manifest["meta"], manifest["best"], manifest["digest"])
+
+
+def _read_manifest(path: Path, step: int) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        content = {key: value for key, value in manifest.items() if key != "digest"}
+        is_whole = manifest["digest"] == _digest(content) and manifest["step"] == step
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:  # TypeError, AttributeError: JSON of another shape
+        raise _Damaged(f"{path / MANIFEST} is damaged: {type(error).__name__}: {error}") from error
+    if not is_whole:
+        raise _Damaged(f"{path / MANIFEST} is damaged: it does not match its own digest and step")
+    if manifest["format"] != MANIFEST_FORMAT:
+        raise DataError(
+            f"{path / MANIFEST}: written in format {manifest['format']}, this dsrun reads {MANIFEST_FORMAT}. Use the version of dsrun "
+            "in the run's provenance.json."
+        )
+    return manifest
+
+
+def _read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    if not names:
+        return {}
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            return reader.restore(path.absolute(), item=dict.fromkeys(names, 0), restore_args=as_numpy)
+    except Exception as error:  # whatever Orbax and TensorStore make of damaged files
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise _Damaged(f"{path} is damaged: {first}") from error
+
+
+def _is_intact(path: Path, step: int, digest: str) -> bool:
+    try:
+        return path.exists() and _read(path, step).digest == digest
+    except _Damaged:
+        return False
+
+
+def _make_manifest(
+    step: int, best: int | None, meta: dict[str, Any], tensors: dict[str, np.ndarray], *, empty: list[str]
+) -> dict[str, Any]:
+    described = [_describe(name, tensors[name]) for name in sorted(tensors)]
+    content = {
+        "format": MANIFEST_FORMAT,
+        "step": int(step),
+        "best": best,
+        "meta": meta,
+        "tensors": described,
+        "empty": sorted(empty),
+    }
+    content = json.loads(json.dumps(content))  # as it will be read: tuples become lists, keys become texts
+    return content | {"digest": _digest(content)}
+
+
+def _digest(content: dict[str, Any]) -> str:
+    # Python's JSON writes the shortest text that reads back as the same float, and NaN and Infinity by name.
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _describe(name: str, value: np.ndarray) -> dict[str, Any]:
+    """Name, dtype, shape, and the SHA-256 of the elements in C order, little-endian."""
+    little_endian = value.astype(value.dtype.newbyteorder("<"), copy=False)
+    sha256 = hashlib.sha256(little_endian.tobytes()).hexdigest()
+    return {"name": name, "dtype": value.dtype.name, "shape": list(value.shape), "sha256": sha256}
+
+
+def _step_name(step: int) -> str:
+    return f"{_STEP_PREFIX}{step:06d}"
+
+
+def _flatten(arrays: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+    flat: dict[str, np.ndarray] = {}
+    for key, value in arrays.items():
+        if not isinstance(key, str) or not key or "/" in key:
+            raise ValueError(f"key {key!r} in {prefix or 'the state'}: keys are texts, not empty and without '/'.")
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}/")
+        elif not isinstance(value, np.ndarray | np.generic | jax.Array):
+            raise ValueError(f"{prefix}{key}: {type(value).__name__} is not an array; plain values belong in meta.")
+        elif not (jnp.issubdtype(value.dtype, np.number) or value.dtype == np.bool_):
+            raise ValueError(f"{prefix}{key}: {value.dtype} is not a dtype of numbers.")
+        else:
+            flat[prefix + key] = np.asarray(jax.device_get(value))
+    return flat
+
+
+def _empty_dicts(arrays: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for key, value in arrays.items():
+        if isinstance(value, Mapping):
+            found += _empty_dicts(value, f"{prefix}{key}/") if value else [prefix + key]
+    return found
+
+
+def _unflatten(tensors: Mapping[str, np.ndarray], empty: Iterable[str]) -> Arrays:
+    nested: Arrays = {}
+    for name, value in [*tensors.items(), *((name, {}) for name in empty)]:
+        *parents, last = name.split("/")
+        place = nested
+        for key in parents:
+            place = place.setdefault(key, {})
+        place[last] = value
+    return nested

@@ -1,0 +1,385 @@
+"""Configs: what is accepted, what is refused, where the message points, and what survives a round trip."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsrun.config import (
+    AVAILABLE_FORMATS,
+    PATH_KEYS,
+    Config,
+    config_hash,
+    diff_configs,
+    flatten,
+    json_schema,
+    list_configs,
+    load_config,
+    render_origins,
+    to_yaml,
+)
+from dsrun.config_file import MAX_BYTES, MAX_DEPTH, Source, parse_yaml
+from dsrun.config_messages import leaves
+from dsrun.errors import ConfigError, UsageError
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+SHIPPED = sorted(CONFIGS.glob("*.yaml"))
+
+COMPLETE = """\
+seed: 1
+data:
+  train: a/train.jsonl
+  dev: a/dev.jsonl
+features: {kind: log_spectrogram}
+batches: {global_batch: 16, shards: 8}
+augment:
+  speeds: [0.9, 1.0]
+model:
+  front_end: {kind: frame_stack, stack: 5, stride: 3, hidden: 64}
+  hidden: 64
+  layers: 2
+  direction: bidirectional
+  normalization: batch
+arithmetic:
+  storage: {format: float32, rounding: ties_to_even}
+  compute: {format: float32, rounding: ties_to_even}
+  accumulate: {format: float32}
+  gradient: {format: float32, rounding: ties_to_even}
+  reduce: {format: float32}
+  master: {format: float32}
+  update: {rounding: ties_to_even}
+  state: {format: float32}
+  ctc: {format: float32}
+  carrier: emulated
+optimizer: {kind: sgd, learning_rate: 1e-4, momentum: 0.9, nesterov: true}
+schedule: {kind: constant}
+training: {epochs: 3}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a complete config `x.yaml`, so that messages have short paths."""
+    (tmp_path / "x.yaml").write_text(COMPLETE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refusal(path: str = "x.yaml", sets: tuple[str, ...] = ()) -> str:
+    """The text with which a config is refused."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, sets)
+    return str(caught.value)
+
+
+def refusal_of(text: str | bytes) -> str:
+    """The text with which `bad.yaml` in the current folder, holding `text`, is refused."""
+    Path("bad.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return refusal("bad.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  hidden: 64\n", "  hiden: 64\n", "x.yaml:11:3  model.hiden: unknown key; did you mean 'hidden'?"),
+        ("  hidden: 64\n", "", "x.yaml:9:1  model.hidden: missing. Width of each GRU layer"),
+        ("schedule: {kind: constant}\n", "", "x.yaml:1:1  schedule: missing. How the learning rate changes."),
+        ("seed: 1", "seed: '1'", "x.yaml:1:1  seed: must be a whole number, found text '1'; write it without quotes"),
+        ("seed: 1", "seed: 1_000", "x.yaml:1:1  seed: must be a whole number, found text '1_000'; write it without"),
+        ("seed: 1", "seed: 1.5", "x.yaml:1:1  seed: must be a whole number, found 1.5"),
+        ("seed: 1", "seed: true", "x.yaml:1:1  seed: must be a whole number, found true"),
+        ("seed: 1", "seed: -1", "x.yaml:1:1  seed: must be at least 0, found -1"),
+        ("layers: 2", "layers: 0", "x.yaml:12:3  model.layers: must be at least 1, found 0"),
+        ("1e-4", "0", "x.yaml:26:24  optimizer.learning_rate: must be greater than 0, found 0"),
+        ("1e-4", ".inf", "x.yaml:26:39  optimizer.learning_rate: .inf: numbers must be finite"),
+        ("1e-4", "1e999", "x.yaml:26:39  optimizer.learning_rate: 1e999: too large for a number"),
+        ("momentum: 0.9", "momentum: 1", "x.yaml:26:45  optimizer.momentum: must be less than 1, found 1"),
+        ("momentum: 0.9", "momentum: 0", "x.yaml:26:60  optimizer.nesterov: true has no effect with momentum 0"),
+        ("nesterov: true", "nesterov: yes", "optimizer.nesterov: must be true or false, found text 'yes'; YAML 1.2 has no"),
+        ("0.9, nesterov: true", "0.9, beta1: 0.9", "optimizer.beta1: belongs to kind adamw; remove it or change kind"),
+        ("kind: sgd", "kind: sdg", "x.yaml:26:13  optimizer.kind: found text 'sdg'; did you mean 'sgd'? Write one of sgd"),
+        ("kind: sgd, ", "", "x.yaml:26:1  optimizer.kind: missing; write one of sgd, adamw"),
+        ("{kind: constant}", "constant", "x.yaml:27:1  schedule: must be a section of `key: value` lines, found text"),
+        ("[0.9, 1.0]", "[0.9, -1]", "x.yaml:8:17  augment.speeds.1: must be greater than 0, found -1"),
+        ("[0.9, 1.0]", "[]", "x.yaml:8:3  augment.speeds: must not be empty"),
+        ("[0.9, 1.0]", "0.9", "x.yaml:8:3  augment.speeds: must be a list such as [0.9, 1.0, 1.1], found 0.9"),
+        ("speeds: [0.9, 1.0]", "time_masks: 2", None),
+        ("shards: 8", "shards: 3", "x.yaml:6:28  batches.shards: global_batch 16 cannot be cut into 3 shards of equal size; make"),
+        ("stack: 5", "stack: 4", "x.yaml:10:34  model.front_end.stack: must be odd, found 4; write 3 or 5"),
+        ("log_spectrogram}", "log_spectrogram, num_mels: 80}", "x.yaml:5:36  features.num_mels: belongs to kind log_mel"),
+        ("a/train.jsonl", "~/train.jsonl", "x.yaml:3:3  data.train: '~/train.jsonl': '~' is not expanded"),
+        ("a/train.jsonl", "3", "x.yaml:3:3  data.train: must be text, found 3"),
+        ("a/train.jsonl", "''", "x.yaml:3:3  data.train: must not be empty"),
+        ("  dev: ", "  channel: left\n  dev: ", "data.channel: must be mono or a channel's number from 0, found 'left'"),
+        ("normalization: batch", "normalization: bacth", "found text 'bacth'; did you mean 'batch'? Write one of batch"),
+        ("seed: 1", "seed: 1\nlearning_rate: 1", "x.yaml:2:1  learning_rate: unknown key here; did you mean optimizer.lea"),
+        ("seed: 1", "seed: 1\nzzz: 1", "x.yaml:2:1  zzz: unknown key; the top level has seed, data, features"),
+        ("seed: 1", "seed: 1\n<<: {seed: 2}", "x.yaml:2:1  <<: merge keys are not read; use `base`"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_refused_at_its_line_with_a_way_out(folder: Path, old: str, new: str, message: str | None):
+    assert COMPLETE.count(old) >= 1
+    (folder / "x.yaml").write_text(COMPLETE.replace(old, new, 1))
+    text = refusal() if message else refusal(sets=("augment.max_time_frames=0",))
+    assert (message or "--set #1  augment.max_time_frames: is 0, so the 2 time_masks hide nothing") in text
+    assert "\n" not in text, "one mistake is one problem"
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ("storage.format=float8_e4m3fn", "float8_e4m3fn is not available yet: storage and compute take float32, float16 or "
+         "bfloat16; the other roles float32"),
+        ("storage.format=fixed_q2.14", "fixed_q2.14 is not available yet"),
+        ("storage.format=int8", "int8 is not available yet"),
+        ("storage.format=float_e6m9", "float_e6m9 is not available yet"),
+        ("storage.format=fp17", "unknown format 'fp17'; did you mean 'fp16'?"),
+        ("storage.format=half", "unknown format 'half'; did you mean 'float16'?"),
+        ("storage.format=16", "found 16; write one of float32, float16, bfloat16"),
+        ("accumulate.format=fp16", "float16 is not available for this role yet: storage and compute take"),
+        ("storage.rounding=nearest", "'nearest' is ambiguous: IEEE 754 has two nearest modes. Write ties_to_even or "
+         "ties_to_away."),
+        ("storage.rounding=stochastic", "stochastic is not available yet: write ties_to_even"),
+        ("update.rounding=ties_to_evn", "found text 'ties_to_evn'; did you mean 'ties_to_even'? Write ties_to_even"),
+        ("carrier=native", "native is not available yet: write emulated"),
+        ("master=none", "training without a master copy is not available yet: write {format: float32}"),
+    ],
+)  # fmt: skip
+def test_arithmetic_that_is_not_there_yet_is_refused_and_not_ignored(folder: Path, sets: str, message: str):
+    key = "arithmetic." + sets.partition("=")[0]
+    assert refusal(sets=(f"arithmetic.{sets}",)).startswith(f"--set #1  {key}: {message}")
+
+
+def test_all_problems_come_at_once_in_the_order_of_lines(folder: Path):
+    text = COMPLETE.replace("layers: 2", "layers: two").replace("seed: 1", "seed: -1").replace("epochs", "epoch")
+    (folder / "x.yaml").write_text(text)
+    lines = refusal(sets=("batches.bucket=2",)).splitlines()
+    places = ["x.yaml:1:1  seed: ", "x.yaml:12:3  model.layers: ", "x.yaml:28:1  training.epochs: ", "x.yaml:28:12  training.epoch: "]
+    assert [line.startswith(place) for line, place in zip(lines, places, strict=False)] == [True] * 4
+    assert lines[4:] == ["--set #1  batches.bucket: unknown key; did you mean 'buckets'?", "5 problems"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "bad.yaml:1:1  the file is empty; start from `dsrun configs list`"),
+        ("# only a comment\n", "bad.yaml:1:1  the file is empty"),
+        ("- seed: 1\n", "bad.yaml:1:1  a config is a mapping of `key: value` lines"),
+        ("seed: 1\n\tdata: 2\n", "bad.yaml:2:1  a tab; indent with spaces"),
+        ("seed: [1\n", "bad.yaml:2:1  not YAML: "),
+        ("seed: 1\n---\nseed: 2\n", "bad.yaml:2:1  a second document starts here"),
+        ("%YAML 1.1\n---\nseed: 1\n", "bad.yaml:2:1  remove the % directive"),
+        (b"seed: 1\n# caf\xe9\n", "bad.yaml:2:6  byte 0xe9 is not UTF-8; save the file as UTF-8"),
+        ("seed: 1\nx: \x07\n", "bad.yaml:2:4  a control character; YAML allows none"),
+        ("seed: " + "[" * 5000, f"bad.yaml:1:{6 + MAX_DEPTH + 1}  seed: nested deeper than {MAX_DEPTH} levels"),
+        ("# " + "x" * MAX_BYTES, f"bad.yaml  is larger than {MAX_BYTES} bytes"),
+        ("seed: 1\nmodel: {hidden: 1}\nseed: 2\n", "bad.yaml:3:1  seed: written twice (first in line 1); remove one"),
+        ("seed: &one 1\n", "bad.yaml:1:7  seed: anchor &one: anchors and aliases are not read; use `base`"),
+        ("seed: *one\n", "bad.yaml:1:7  seed: alias *one: anchors and aliases are not read"),
+        ("seed: !!python/object:os.system 1\n", "bad.yaml:1:7  seed: tag tag:yaml.org,2002:python/object:os.system: tags"),
+        ("? [1, 2]\n: 3\n", "bad.yaml:1:3  a key must be a word"),
+        ("seed: 1111111111111111111\n", "bad.yaml:1:7  seed: 111111111111111111...: more than 18 digits"),
+        ('data: {train: "\\ud800"}\n', "bad.yaml:1:15  data.train: half a surrogate pair"),
+        ("base: missing.yaml\n", "bad.yaml:1:1  base: no such file: missing.yaml (paths are relative to"),
+        ("base: 3\n", "bad.yaml:1:1  base: must be the path of another config"),
+        ("base: bad.yaml\n", "bad.yaml:1:1  base: goes round in a circle: bad.yaml -> bad.yaml"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_config_is_refused_at_the_place(folder: Path, text: str | bytes, message: str):
+    assert message in refusal_of(text).splitlines()[0] + "\n" + refusal_of(text)
+
+
+def test_a_missing_file_and_a_folder_are_refused(folder: Path):
+    assert refusal("none.yaml") == "none.yaml  no such file; `dsrun configs list` shows those in configs/"
+    assert refusal(".") == ".  is not a file; give one YAML file"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed", "--set #1  'seed': no '='; write --set KEY=VALUE"),
+        ("=3", "--set #1  '=3': the key must be names joined by dots"),
+        ("a..b=3", "--set #1  'a..b=3': the key must be names joined by dots"),
+        ("augment=", "--set #1  'augment=': no value after '='; write augment=null for nothing"),
+        ("base=y.yaml", "--set #1  'base=y.yaml': base belongs in the file"),
+        ("augment.speeds=[1", "--set #1  not YAML: "),
+        ("model.hiden=3", "--set #1  model.hiden: unknown key; did you mean 'hidden'?"),
+        ("seed.x=3", "--set #1  seed: must be a whole number, found a section"),
+        ("seed=.nan", "--set #1  seed: .nan: numbers must be finite"),
+    ],
+)
+def test_a_bad_override_is_named_by_its_number(folder: Path, override: str, message: str):
+    assert refusal(sets=(override,)).startswith(message)
+    assert refusal(sets=("seed=2", override)).startswith(message.replace("#1", "#2"))
+
+
+def test_yaml_is_version_1_2():
+    text = "[1e-4, 1E3, -.5, 010, 0x1f, off, no, 12:30, 1_000, 2020-01-01, ~, null, true, '1', 0o17]"
+    node = parse_yaml(text, Source("x", 0, Path()), problems := [])
+    assert not problems
+    assert node is not None
+    expected = [1e-4, 1e3, -0.5, 10, 31, "off", "no", "12:30", "1_000", "2020-01-01", None, None, True, "1", 15]
+    assert list(map(repr, node.plain())) == list(map(repr, expected))
+
+
+def test_layers_are_default_then_base_then_file_then_set(folder: Path):
+    (folder / "sub").mkdir()
+    (folder / "sub" / "difference.yaml").write_text("base: ../x.yaml\nmodel:\n  hidden: 32\ndata: {test: t.jsonl}\n")
+    resolved = load_config("sub/difference.yaml", ["model.layers=4", "model.layers=5", "data.alphabet=abc.txt"])
+    rows = {row["key"]: (row["value"], row["origin"]) for row in render_origins(resolved)}
+    assert rows["model.dropout"] == (0.0, "default")
+    assert rows["model.direction"] == ("bidirectional", "x.yaml:13")
+    assert rows["model.hidden"] == (32, "difference.yaml:3")
+    assert rows["model.layers"] == (5, "--set #2")
+    assert rows["data.train"] == (str(folder / "a/train.jsonl"), "x.yaml:3")
+    assert rows["data.test"] == (str(folder / "sub/t.jsonl"), "difference.yaml:4")
+    assert rows["data.alphabet"] == (str(folder / "abc.txt"), "--set #3")
+
+
+def test_a_problem_in_the_base_is_reported_in_the_base(folder: Path):
+    (folder / "x.yaml").write_text(COMPLETE.replace("seed: 1", "sed: 1"))
+    (folder / "y.yaml").write_text("base: x.yaml\nmodel: {layer: 3}\n")
+    assert refusal("y.yaml").splitlines()[1:] == [
+        "y.yaml:2:9  model.layer: unknown key; did you mean 'layers'?",
+        "x.yaml:1:1  sed: unknown key; did you mean 'seed'?",
+        "3 problems",
+    ]
+
+
+def test_bases_that_go_round_in_a_circle_are_refused(folder: Path):
+    (folder / "y.yaml").write_text("base: z.yaml\n")
+    (folder / "z.yaml").write_text("base: y.yaml\n")
+    assert refusal("y.yaml") == "z.yaml:1:1  base: goes round in a circle: y.yaml -> z.yaml -> y.yaml"
+
+
+def test_another_kind_starts_its_section_anew_whatever_the_order_of_overrides(folder: Path):
+    sets = ["optimizer.learning_rate=0.01", "optimizer.kind=adamw"]
+    for order in (sets, sets[::-1]):
+        optimizer = load_config("x.yaml", order).config.optimizer
+        assert (optimizer.kind, optimizer.learning_rate) == ("adamw", 0.01)
+        assert not hasattr(optimizer, "momentum")
+    assert load_config("x.yaml", ["optimizer.kind=sgd"]).config == load_config("x.yaml").config
+
+
+def test_a_section_that_is_null_can_be_switched_off_and_on(folder: Path):
+    assert load_config("x.yaml", ["augment=null"]).config.augment is None
+    augment = load_config("x.yaml", ["augment=null", "augment.time_masks=1", "augment.max_time_frames=5"]).config.augment
+    assert augment is not None
+    assert augment.speeds == (1.0,)
+
+
+def test_aliases_of_formats_are_resolved_to_the_canonical_name(folder: Path):
+    roles = load_config("x.yaml", ["arithmetic.storage.format=bf16", "arithmetic.compute.format=fp16"]).config.arithmetic
+    assert (roles.storage.format, roles.compute.format) == ("bfloat16", "float16")
+    assert load_config("x.yaml", ["arithmetic.ctc.format=fp32"]).config == load_config("x.yaml").config
+
+
+def test_the_available_formats_are_those_of_the_arithmetic_room():
+    from dsrun.arithmetic.formats import FORMATS
+
+    assert set(AVAILABLE_FORMATS) == set(FORMATS)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_config_resolves_to_yaml_that_loads_to_the_same_config(path: Path, tmp_path: Path):
+    config = load_config(path).config
+    copy = tmp_path / "config.yaml"
+    copy.write_text(to_yaml(config))
+    again = load_config(copy)
+    assert again.config == config
+    assert to_yaml(again.config) == to_yaml(config)
+    assert config_hash(again.config) == config_hash(config)
+    assert "default" not in again.origins.values(), "the resolved text leaves nothing to defaults"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_config_opens_with_its_schema_its_claim_and_its_command(path: Path):
+    lines = path.read_text().splitlines()
+    assert lines[0] == "# yaml-language-server: $schema=schema.json"
+    heads = [line[2:].split(":")[0] for line in lines[2:5]]
+    assert heads == ["Claim", "Measured", "Run"]
+    assert f"dsrun train --config configs/{path.name}" in lines[4]
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/~"), min_size=1))
+def test_any_path_and_any_number_survive_the_resolved_yaml(name: str, tmp_path_factory: pytest.TempPathFactory):
+    values = load_config(SHIPPED[0]).config.model_dump(mode="json")
+    values["data"]["cache"] = f"/{name}/cache"
+    values["optimizer"]["learning_rate"] = 1e-5 / 3
+    config = Config.model_validate_json(json.dumps(values))
+    copy = tmp_path_factory.getbasetemp() / "any.yaml"
+    copy.write_text(to_yaml(config), encoding="utf-8")
+    again = load_config(copy).config
+    assert again.optimizer == config.optimizer
+    assert again.data.cache == str(Path(f"/{name}/cache")) or name in (".", "..")
+
+
+def test_the_hash_is_the_same_in_another_checkout_and_differs_for_any_other_value(folder: Path):
+    original = config_hash(load_config("x.yaml").config)
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "x.yaml").write_text(COMPLETE)
+    assert config_hash(load_config("elsewhere/x.yaml").config) == original
+    for override in ("seed=2", "data.train=b/train.jsonl", "optimizer.momentum=0.99", "augment=null"):
+        assert config_hash(load_config("x.yaml", [override]).config) != original
+
+
+def test_a_difference_lists_the_keys_that_differ(folder: Path):
+    a = load_config("x.yaml").config
+    b = load_config("x.yaml", ["seed=2", "schedule={kind: anneal, factor: 1.2}"]).config
+    assert diff_configs(a, b) == [
+        {"key": "seed", "a": 1, "b": 2},
+        {"key": "schedule.kind", "a": "constant", "b": "anneal"},
+        {"key": "schedule.factor", "a": "absent", "b": 1.2},
+    ]
+    assert diff_configs(a, a) == []
+
+
+def test_configs_of_a_folder_are_listed_with_the_first_line_of_their_header():
+    rows = {row.name: row.claim for row in list_configs(CONFIGS)}
+    assert rows["prompts_float16_storage"] == "float16 storage, float32 math, float32 master copy."
+    assert all(rows.values())
+    with pytest.raises(UsageError, match="no such folder"):
+        list_configs("no/such")
+
+
+def test_the_committed_schema_is_current():
+    assert json.loads((CONFIGS / "schema.json").read_text()) == json_schema(), "run: dsrun schema > configs/schema.json"
+
+
+def test_every_field_and_every_section_is_described_in_the_schema():
+    missing = [
+        f"{name}.{key}"
+        for name, section in json_schema()["$defs"].items()
+        for key, field in section["properties"].items()
+        if not field.get("description")
+    ]
+    assert missing == []
+
+
+def test_paths_are_the_keys_that_the_schema_calls_files():
+    texts = {key for key, field in leaves(Config) if "~" not in key and "FilePath" in repr(field) + key or _is_path(field)}
+    assert texts == set(PATH_KEYS)
+
+
+def _is_path(field) -> bool:
+    return "_file_path" in repr(field.metadata) + repr(field.annotation)
+
+
+def test_a_config_is_frozen_and_hashable():
+    config = load_config(SHIPPED[0]).config
+    assert hash(config) == hash(load_config(SHIPPED[0]).config)
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 2
+    assert list(flatten(config))[0] == "seed"
+
+
+def test_importing_config_brings_no_jax_and_no_numpy():
+    code = "import sys, dsrun.config; print([name for name in ('jax', 'numpy', 'flax') if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]"
