@@ -176,6 +176,13 @@ def build_batcher(config: Config, dataset: Dataset, *, purpose: str) -> Batcher:
     )
 
 
+def build_alphabet(config: Config, train: list[Utterance]) -> Alphabet:
+    """The alphabet file's, or the characters of the training text."""
+    if config.data.alphabet is not None:
+        return Alphabet.from_file(Path(config.data.alphabet))
+    return Alphabet.from_texts(utterance.text for utterance in train)
+
+
 def build_training_data(config: Config, *, on_progress: OnProgress = None) -> TrainingData:
     """Read, check and load what training needs.
 
@@ -185,7 +192,7 @@ def build_training_data(config: Config, *, on_progress: OnProgress = None) -> Tr
     """
     notes: list[str] = []
     spoken = {split: _with_text(config, read_manifest(path), path, notes) for split, path in _manifests(config).items()}
-    alphabet = _alphabet(config, spoken["train"])
+    alphabet = build_alphabet(config, spoken["train"])
     train = _load(config, spoken["train"], alphabet, notes, augmentation=build_augmentation(config), on_progress=on_progress)
     normalization = estimate_normalization(clip[1.0] for clip in train.clips)
     train = replace(train, normalization=normalization)
@@ -228,12 +235,6 @@ def _with_text(config: Config, utterances: list[Utterance], path: Path, notes: l
         )
     notes.append(f"{path}: dropped {len(empty)} utterances with an empty transcript: {names}")
     return [utterance for utterance in utterances if normalize(utterance.text)]
-
-
-def _alphabet(config: Config, train: list[Utterance]) -> Alphabet:
-    if config.data.alphabet is not None:
-        return Alphabet.from_file(Path(config.data.alphabet))
-    return Alphabet.from_texts(utterance.text for utterance in train)
 
 
 def _load(config: Config, utterances: list[Utterance], alphabet: Alphabet, notes: list[str], **options) -> Dataset:

@@ -80,7 +80,10 @@ def train(
     run_dir: Annotated[
         Path | None, typer.Option(help="Run folder. Default: runs/<config name>-<6 hex of the resolved config>.")
     ] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Devices to use. Changes the speed, never a bit of the result.")] = 1,
+    devices: Annotated[
+        int | None,
+        typer.Option(min=1, help="Devices to use; default all. Changes the speed, never a bit of the result."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Insist on going on from a checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete what the run folder holds and start anew.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained; write nothing.")] = False,
@@ -161,7 +164,7 @@ def runs(
     json_output: JsonOption = False,
 ) -> None:
     """List run folders: state, step, best dev CER, formats."""
-    from dsrun.experiment import list_runs
+    from dsrun.inspection import list_runs
 
     rows = list_runs(folder)
     if json_output:
@@ -183,7 +186,7 @@ def schema() -> None:
 @app.command()
 def doctor(json_output: JsonOption = False) -> None:
     """Versions, devices, flags in force, and a self-check of the arithmetic on this machine."""
-    from dsrun.experiment import doctor_report
+    from dsrun.inspection import doctor_report
 
     report = doctor_report()
     if json_output:
@@ -246,7 +249,7 @@ def data_check(
     json_output: JsonOption = False,
 ) -> None:
     """Decode every file of a manifest and report all problems at once. Exit code 3 if there are errors."""
-    from dsrun.experiment import check_data
+    from dsrun.inspection import check_data
 
     report = check_data(manifest, config=config, sample_rate=sample_rate)
     if json_output:
@@ -270,7 +273,7 @@ def data_show(
     output: Annotated[Path, typer.Option("-o", "--output", help="Picture, .png or .svg.")] = Path("utterance.png"),
 ) -> None:
     """Draw an utterance's features, plain and as training sees them after augmentation."""
-    from dsrun.experiment import draw_utterance
+    from dsrun.inspection import draw_utterance
 
     print(draw_utterance(manifest, utterance, config=config, epoch=epoch, output=output))
 

@@ -1,13 +1,14 @@
 """The YAML's mirror: every key of a config, its type, its range and what it means.
 
-One typed model a section; the text under a field is its description in `configs/schema.json`, which editors read. Models are
-strict (text is not a number, 1 is a fine float, nothing else is converted), frozen, and refuse unknown keys. What an
-experiment is about has no default: seed, data, network, formats, optimizer, schedule, number of epochs.
+One typed model a section; the text under a field is its description in `configs/schema.json`, which editors read.
+Models are strict (text is not a number, 1 is a fine float, nothing else is converted), frozen, and refuse unknown
+keys. What an experiment is about has no default: seed, data, network, formats, optimizer, schedule, number of epochs.
 
-A setting that dsrun does not obey yet is refused with its line and never ignored. Rooms do not import this file; `build.py`
-reads the sections and calls their constructors, and a test asserts that it reads every field.
+A setting that dsrun does not obey yet is refused with its line and never ignored. Rooms do not import this file;
+`build.py` reads the sections and calls their constructors, and a test asserts that every field is read.
 
-`config_file.py` reads YAML, `base` and `--set`; `config_messages.py` words the problems. No JAX here: checking is instant.
+`config_file.py` reads YAML, `base` and `--set`; `config_messages.py` words the problems. No JAX here: checking is
+instant.
 """
 
 import difflib
@@ -40,11 +41,15 @@ from dsrun.errors import ConfigError, UsageError
 AVAILABLE_FORMATS = ("float32", "float16", "bfloat16")
 FORMAT_ALIASES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _OTHER_NAMES = {
-    "half": "float16", "f16": "float16", "binary16": "float16", "single": "float32", "float": "float32", "f32": "float32",
-    "binary32": "float32", "double": "float64", "fp64": "float64", "fp8": "float8_e4m3fn", "e4m3": "float8_e4m3fn",
+    **dict.fromkeys(("half", "f16", "binary16"), "float16"),
+    **dict.fromkeys(("single", "float", "f32", "binary32"), "float32"),
+    **dict.fromkeys(("double", "fp64"), "float64"),
+    **dict.fromkeys(("fp8", "e4m3"), "float8_e4m3fn"),
     "e5m2": "float8_e5m2",
-}  # fmt: skip
-_LATER_FORMAT = re.compile(r"float64|tfloat32|float[468]?_e\d+m\d+(fn|fnuz|fnu|b11fnuz)?|fixed_q\d+\.\d+|u?int\d+|binary1")
+}
+_LATER_FORMAT = re.compile(
+    r"float64|tfloat32|float[468]?_e\d+m\d+(fn|fnuz|fnu|b11fnuz)?|fixed_q\d+\.\d+|u?int\d+|binary1"
+)
 _LATER_ROUNDINGS = ("ties_to_away", "toward_zero", "toward_positive", "toward_negative", "stochastic")
 _AVAILABLE = "storage and compute take float32, float16 or bfloat16; the other roles float32"
 
@@ -85,7 +90,7 @@ def _rounding(mode: Any) -> Any:
 
 def _carrier(carrier: Any) -> Any:
     if carrier == "native":
-        raise ValueError("native is not available yet: write emulated (values on the format's grid, carried in float32)")
+        raise ValueError("native is not available yet: write emulated (the format's values, carried in float32)")
     return carrier
 
 
@@ -130,7 +135,7 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """Manifests, alphabet and recordings. Paths are relative to the file that says them (for --set: the current folder)."""
+    """Manifests, alphabet, recordings. Paths are relative to the file that says them; --set: to the current folder."""
 
     train: FilePath
     """Manifest to learn from (JSON lines)."""
@@ -208,9 +213,10 @@ class Batches(Section):
     def _shards_divide_the_batch(cls, shards: int, info: ValidationInfo) -> int:
         batch = info.data.get("global_batch", shards)
         if batch % shards:
+            larger = batch - batch % shards + shards
             raise ValueError(
                 f"global_batch {batch} cannot be cut into {shards} shards of equal size; "
-                f"make global_batch {batch - batch % shards or shards} or {batch - batch % shards + shards}, or change shards"
+                f"make global_batch {larger - shards or shards} or {larger}, or change shards"
             )
         return shards
 
@@ -412,7 +418,7 @@ class WarmupCosine(Section):
 
 
 class Training(Section):
-    """How long, and when to look, keep and stop."""
+    """Length of training, and when to evaluate, to keep a checkpoint and to stop."""
 
     epochs: Count
     """Passes over the training manifest."""
@@ -537,8 +543,8 @@ def to_yaml(config: Config) -> str:
 def config_hash(config: Config) -> str:
     """sha256 of the resolved values, 64 hex digits.
 
-    Of a path only the file's name and its folder's name count, so that another checkout of the repository gives the same
-    hash; two corpora with equal names are told apart by `diff_configs`.
+    Of a path only the file's name and its folder's name count, so that another checkout of the repository gives the
+    same hash; two corpora with equal names are told apart by `diff_configs`.
     """
     values = flatten(config)
     for key in PATH_KEYS:
@@ -588,8 +594,10 @@ def json_schema() -> dict[str, Any]:
 
 
 def _without_required(schema: Any) -> Any:
-    """A copy in which nothing is required and references stay among such copies. Without its `kind`, a section can match
-    several kinds, hence anyOf."""
+    """A copy in which nothing is required and references stay among such copies.
+
+    Without its `kind`, a section can match several kinds, hence anyOf.
+    """
     if isinstance(schema, list):
         return [_without_required(part) for part in schema]
     if not isinstance(schema, dict):

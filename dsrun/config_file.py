@@ -1,19 +1,20 @@
 """Config files as a tree that remembers where each value was written: YAML, `base`, `--set`.
 
-On the roof beside `config.py`, which has the models; this file knows YAML and no setting. The order is base < file < `--set`:
-mappings merge key by key, everything else replaces, and a section that writes another `kind` than the layer below starts
-anew (the settings of SGD mean nothing to AdamW). A relative path belongs to the file that says it, for `--set` to the
-current folder.
+On the roof beside `config.py`, which has the models; this file knows YAML and no setting. The order is base < file <
+`--set`: mappings merge key by key, everything else replaces, and a section that writes another `kind` than the layer
+below starts anew (the settings of SGD mean nothing to AdamW). A relative path belongs to the file that says it, for
+`--set` to the current folder.
 
-YAML is read as version 1.2 with its core schema: `1e-4` is a number, `off`, `no` and `12:30` are text, `010` is ten. ruamel
-parses; values are resolved here, so that tags, anchors, aliases, duplicate keys, inf and nan are refused, each with its line.
-Size and depth are limited: a config that reaches the limits is not a config.
+YAML is read as version 1.2 with its core schema: `1e-4` is a number, `off`, `no` and `12:30` are text, `010` is ten.
+ruamel parses; values are resolved here, so that tags, anchors, aliases, duplicate keys, inf and nan are refused, each
+with its line. Size and depth are limited: a file that reaches the limits is not a config.
 """
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 
 @dataclass(frozen=True)
 class Source:
-    """Where text came from: how messages call it, its rank among the layers, and the folder its paths are relative to."""
+    """Where text came from: its name in messages, its rank among the layers, the folder its paths are relative to."""
 
     label: str
     layer: int
@@ -50,12 +51,16 @@ class Place:
     column: int = 0
 
     def __str__(self) -> str:
-        return f"{self.source.label}:{self.line}:{self.column}" if self.line else self.source.label
+        return f"{self.source.label}:{self.line}:{self.column}" if self._has_line else self.source.label
+
+    @property
+    def _has_line(self) -> bool:
+        return self.line > 0 and self.source.layer < FIRST_SET
 
     @property
     def origin(self) -> str:
         """Short form for tables: `base.yaml:7` or `--set #2`."""
-        return f"{Path(self.source.label).name}:{self.line}" if self.line else self.source.label
+        return f"{Path(self.source.label).name}:{self.line}" if self._has_line else self.source.label
 
     @property
     def order(self) -> tuple[int, int, int]:
@@ -65,7 +70,7 @@ class Place:
 
 @dataclass
 class Node:
-    """A value and its place (the place of its key, where it has one). A section that `starts_anew` takes nothing from below."""
+    """A value and its place (that of its key, if it has one). A section that `starts_anew` takes nothing from below."""
 
     value: "dict[str, Node] | list[Node] | str | int | float | bool | None"
     place: Place
@@ -101,108 +106,114 @@ class Problem:
         return f"{self.place}  {self.key}: {self.message}" if self.key else f"{self.place}  {self.message}"
 
 
+class Unusable(Exception):
+    """Nothing more can be said about a source before its problem is mended."""
+
+    def __init__(self, place: Place, message: str, *, key: str = ""):
+        self.problem = Problem(place, key, message)
+
+
 def read_tree(path: Path, sets: Sequence[str], problems: list[Problem]) -> Node | None:
     """The file merged over its bases, and `--set` values merged over both.
 
     Problems are appended; None means that nothing more can be said before they are mended.
     """
-    tree = _read_with_base(path, [], problems)
-    overrides = [_read_set(text, number, problems) for number, text in enumerate(sets, start=1)]
-    if tree is None or None in overrides:
+    readers: list[Callable[[], Node]] = [partial(_read_with_base, path, [], problems)]
+    readers += [partial(_read_set, text, number, problems) for number, text in enumerate(sets, start=1)]
+    layers = []
+    for read in readers:
+        try:
+            layers.append(read())
+        except Unusable as error:
+            problems.append(error.problem)
+    if len(layers) < len(readers):
         return None
-    overlay = Node({}, tree.place)
-    for override in overrides:
-        overlay = _merge(overlay, override)
-    return _merge(tree, overlay)
+    tree, *overrides = layers
+    # Overrides are merged among themselves first, so that a new `kind` may come after the settings that go with it.
+    return _merge(tree, reduce(_merge, overrides, Node({}, tree.place)))
 
 
-def parse_yaml(text: str, source: Source, problems: list[Problem], *, key: str = "") -> Node | None:
-    """A YAML document as a tree, or as the value of a key; None if its syntax is broken."""
+def parse_yaml(text: str, source: Source, problems: list[Problem], *, key: str = "") -> Node:
+    """A YAML document as a tree, or as the value of a key.
+
+    Problems with single values are appended.
+
+    Raises:
+        Unusable: broken syntax.
+    """
     return _Parser(source, problems, key.split(".") if key else []).document(text)
 
 
-def _read_with_base(path: Path, above: list[Path], problems: list[Problem]) -> Node | None:
+def _read_with_base(path: Path, above: list[Path], problems: list[Problem]) -> Node:
     source = Source(str(path), len(above), path.parent)
-    text = _read_text(path, source, problems)
-    tree = None if text is None else parse_yaml(text, source, problems)
-    if tree is None:
-        return None
+    tree = parse_yaml(_read_text(path, source), source, problems)
     if not isinstance(tree.value, dict):
         what = "the file is empty" if tree.value is None else "a config is a mapping of `key: value` lines"
-        problems.append(Problem(Place(source, 1, 1), "", f"{what}; start from `dsrun configs list`"))
-        return None
+        raise Unusable(Place(source, 1, 1), f"{what}; start from `dsrun configs list`")
     tree.place = Place(source, 1, 1)
     base = tree.value.pop("base", None)
     if base is None:
         return tree
-    below = _base_path(base, path, [*above, path], problems)
-    lower = None if below is None else _read_with_base(below, [*above, path], problems)
-    return None if lower is None else _merge(lower, tree)
+    chain = [*above, path]
+    return _merge(_read_with_base(_base_path(base, chain), chain, problems), tree)
 
 
-def _base_path(base: Node, path: Path, chain: list[Path], problems: list[Problem]) -> Path | None:
-    def refuse(message: str) -> None:
-        problems.append(Problem(base.place, "base", message))
-
+def _base_path(base: Node, chain: list[Path]) -> Path:
+    """The file below the last of a chain."""
     if not isinstance(base.value, str) or not base.value:
-        return refuse("must be the path of another config, relative to this file")
-    below = Path(os.path.normpath(path.parent / base.value))
-    names = [file.resolve() for file in chain]
-    if below.resolve() in names:
-        circle = [*(file.name for file in chain[names.index(below.resolve()) :]), below.name]
-        return refuse(f"goes round in a circle: {' -> '.join(circle)}")
+        raise Unusable(base.place, "must be the path of another config, relative to this file", key="base")
+    below = Path(os.path.normpath(chain[-1].parent / base.value))
+    real = [file.resolve() for file in chain]
+    if below.resolve() in real:
+        circle = [*(file.name for file in chain[real.index(below.resolve()) :]), below.name]
+        raise Unusable(base.place, f"goes round in a circle: {' -> '.join(circle)}", key="base")
     if len(chain) > MAX_BASES:
-        return refuse(f"more than {MAX_BASES} files below each other; copy the settings into one file")
+        message = f"more than {MAX_BASES} files below each other; copy the settings into one file"
+        raise Unusable(base.place, message, key="base")
     if not below.is_file():
-        return refuse(f"no such file: {below} (paths are relative to the file that says them)")
+        message = f"no such file: {below} (paths are relative to the file that says them)"
+        raise Unusable(base.place, message, key="base")
     return below
 
 
-def _read_text(path: Path, source: Source, problems: list[Problem]) -> str | None:
-    def refuse(message: str, line: int = 0, column: int = 0) -> None:
-        problems.append(Problem(Place(source, line, column), "", message))
-
+def _read_text(path: Path, source: Source) -> str:
+    place = Place(source)
     if not path.exists():
-        return refuse("no such file; `dsrun configs list` shows those in configs/")
+        raise Unusable(place, "no such file; `dsrun configs list` shows those in configs/")
     if not path.is_file():
-        return refuse("is not a file; give one YAML file")
+        raise Unusable(place, "is not a file; give one YAML file")
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        return refuse(f"cannot be read: {error.strerror}")
+        raise Unusable(place, f"cannot be read: {error.strerror}") from error
     if len(data) > MAX_BYTES:
-        return refuse(f"is larger than {MAX_BYTES} bytes; is this a config?")
+        raise Unusable(place, f"is larger than {MAX_BYTES} bytes; is this a config?")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = data[: error.start]
-        column = error.start - before.rfind(b"\n")
-        return refuse(
-            f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8", before.count(b"\n") + 1, column
-        )
+        place = Place(source, before.count(b"\n") + 1, error.start - before.rfind(b"\n"))
+        message = f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        raise Unusable(place, message) from error
 
 
-def _read_set(text: str, number: int, problems: list[Problem]) -> Node | None:
+def _read_set(text: str, number: int, problems: list[Problem]) -> Node:
     source = Source(f"--set #{number}", FIRST_SET + number, Path.cwd())
     place = Place(source)
     key, equals, value = text.partition("=")
     key = key.strip()
-
-    def refuse(message: str) -> None:
-        problems.append(Problem(place, "", f"{text!r}: {message}"))
-
     if not equals:
-        return refuse("no '='; write --set KEY=VALUE, for example --set model.hidden=512")
+        raise Unusable(place, f"{text!r}: no '='; write --set KEY=VALUE, for example --set model.hidden=512")
     if not _KEY.fullmatch(key):
-        return refuse("the key must be names joined by dots, for example model.hidden")
+        raise Unusable(place, f"{text!r}: the key must be names joined by dots, for example model.hidden")
     if key == "base":
-        return refuse("base belongs in the file; give the other file to --config instead")
+        raise Unusable(place, f"{text!r}: base belongs in the file; give the other file to --config instead")
     if not value.strip():
-        return refuse(f"no value after '='; write {key}=null for nothing, {key}='\"\"' for empty text")
+        raise Unusable(
+            place, f"{text!r}: no value after '='; write {key}=null for nothing, {key}='\"\"' for empty text"
+        )
     node = parse_yaml(value, source, problems, key=key)
-    if node is None:
-        return None
     for part in reversed(key.split(".")):
         node = Node({part: node}, place)
     return node
@@ -231,7 +242,7 @@ class _Parser:
     problems: list[Problem]
     path: list[str] = field(default_factory=list)
 
-    def document(self, text: str) -> Node | None:
+    def document(self, text: str) -> Node:
         from ruamel.yaml import YAML
         from ruamel.yaml.error import MarkedYAMLError
         from ruamel.yaml.reader import ReaderError
@@ -239,40 +250,36 @@ class _Parser:
         try:
             return self._document(YAML(typ="safe", pure=True).parse(text))
         except MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            self.problems.append(Problem(self._place(mark.line, mark.column), "", _syntax_message(error)))
+            raise Unusable(self._place(error.problem_mark or error.context_mark), _syntax_message(error)) from error
         except ReaderError as error:
-            line = text.count("\n", 0, error.position)
-            column = error.position - text.rfind("\n", 0, error.position) - 1
-            self.problems.append(Problem(self._place(line, column), "", "a control character; YAML allows none"))
-        except _TooDeep as error:
-            self._refuse(error.place, f"nested deeper than {MAX_DEPTH} levels; no config is")
-        return None
+            before = text[: error.position]
+            place = Place(self.source, before.count("\n") + 1, error.position - before.rfind("\n"))
+            raise Unusable(place, "a control character; YAML allows none") from error
 
-    def _document(self, events: Iterator[Any]) -> Node | None:
+    def _document(self, events: Iterator[Any]) -> Node:
         next(events)
         start = next(events)
         if type(start).__name__ == "StreamEndEvent":
             return Node(None, Place(self.source, 1, 1))
         if start.version or start.tags:
-            self._refuse(self._place(start.start_mark.line, start.start_mark.column), "remove the % directive: configs are YAML 1.2")
+            self._refuse(self._place(start.start_mark), "remove the % directive: configs are YAML 1.2")
         tree = self._node(next(events), events)
         next(events)
         after = next(events)
         if type(after).__name__ == "DocumentStartEvent":
-            self._refuse(self._place(after.start_mark.line, after.start_mark.column), "a second document starts here; a config is one document")
+            self._refuse(self._place(after.start_mark), "a second document starts here; a config is one document")
         return tree
 
     def _node(self, event: Any, events: Iterator[Any], depth: int = 0) -> Node:
-        place = self._place(event.start_mark.line, event.start_mark.column)
+        place = self._place(event.start_mark)
         name = type(event).__name__
         if depth > MAX_DEPTH:
-            raise _TooDeep(place)
+            raise Unusable(place, f"nested deeper than {MAX_DEPTH} levels; no config is", key=".".join(self.path))
         if name == "AliasEvent":
-            self._refuse(place, f"alias *{event.anchor}: anchors and aliases are not read; write the value out")
+            self._refuse(place, f"alias *{event.anchor}: aliases are not read; write the value out")
             return Node(None, place)
         if event.anchor:
-            self._refuse(place, f"anchor &{event.anchor}: anchors and aliases are not read; use `base` for shared settings")
+            self._refuse(place, f"anchor &{event.anchor}: anchors are not read; use `base` for shared settings")
         if event.tag:
             self._refuse(place, f"tag {event.tag}: tags are not read; write the plain value")
         if name == "ScalarEvent":
@@ -292,7 +299,7 @@ class _Parser:
         for event in events:
             if type(event).__name__ == "MappingEndEvent":
                 break
-            place = self._place(event.start_mark.line, event.start_mark.column)
+            place = self._place(event.start_mark)
             is_word = type(event).__name__ == "ScalarEvent"
             key = event.value if is_word else "?"
             if not is_word:
@@ -332,17 +339,12 @@ class _Parser:
             return number
         return text
 
-    def _place(self, line: int, column: int) -> Place:
-        """Place of a position that ruamel counts from 0."""
-        return Place(self.source) if self.source.layer >= FIRST_SET else Place(self.source, line + 1, column + 1)
+    def _place(self, mark: Any) -> Place:
+        """Place of ruamel's mark, which counts from 0."""
+        return Place(self.source, mark.line + 1, mark.column + 1)
 
     def _refuse(self, place: Place, message: str) -> None:
         self.problems.append(Problem(place, ".".join(self.path), message))
-
-
-class _TooDeep(Exception):
-    def __init__(self, place: Place):
-        self.place = place
 
 
 def _syntax_message(error: Any) -> str:

@@ -1,7 +1,8 @@
 """What is wrong with a config, in words: each validation error with its place, value, reason and way out.
 
-On the roof beside `config.py`. Pydantic finds the errors, all of them at once; this file translates them, finds the line that
-wrote each value, and suggests the nearest name. It learns keys, kinds and meanings from the models, and names none.
+On the roof beside `config.py`. Pydantic finds the errors, all of them at once; this file translates them, finds the
+line that wrote each value, and suggests the nearest name. It learns keys, kinds and meanings from the models, and
+names none.
 """
 
 import difflib
@@ -30,14 +31,19 @@ _TYPES = {
     "bool_type": "must be true or false",
     "string_type": "must be text",
     "tuple_type": "must be a list such as [0.9, 1.0, 1.1]",
+    "dict_type": "must be a section of `key: value` lines",
     "model_type": "must be a section of `key: value` lines",
     "model_attributes_type": "must be a section of `key: value` lines",
 }
 
 
 def problems_of(error: ValidationError, tree: Node, model: type[BaseModel]) -> list[Problem]:
-    """Every error as a problem with its line."""
-    return [_problem(found, tree, model) for found in error.errors(include_url=False)]
+    """Every error as a problem with its line. A key that is missing because it was misspelt is one problem, not two."""
+    errors = error.errors(include_url=False)
+    unknown = [_locate(found["loc"], tree)[0] for found in errors if found["type"] == "extra_forbidden"]
+    meant = {_meant(keys, tree, model) for keys in unknown}
+    problems = [(found["type"], _problem(found, tree, model)) for found in errors]
+    return [problem for kind, problem in problems if not (kind == "missing" and problem.key in meant)]
 
 
 def listing(problems: Sequence[Problem]) -> str:
@@ -69,7 +75,7 @@ def _problem(error: Any, tree: Node, model: type[BaseModel]) -> Problem:
     if kind == "extra_forbidden":
         return Problem(node.place, ".".join(keys), _unknown_key(keys, tree, model))
     if kind == "missing":
-        fields = _fields_at(keys[:-1], tree, model, all_kinds=False)
+        fields = _fields_at(keys[:-1], tree, model)
         return Problem(node.place, ".".join(keys), f"missing. {fields[keys[-1]].description}")
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         kinds = _kinds(keys, model)
@@ -86,7 +92,8 @@ def _wrong_value(error: Any) -> str:
         return str(context["error"])
     if kind in _BOUNDS:
         name, text = _BOUNDS[kind]
-        return f"{text} {context[name]}, found {_shown(value)}"
+        bound = int(context[name]) if context[name] == int(context[name]) else context[name]
+        return f"{text} {bound}, found {_shown(value)}"
     if kind in _TYPES:
         return f"{_TYPES[kind]}, found {_shown(value)}{_quoted_number_hint(value, kind)}"
     if kind == "literal_error":
@@ -116,7 +123,8 @@ def _locate(loc: Sequence[str | int], tree: Node) -> tuple[list[str], Node]:
 def _models_at(keys: Sequence[str], model: type[BaseModel]) -> Models:
     models: Models = [model]
     for key in keys:
-        models = [below for m in models if key in m.model_fields for below in sub_models(m.model_fields[key].annotation)]
+        fields = [m.model_fields[key] for m in models if key in m.model_fields]
+        models = [below for field in fields for below in sub_models(field.annotation)]
     return models
 
 
@@ -129,14 +137,12 @@ def _kinds(keys: Sequence[str], model: type[BaseModel]) -> list[str]:
     return [kind for section in _models_at(keys, model) if (kind := _kind_of(section))]
 
 
-def _fields_at(
-    keys: Sequence[str], tree: Node, model: type[BaseModel], *, all_kinds: bool
-) -> dict[str, FieldInfo]:
-    """Fields of a section, of the kind that is written there or of all kinds."""
+def _fields_at(keys: Sequence[str], tree: Node, model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Fields of a section, of the kind that is written there."""
     section = tree.find(".".join(keys)) if keys else tree
     written = section.value.get("kind") if section and isinstance(section.value, dict) else None
     models = _models_at(keys, model)
-    if not all_kinds and written is not None:
+    if written is not None:
         models = [m for m in models if _kind_of(m) in (None, written.value)]
     return {name: field for m in models for name, field in m.model_fields.items()}
 
@@ -145,19 +151,24 @@ def _unknown_key(keys: Sequence[str], tree: Node, model: type[BaseModel]) -> str
     *section, key = keys
     if key == "<<":
         return "merge keys are not read; use `base` for shared settings"
-    known = list(_fields_at(section, tree, model, all_kinds=False))
     others = [m for m in _models_at(section, model) if key in m.model_fields]
     if others:
         kinds = " or ".join(str(_kind_of(m)) for m in others)
         return f"belongs to kind {kinds}; remove it or change kind"
-    close = difflib.get_close_matches(key, known, n=1)
-    if close:
-        return f"unknown key; did you mean {close[0]!r}?"
+    meant = _meant(keys, tree, model)
+    if meant:
+        return f"unknown key; did you mean {meant.rsplit('.', 1)[-1]!r}?"
     elsewhere = {dotted for dotted, _ in leaves(model) if dotted.rsplit(".", 1)[-1] == key}
     if elsewhere:
         return f"unknown key here; did you mean {' or '.join(sorted(elsewhere))}?"
     where = ".".join(section) or "the top level"
-    return f"unknown key; {where} has {', '.join(known)}"
+    return f"unknown key; {where} has {', '.join(_fields_at(section, tree, model))}"
+
+
+def _meant(keys: Sequence[str], tree: Node, model: type[BaseModel]) -> str | None:
+    """Dotted key of the same section whose name is nearest to an unknown one."""
+    close = difflib.get_close_matches(keys[-1], list(_fields_at(keys[:-1], tree, model)), n=1)
+    return ".".join([*keys[:-1], *close]) if close else None
 
 
 def _one_of(value: Any, choices: Sequence[str]) -> str:

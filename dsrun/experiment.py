@@ -6,6 +6,7 @@ is not needed again. Inspecting data and machine is `inspection.py`'s.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from dsrun.config import Config, Resolved, config_hash, load_config, to_yaml
 from dsrun.errors import DataError, DivergedError, UsageError
 from dsrun.evaluation.evaluate import Evaluation, Evaluator
 from dsrun.model import ModelSettings, parameter_table
+from dsrun.record.runtime import POOL_SIZE
 from dsrun.record import EventLog, RunDir, configure_runtime, provenance, require_in_force, write_atomically
 from dsrun.speech import (
     Alphabet,
@@ -63,18 +65,22 @@ def default_run_dir(resolved: Resolved) -> Path:
     return RUNS / f"{resolved.path.stem}-{config_hash(resolved.config)[:6]}"
 
 
-def prepare(config: Config, *, devices: int) -> Experiment:
+def prepare(config: Config, *, devices: int | None) -> Experiment:
     """Load the data and make the step; compiles nothing yet.
+
+    Args:
+        devices: how many to use; None takes all GPUs, or on a CPU as many as there are cores, at most one a shard.
 
     Raises:
         UsageError: more devices than there are.
         DataError: what `build_training_data` finds.
     """
-    configure_runtime(devices)
+    configure_runtime(devices or min(os.cpu_count() or 1, config.batches.shards, POOL_SIZE))
     require_in_force()
     available = jax.devices()
-    if devices > len(available):
+    if devices is not None and devices > len(available):
         raise UsageError(f"--devices {devices}: this machine has {len(available)} ({available[0].device_kind}).")
+    used = available[: min(devices or len(available), config.batches.shards)]
     data = build.build_training_data(config, on_progress=_loading_line())
     settings = build.build_model_settings(config, num_classes=data.alphabet.num_classes)
     batcher = build.build_batcher(config, data.train, purpose="train")
@@ -86,13 +92,13 @@ def prepare(config: Config, *, devices: int) -> Experiment:
         shards=config.batches.shards,
         seed=config.seed,
         statistics_momentum=config.model.statistics_momentum,
-        devices=available[:devices],
+        devices=used,
     )
     return Experiment(data, settings, batcher, build.build_batcher(config, data.dev, purpose="evaluate"), step)
 
 
 def train_run(
-    resolved: Resolved, *, run_dir: Path | None, devices: int, mode: str, command: Sequence[str]
+    resolved: Resolved, *, run_dir: Path | None, devices: int | None, mode: str, command: Sequence[str]
 ) -> TrainOutcome:
     """Train a config in its run folder, from the last checkpoint if there is one, and score the best checkpoint.
 
@@ -117,7 +123,7 @@ def train_run(
     return TrainOutcome(0, report)
 
 
-def _train(config: Config, run: RunDir, devices: int) -> Outcome:
+def _train(config: Config, run: RunDir, devices: int | None) -> Outcome:
     experiment = prepare(config, devices=devices)
     data, step = experiment.data, experiment.step
     write_atomically(run.provenance, _json(provenance(data=_data_digests(config))))
@@ -217,7 +223,7 @@ def parameters_text(settings: ModelSettings, config: Config) -> str:
     return "\n".join([*lines, f"{'all':<44} {'':>16} {sum(count for *_, count in rows):>12,}"]) + "\n"
 
 
-def describe(resolved: Resolved, *, devices: int) -> dict[str, Any]:
+def describe(resolved: Resolved, *, devices: int | None) -> dict[str, Any]:
     """What a dry run prints. Writes nothing, not even the feature cache."""
     from dsrun.arithmetic import parse_format
 

@@ -6,11 +6,12 @@
 
 One package has the texts (`name: text`, `;` starts a comment), the other the recordings (16 kHz, raw G.722). Each recording is
 decoded, stored as Ogg Vorbis, and listed in train.jsonl, dev.jsonl or test.jsonl by a hash of its normalised text, about 80 / 10 /
-10, so that a sentence that was recorded twice is never on both sides.
+10, so that a sentence that was recorded twice is never on both sides. Nothing is cut: the clips begin and end close to speech.
 
-Texts become what is said: lower case, punctuation gone, `press 1` as `press one`, `*` star, `#` pound, `A.M.` as `a m`. A text
-whose spoken form is not certain (brackets, formats like H.323, web addresses, digits in a language whose numbers inflect) is
-dropped, and every reason is counted. Same packages, same libsndfile: the same bytes.
+Texts become what is said: lower case, punctuation gone, `A.M.` as `a m`; in English `press 1` as `press one`, `*` star, `#` pound;
+in Russian the letter yo as ye, since the texts write the same word both ways. A text whose spoken form is not certain (brackets,
+formats like H.323, web addresses, longer numbers, digits in a language whose numbers inflect, letters of another script, two
+prompts run together) is dropped, and every reason is counted. Same packages, same libsndfile: the same bytes.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import unicodedata
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,25 +31,70 @@ import soundfile
 
 SAMPLE_RATE = 16_000
 MAX_SECONDS = 16.0
-VOICES = {
-    "en": "en_US_f_Allison",
-    "es": "es_MX_f_Allison",
-    "fr": "fr_CA_f_June",
-    "it": "it_IT_m_Carlo",
-    "ru": "ru_RU_f_IvrvoiceRU",
-}
-SYMBOLS = {"en": {"*": " star ", "#": " pound "}}
+DOCUMENTS = Path("/usr/share/doc")
+SOUNDS = Path("/usr/share/asterisk/sounds")
+
 PUNCTUATION = re.compile(r"[.,;:!?…\"“”«»¿¡–—\-]")
 APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "`": "'"})
-ABBREVIATION = re.compile(r"\b(?:[^\W\d_]\.){2,}", re.UNICODE)
-NUMBER = re.compile(r"(?<![\w.,])\d+(?![\w]|[.,]\d)")
+ABBREVIATION = re.compile(r"\b(?:[^\W\d_]\.){2,}")
+LONE_DIGIT = re.compile(r"(?<![\w.,-])\d(?!\w|[.,-]\d)")
+PROMPT_NAME = re.compile(r"\w-[\w-]*:")
+
+
+@dataclass(frozen=True)
+class Language:
+    """Where a language's recordings lie, whose they are, and how its signs are read where that is certain."""
+
+    voice: str
+    credit: str
+    licence: str
+    script: str = "LATIN"
+    signs: dict[str, str] = field(default_factory=dict)
+    letters: dict[str, str] = field(default_factory=dict)
+    digits: tuple[str, ...] = ()
+
+
+LANGUAGES = {
+    "en": Language(
+        voice="en_US_f_Allison",
+        credit="Recorded by Allison Smith (http://www.theivrvoice.com).\n"
+        "Financial contributions by Digium, Inc. (http://www.digium.com).",
+        licence="CC BY-SA 3.0",
+        signs={"*": " star ", "#": " pound "},
+        digits=("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    ),
+    "es": Language(
+        voice="es_MX_f_Allison",
+        credit="Recorded by Allison Smith (http://www.theivrvoice.com).\n"
+        "Financial contributions by Digium, Inc. (http://www.digium.com).",
+        licence="CC BY-SA 3.0",
+    ),
+    "fr": Language(
+        voice="fr_CA_f_June",
+        credit="Recorded by June Wallack (http://www.junewallack.com). Translated by Clod Patry, Kristopher Lalletti and\n"
+        "June Wallack. Financial contributions by Digium, Inc., Unlimitel and BGM Informatique.",
+        licence="CC BY-SA 3.0",
+    ),
+    "it": Language(
+        voice="it_IT_m_Carlo",
+        credit="Recorded by Carlo Flora (http://www.carloflora.com). Translated by Silvia Petrin.",
+        licence="CC BY 3.0",
+    ),
+    "ru": Language(
+        voice="ru_RU_f_IvrvoiceRU",
+        credit="Provided by Maxim Topal (http://www.ivrvoice.ru).",
+        licence="CC BY 3.0",
+        script="CYRILLIC",
+        letters={"ё": "е"},
+    ),
+}
 
 
 class Rejected(ValueError):
     """A text that cannot be normalised with certainty; the message is the reason that is counted."""
 
 
-def normalize_text(text: str, language: str) -> str:
+def normalize_text(text: str, language: Language) -> str:
     """What is said when `text` is read, as lower-case words.
 
     Raises:
@@ -56,25 +103,26 @@ def normalize_text(text: str, language: str) -> str:
     text = unicodedata.normalize("NFKC", text).translate(APOSTROPHES).lower().strip()
     if re.search(r"[\[\]<>(){}]", text):
         raise Rejected("brackets: a tone, a note or a sign")
-    text = ABBREVIATION.sub(lambda match: " ".join(match.group().replace(".", " ").split()), text)
-    for symbol, word in SYMBOLS.get(language, {}).items():
-        text = text.replace(symbol, word)
+    if PROMPT_NAME.search(text):
+        raise Rejected("another prompt's name inside")
+    text = ABBREVIATION.sub(lambda match: match.group().replace(".", " "), text)
+    for sign, word in {**language.signs, **language.letters}.items():
+        text = text.replace(sign, word)
     if re.search(r"\w\.\w", text):
         raise Rejected("a dot inside a word")
-    if language == "en":
-        from num2words import num2words
-
-        text = NUMBER.sub(lambda match: " ".join(re.split(r"[\s,-]+", num2words(int(match.group())))), text)
+    if language.digits:
+        text = LONE_DIGIT.sub(lambda match: language.digits[int(match.group())], text)
     if re.search(r"\d", text):
         raise Rejected("digits whose reading is not certain")
-    words = PUNCTUATION.sub(" ", text).split()
-    text = " ".join(word.strip("'") if language == "en" else word for word in words)
-    unknown = sorted({c for c in text if not (c.isalpha() or c in " '")})
-    if unknown:
-        raise Rejected(f"other symbols: {' '.join(unknown)}")
-    if not text.strip():
+    words = [word.strip("'") for word in PUNCTUATION.sub(" ", text).split()]
+    text = " ".join(word for word in words if word)
+    if not text:
         raise Rejected("no words")
-    return " ".join(text.split())
+    if not all(character.isalpha() or character in " '" for character in text):
+        raise Rejected("other signs")
+    if not all(unicodedata.name(letter).startswith(language.script) for letter in text if letter.isalpha()):
+        raise Rejected("letters of another script")
+    return text
 
 
 def split_of(text: str) -> str:
@@ -84,8 +132,8 @@ def split_of(text: str) -> str:
 
 
 def read_texts(path: Path) -> dict[str, str]:
-    """Prompt name to text; later lines win, as in the package's own tools."""
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    """Prompt name to text, split at the first colon; a name's later line wins."""
+    opened = gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
     with opened as lines:
         pairs = [line.strip().split(":", 1) for line in lines if ":" in line and not line.lstrip().startswith(";")]
     return {name.strip(): text.strip() for name, text in pairs}
@@ -149,60 +197,81 @@ def _ogg_checksum(page: bytes) -> int:
     return value
 
 
-def build(language: str, texts: Path, sounds: Path, out: Path) -> Counter:
-    """Write the corpus; returns counts by split and by reason of dropping."""
-    counts: Counter = Counter()
+@dataclass
+class Report:
+    """What became of the prompts."""
+
+    utterances: Counter = field(default_factory=Counter)
+    seconds: Counter = field(default_factory=Counter)
+    dropped: Counter = field(default_factory=Counter)
+
+    def text(self) -> str:
+        """A table for people."""
+        kept = [f"{split:<6}{n:6d} clips {self.seconds[split] / 60:7.2f} minutes" for split, n in self.utterances.items()]
+        dropped = [f"dropped{n:5d} {reason}" for reason, n in self.dropped.most_common()]
+        return "\n".join([*kept, *dropped])
+
+
+def build(language: Language, texts: Path, sounds: Path, out: Path) -> Report:
+    """Write audio, manifests and credits under `out`."""
+    report = Report()
     rows: dict[str, list[dict]] = {"train": [], "dev": [], "test": []}
     for name, raw in sorted(read_texts(texts).items()):
         source = sounds / f"{name}.g722"
-        if name.startswith("silence/"):
-            counts["dropped: silence"] += 1
-            continue
-        if not source.is_file():
-            counts["dropped: no recording"] += 1
-            continue
         try:
+            if name.startswith("silence/"):
+                raise Rejected("silence")
+            if not source.is_file():
+                raise Rejected("no recording")
             text = normalize_text(raw, language)
+            samples = decode_g722(source.read_bytes())
+            seconds = len(samples) / SAMPLE_RATE
+            if seconds > MAX_SECONDS:
+                raise Rejected(f"longer than {MAX_SECONDS:g} s")
         except Rejected as reason:
-            counts[f"dropped: {reason}"] += 1
+            report.dropped[str(reason)] += 1
             continue
-        samples = decode_g722(source.read_bytes())
-        seconds = len(samples) / SAMPLE_RATE
-        if seconds > MAX_SECONDS:
-            counts[f"dropped: longer than {MAX_SECONDS:g} s"] += 1
-            continue
-        split = split_of(text)
         write_vorbis(out / "audio" / f"{name}.ogg", samples)
         row = {"audio_filepath": f"audio/{name}.ogg", "duration": round(seconds, 4), "text": text, "id": name}
-        rows[split].append(row)
-        counts[split] += 1
-        counts[f"{split} seconds"] += round(seconds)
+        rows[split_of(text)].append(row)
     for split, lines in rows.items():
+        report.utterances[split] = len(lines)
+        report.seconds[split] = sum(line["duration"] for line in lines)
         body = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         (out / f"{split}.jsonl").write_text(body, encoding="utf-8")
-    return counts
+    (out / "CREDITS.txt").write_text(credits(language), encoding="utf-8")
+    return report
+
+
+def credits(language: Language) -> str:
+    """Whose recordings these are, under which licence, and what was changed: the licence asks for all three."""
+    return (
+        f"{language.credit}\nLicence: {language.licence}.\n\n"
+        f"Changed from the originals ({language.voice}, Asterisk core sounds): decoded from G.722, encoded again as Ogg Vorbis;\n"
+        "some prompts left out; texts put in lower case without punctuation, signs and digits written as words.\n"
+    )
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--language", choices=sorted(VOICES), required=True)
+    parser.add_argument("--language", choices=sorted(LANGUAGES), required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not hold a corpus already")
     parser.add_argument("--texts", type=Path, help="text file of the package, plain or .gz")
     parser.add_argument("--sounds", type=Path, help="folder of .g722 files")
     options = parser.parse_args()
-    language = options.language
-    texts = options.texts or Path(f"/usr/share/doc/asterisk-core-sounds-{language}/core-sounds-{language}.txt.gz")
-    sounds = options.sounds or Path("/usr/share/asterisk/sounds") / VOICES[language]
+    package = f"asterisk-core-sounds-{options.language}"
+    language = LANGUAGES[options.language]
+    texts = options.texts or DOCUMENTS / package / f"core-sounds-{options.language}.txt.gz"
+    sounds = options.sounds or SOUNDS / language.voice
     for path in (texts, sounds):
         if not path.exists():
-            packages = f"asterisk-core-sounds-{language} asterisk-core-sounds-{language}-g722"
-            sys.exit(f"{path}: not there. Install {packages}, or say where with --texts and --sounds.")
+            sys.exit(f"{path}: not there. Install {package} and {package}-g722, or say where with --texts and --sounds.")
     if (options.out / "train.jsonl").exists():
         sys.exit(f"{options.out}: holds a corpus already; remove it or choose another folder.")
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, count in sorted(build(language, texts, sounds, options.out).items()):
-        print(f"{count:6d}  {name}")
+    print(build(language, texts, sounds, options.out).text())
+    print(f"The licence's text: {DOCUMENTS / package / 'copyright'}. Keep it with the corpus if you pass that on.")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Configs: what is accepted, what is refused, where the message points, and what survives a round trip."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -99,25 +100,25 @@ def refusal_of(text: str | bytes) -> str:
         ("1e-4", ".inf", "x.yaml:26:39  optimizer.learning_rate: .inf: numbers must be finite"),
         ("1e-4", "1e999", "x.yaml:26:39  optimizer.learning_rate: 1e999: too large for a number"),
         ("momentum: 0.9", "momentum: 1", "x.yaml:26:45  optimizer.momentum: must be less than 1, found 1"),
-        ("momentum: 0.9", "momentum: 0", "x.yaml:26:60  optimizer.nesterov: true has no effect with momentum 0"),
-        ("nesterov: true", "nesterov: yes", "optimizer.nesterov: must be true or false, found text 'yes'; YAML 1.2 has no"),
-        ("0.9, nesterov: true", "0.9, beta1: 0.9", "optimizer.beta1: belongs to kind adamw; remove it or change kind"),
-        ("kind: sgd", "kind: sdg", "x.yaml:26:13  optimizer.kind: found text 'sdg'; did you mean 'sgd'? Write one of sgd"),
+        ("momentum: 0.9", "momentum: 0", "x.yaml:26:58  optimizer.nesterov: true has no effect with momentum 0"),
+        ("nesterov: true", "nesterov: yes", "optimizer.nesterov: must be true or false, found text 'yes'; YAML 1.2"),
+        ("0.9, nesterov", "0.9, beta1: 0.9, nesterov", "optimizer.beta1: belongs to kind adamw; remove it"),
+        ("kind: sgd", "kind: sdg", "x.yaml:26:13  optimizer.kind: found text 'sdg'; did you mean 'sgd'? Write one"),
         ("kind: sgd, ", "", "x.yaml:26:1  optimizer.kind: missing; write one of sgd, adamw"),
         ("{kind: constant}", "constant", "x.yaml:27:1  schedule: must be a section of `key: value` lines, found text"),
         ("[0.9, 1.0]", "[0.9, -1]", "x.yaml:8:17  augment.speeds.1: must be greater than 0, found -1"),
         ("[0.9, 1.0]", "[]", "x.yaml:8:3  augment.speeds: must not be empty"),
         ("[0.9, 1.0]", "0.9", "x.yaml:8:3  augment.speeds: must be a list such as [0.9, 1.0, 1.1], found 0.9"),
         ("speeds: [0.9, 1.0]", "time_masks: 2", None),
-        ("shards: 8", "shards: 3", "x.yaml:6:28  batches.shards: global_batch 16 cannot be cut into 3 shards of equal size; make"),
+        ("shards: 8", "shards: 3", "x.yaml:6:29  batches.shards: global_batch 16 cannot be cut into 3 shards"),
         ("stack: 5", "stack: 4", "x.yaml:10:34  model.front_end.stack: must be odd, found 4; write 3 or 5"),
-        ("log_spectrogram}", "log_spectrogram, num_mels: 80}", "x.yaml:5:36  features.num_mels: belongs to kind log_mel"),
+        ("log_spectrogram}", "log_spectrogram, num_mels: 80}", "x.yaml:5:35  features.num_mels: belongs to kind"),
         ("a/train.jsonl", "~/train.jsonl", "x.yaml:3:3  data.train: '~/train.jsonl': '~' is not expanded"),
         ("a/train.jsonl", "3", "x.yaml:3:3  data.train: must be text, found 3"),
         ("a/train.jsonl", "''", "x.yaml:3:3  data.train: must not be empty"),
-        ("  dev: ", "  channel: left\n  dev: ", "data.channel: must be mono or a channel's number from 0, found 'left'"),
-        ("normalization: batch", "normalization: bacth", "found text 'bacth'; did you mean 'batch'? Write one of batch"),
-        ("seed: 1", "seed: 1\nlearning_rate: 1", "x.yaml:2:1  learning_rate: unknown key here; did you mean optimizer.lea"),
+        ("  dev: ", "  channel: left\n  dev: ", "data.channel: must be mono or a channel's number from 0, found"),
+        ("normalization: batch", "normalization: bacth", "found text 'bacth'; did you mean 'batch'? Write one"),
+        ("seed: 1", "seed: 1\nlearning_rate: 1", "x.yaml:2:1  learning_rate: unknown key here; did you mean opti"),
         ("seed: 1", "seed: 1\nzzz: 1", "x.yaml:2:1  zzz: unknown key; the top level has seed, data, features"),
         ("seed: 1", "seed: 1\n<<: {seed: 2}", "x.yaml:2:1  <<: merge keys are not read; use `base`"),
     ],
@@ -133,8 +134,8 @@ def test_a_mistake_is_refused_at_its_line_with_a_way_out(folder: Path, old: str,
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
-        ("storage.format=float8_e4m3fn", "float8_e4m3fn is not available yet: storage and compute take float32, float16 or "
-         "bfloat16; the other roles float32"),
+        ("storage.format=float8_e4m3fn", "float8_e4m3fn is not available yet: storage and compute take float32, "
+         "float16 or bfloat16; the other roles float32"),
         ("storage.format=fixed_q2.14", "fixed_q2.14 is not available yet"),
         ("storage.format=int8", "int8 is not available yet"),
         ("storage.format=float_e6m9", "float_e6m9 is not available yet"),
@@ -159,9 +160,9 @@ def test_all_problems_come_at_once_in_the_order_of_lines(folder: Path):
     text = COMPLETE.replace("layers: 2", "layers: two").replace("seed: 1", "seed: -1").replace("epochs", "epoch")
     (folder / "x.yaml").write_text(text)
     lines = refusal(sets=("batches.bucket=2",)).splitlines()
-    places = ["x.yaml:1:1  seed: ", "x.yaml:12:3  model.layers: ", "x.yaml:28:1  training.epochs: ", "x.yaml:28:12  training.epoch: "]
-    assert [line.startswith(place) for line, place in zip(lines, places, strict=False)] == [True] * 4
-    assert lines[4:] == ["--set #1  batches.bucket: unknown key; did you mean 'buckets'?", "5 problems"]
+    places = ["x.yaml:1:1  seed: ", "x.yaml:12:3  model.layers: ", "x.yaml:28:12  training.epoch: "]
+    assert [line.startswith(place) for line, place in zip(lines, places, strict=False)] == [True] * 3
+    assert lines[3:] == ["--set #1  batches.bucket: unknown key; did you mean 'buckets'?", "4 problems"]
 
 
 @pytest.mark.parametrize(
@@ -179,9 +180,9 @@ def test_all_problems_come_at_once_in_the_order_of_lines(folder: Path):
         ("seed: " + "[" * 5000, f"bad.yaml:1:{6 + MAX_DEPTH + 1}  seed: nested deeper than {MAX_DEPTH} levels"),
         ("# " + "x" * MAX_BYTES, f"bad.yaml  is larger than {MAX_BYTES} bytes"),
         ("seed: 1\nmodel: {hidden: 1}\nseed: 2\n", "bad.yaml:3:1  seed: written twice (first in line 1); remove one"),
-        ("seed: &one 1\n", "bad.yaml:1:7  seed: anchor &one: anchors and aliases are not read; use `base`"),
-        ("seed: *one\n", "bad.yaml:1:7  seed: alias *one: anchors and aliases are not read"),
-        ("seed: !!python/object:os.system 1\n", "bad.yaml:1:7  seed: tag tag:yaml.org,2002:python/object:os.system: tags"),
+        ("seed: &one 1\n", "bad.yaml:1:7  seed: anchor &one: anchors are not read; use `base`"),
+        ("seed: *one\n", "bad.yaml:1:7  seed: alias *one: aliases are not read"),
+        ("seed: !!python/object:os.system 1\n", "bad.yaml:1:7  seed: tag tag:yaml.org,2002:python/object"),
         ("? [1, 2]\n: 3\n", "bad.yaml:1:3  a key must be a word"),
         ("seed: 1111111111111111111\n", "bad.yaml:1:7  seed: 111111111111111111...: more than 18 digits"),
         ('data: {train: "\\ud800"}\n', "bad.yaml:1:15  data.train: half a surrogate pair"),
@@ -191,7 +192,7 @@ def test_all_problems_come_at_once_in_the_order_of_lines(folder: Path):
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_config_is_refused_at_the_place(folder: Path, text: str | bytes, message: str):
-    assert message in refusal_of(text).splitlines()[0] + "\n" + refusal_of(text)
+    assert message in refusal_of(text)
 
 
 def test_a_missing_file_and_a_folder_are_refused(folder: Path):
@@ -244,10 +245,10 @@ def test_layers_are_default_then_base_then_file_then_set(folder: Path):
 def test_a_problem_in_the_base_is_reported_in_the_base(folder: Path):
     (folder / "x.yaml").write_text(COMPLETE.replace("seed: 1", "sed: 1"))
     (folder / "y.yaml").write_text("base: x.yaml\nmodel: {layer: 3}\n")
-    assert refusal("y.yaml").splitlines()[1:] == [
+    assert refusal("y.yaml").splitlines() == [
         "y.yaml:2:9  model.layer: unknown key; did you mean 'layers'?",
         "x.yaml:1:1  sed: unknown key; did you mean 'seed'?",
-        "3 problems",
+        "2 problems",
     ]
 
 
@@ -268,13 +269,15 @@ def test_another_kind_starts_its_section_anew_whatever_the_order_of_overrides(fo
 
 def test_a_section_that_is_null_can_be_switched_off_and_on(folder: Path):
     assert load_config("x.yaml", ["augment=null"]).config.augment is None
-    augment = load_config("x.yaml", ["augment=null", "augment.time_masks=1", "augment.max_time_frames=5"]).config.augment
+    sets = ["augment=null", "augment.time_masks=1", "augment.max_time_frames=5"]
+    augment = load_config("x.yaml", sets).config.augment
     assert augment is not None
     assert augment.speeds == (1.0,)
 
 
 def test_aliases_of_formats_are_resolved_to_the_canonical_name(folder: Path):
-    roles = load_config("x.yaml", ["arithmetic.storage.format=bf16", "arithmetic.compute.format=fp16"]).config.arithmetic
+    sets = ["arithmetic.storage.format=bf16", "arithmetic.compute.format=fp16"]
+    roles = load_config("x.yaml", sets).config.arithmetic
     assert (roles.storage.format, roles.compute.format) == ("bfloat16", "float16")
     assert load_config("x.yaml", ["arithmetic.ctc.format=fp32"]).config == load_config("x.yaml").config
 
@@ -317,7 +320,7 @@ def test_any_path_and_any_number_survive_the_resolved_yaml(name: str, tmp_path_f
     copy.write_text(to_yaml(config), encoding="utf-8")
     again = load_config(copy).config
     assert again.optimizer == config.optimizer
-    assert again.data.cache == str(Path(f"/{name}/cache")) or name in (".", "..")
+    assert again.data.cache == os.path.normpath(f"/{name}/cache")
 
 
 def test_the_hash_is_the_same_in_another_checkout_and_differs_for_any_other_value(folder: Path):
@@ -362,13 +365,11 @@ def test_every_field_and_every_section_is_described_in_the_schema():
     assert missing == []
 
 
-def test_paths_are_the_keys_that_the_schema_calls_files():
-    texts = {key for key, field in leaves(Config) if "~" not in key and "FilePath" in repr(field) + key or _is_path(field)}
-    assert texts == set(PATH_KEYS)
+def test_every_file_path_is_made_absolute():
+    def is_path(field) -> bool:
+        return "_file_path" in repr(field.metadata) + repr(field.annotation)
 
-
-def _is_path(field) -> bool:
-    return "_file_path" in repr(field.metadata) + repr(field.annotation)
+    assert {key for key, field in leaves(Config) if is_path(field)} == set(PATH_KEYS)
 
 
 def test_a_config_is_frozen_and_hashable():
@@ -376,7 +377,7 @@ def test_a_config_is_frozen_and_hashable():
     assert hash(config) == hash(load_config(SHIPPED[0]).config)
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 2
-    assert list(flatten(config))[0] == "seed"
+    assert next(iter(flatten(config))) == "seed"
 
 
 def test_importing_config_brings_no_jax_and_no_numpy():

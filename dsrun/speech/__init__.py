@@ -9,6 +9,7 @@ from dsrun.speech.alphabet import Alphabet, Encoded, encode_all, normalize, unkn
 from dsrun.speech.audio import AudioSettings, audio_digest, read_audio
 from dsrun.speech.augment import Augmentation, change_speed, spec_augment, utterance_rng
 from dsrun.speech.batching import Batch, Batcher, prefetch
+from dsrun.speech.check import CheckReport, check_manifest
 from dsrun.speech.dataset import Dataset, load_dataset
 from dsrun.speech.features import (
     FeatureCache,
@@ -26,6 +27,7 @@ __all__ = [
     "Augmentation",
     "Batch",
     "Batcher",
+    "CheckReport",
     "Dataset",
     "Encoded",
     "FeatureCache",
@@ -34,6 +36,7 @@ __all__ = [
     "Utterance",
     "audio_digest",
     "change_speed",
+    "check_manifest",
     "encode_all",
     "estimate_normalization",
     "list_problems",

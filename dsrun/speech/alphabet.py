@@ -4,8 +4,8 @@ Class 0 is blank, which is no symbol; symbol k of the alphabet is class k + 1. T
 NFKC, lower case, white space collapsed to single spaces. A character that is not in the alphabet is an error with counts and
 examples, or, where the config says `drop`, removed and counted. It is never lost in silence.
 
-An alphabet file has one symbol a line (of one character, or several where NFKC lower case needs them); a line that holds one
-space is the space; `#` starts a comment and `\\#` is the hash sign. CRLF line ends and a byte-order mark are harmless.
+An alphabet file has one symbol a line, one character after normalisation; a line that holds one space is the space; `#` starts a
+comment and `\\#` is the hash sign. CRLF line ends and a byte-order mark are harmless.
 """
 
 import unicodedata
@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsrun.errors import DataError
+from dsrun.speech.manifest import list_problems
 
 MOST_EXAMPLES = 3
 
 
 def normalize(text: str) -> str:
-    """NFKC, lower case, white space collapsed and trimmed."""
-    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
+    """NFKC, lower case, white space collapsed and trimmed. Normalising again changes nothing."""
+    # NFKC once more after lower(): J with a caron has no composed form, j with a caron has (U+01F0).
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower()).split())
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,21 @@ class Alphabet:
             lines = path.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read as an alphabet: {error}.") from None
-        symbols = []
+        symbols: dict[str, int] = {}
+        problems = []
         for number, line in enumerate((line.rstrip("\r") for line in lines), start=1):
             if line == "" or line.startswith("#"):
                 continue
-            symbol = "#" if line == "\\#" else line
-            symbol = symbol if symbol == " " else unicodedata.normalize("NFKC", symbol).lower()
-            if len(symbol) != 1:
-                raise DataError(f"{path}:{number}: {line!r} is {len(symbol)} characters; write one symbol a line.")
-            symbols.append(symbol)
+            symbol = " " if line == " " else normalize("#" if line == "\\#" else line)
+            if len(symbol) != 1 or (line.strip() != line and line != " "):
+                problems.append(f"{path}:{number}: {line!r} is not one symbol; write one a line (a single space for the space).")
+            elif symbol in symbols:
+                problems.append(f"{path}:{number}: {symbol!r} stands in line {symbols[symbol]} already (case does not count).")
+            symbols.setdefault(symbol, number)
+        if problems:
+            raise DataError(list_problems(problems))
+        if not symbols:
+            raise DataError(f"{path}: holds no symbols.")
         return cls(tuple(symbols))
 
     def save(self, path: Path) -> None:
@@ -87,7 +95,7 @@ class Alphabet:
 
     def decode(self, labels: Iterable[int]) -> str:
         """Text of class ids, blank left out; spaces at the ends and doubled ones collapse."""
-        return " ".join("".join(self.symbols[label - 1] for label in labels if label).split(" ")).strip()
+        return " ".join("".join(self.symbols[label - 1] for label in labels if label).split())
 
     def _classes(self) -> Mapping[str, int]:
         return {symbol: index + 1 for index, symbol in enumerate(self.symbols)}
@@ -132,7 +140,7 @@ def encode_all(texts: Mapping[str, str], alphabet: Alphabet, *, on_unknown: str)
 def unknown_text(counts: Counter, examples: Mapping[str, Sequence[str]]) -> str:
     """A message that counts characters outside the alphabet and says where they are."""
     lines = [
-        f"character {character!r} (U+{ord(character):04X}) is not in the alphabet: {count} times, "
+        f"character {character!r} (U+{ord(character):04X}) is not in the alphabet: {count} time{'s' * (count > 1)}, "
         f"in {', '.join(map(repr, examples[character]))}"
         for character, count in counts.most_common()
     ]

@@ -12,7 +12,6 @@ A manifest is read whole and every problem is reported at once.
 """
 
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,8 @@ from typing import Any
 from dsrun.errors import DataError
 
 MOST_PROBLEMS = 20  # shown; the rest is counted
+LONGEST = 1e9  # seconds, thirty years: beyond it a number is a mistake
+KNOWN_KEYS = {"audio_filepath", "duration", "text", "offset", "speaker", "id"}
 
 
 @dataclass(frozen=True)
@@ -86,40 +87,46 @@ def list_problems(problems: list[str]) -> str:
 def _parse(line: str, number: int, folder: Path) -> Utterance:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: JSONDecodeError, and integers of thousands of digits
         raise DataError(f"not a JSON object: {error}.") from None
     if not isinstance(row, dict):
         raise DataError(f"a {type(row).__name__}, not a JSON object.")
     missing = [key for key in ("audio_filepath", "duration", "text") if key not in row]
     if missing:
         raise DataError(f"lacks {', '.join(missing)}; an utterance needs audio_filepath, duration and text.")
-    name, text = _typed(row, "audio_filepath", str), _typed(row, "text", str)
-    duration, offset = _seconds(row, "duration"), _seconds(row, "offset") if row.get("offset") is not None else 0.0
+    name, text = _text(row, "audio_filepath"), _text(row, "text")
+    is_part = row.get("offset") is not None
+    duration, offset = _seconds(row, "duration"), _seconds(row, "offset") if is_part else 0.0
     if not name or "\0" in name:
         raise DataError(f"audio_filepath is {name!r}; write a path.")
     default_id = str(Path(name).with_suffix("")) + (f"@{offset:g}" if offset else "")
-    known = {"audio_filepath", "duration", "text", "offset", "speaker", "id"}
+    id = default_id if row.get("id") is None else _text(row, "id")
+    if not id:
+        raise DataError("id is empty; leave it out (the path names the utterance) or write one.")
     return Utterance(
-        id=_typed(row, "id", str) if row.get("id") is not None else default_id,
+        id=id,
         audio=(folder / name).resolve(),
         duration=duration,
         text=text,
         line=number,
         offset=offset,
-        is_part=row.get("offset") is not None,
-        speaker=_typed(row, "speaker", str) if row.get("speaker") is not None else None,
-        extra={key: value for key, value in row.items() if key not in known},
+        is_part=is_part,
+        speaker=None if row.get("speaker") is None else _text(row, "speaker"),
+        extra={key: value for key, value in row.items() if key not in KNOWN_KEYS},
     )
 
 
-def _typed(row: dict, key: str, kind: type) -> Any:
-    if not isinstance(row[key], kind):
-        raise DataError(f"{key} is {row[key]!r}; write a {'text' if kind is str else kind.__name__}.")
-    return row[key]
+def _text(row: dict, key: str) -> str:
+    value = row[key]
+    if not isinstance(value, str):
+        raise DataError(f"{key} is {value!r}; write a text.")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise DataError(f"{key} is {value!r}: half a surrogate pair, no character.")
+    return value
 
 
 def _seconds(row: dict, key: str) -> float:
     value = row[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LONGEST:
         raise DataError(f"{key} is {value!r}; write seconds, a number that is not negative.")
     return float(value)

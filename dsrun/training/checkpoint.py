@@ -1,16 +1,16 @@
 """Checkpoints: a state on disk that is either whole, to the bit, or not used.
 
 Orbax writes the arrays; it commits atomically, and it restores float16, bfloat16 and float8 unchanged. Two things it does not do
-are done here. It restores flipped bits in silence: so every tensor has a SHA-256 in our `manifest.json`, and nothing is handed out
-that does not match it. And it does not flush to the disk: so the step's folder is written aside, every file and folder in it
+are done here. It restores flipped bits in silence, and where it notices damage its threads complain long after: so every tensor and
+every file has a SHA-256 in our `manifest.json`; no damaged file is given to it, and no tensor handed out that does not match. And it does not flush to the disk: so the step's folder is written aside, every file and folder in it
 flushed, read back, and only then renamed to its name. A folder with a step's name is therefore complete, whenever the process was
 killed, and older ones go only after that.
 
-    checkpoints/step_000400/manifest.json   step, best, meta, name + dtype + shape + sha256 of each tensor, digest
+    checkpoints/step_000400/manifest.json   step, best, meta, name + dtype + shape + sha256 of each tensor; digest; sha256 of files
     checkpoints/step_000400/arrays/         Orbax, one entry a tensor, names joined by "/"
 
-The digest is the SHA-256 of the manifest's content in canonical JSON, hence of all state bits: two runs are in the same state if and
-only if their digests agree. Not in a checkpoint: the random generator (every random number is a function of seed, step and
+The digest is the SHA-256 of step, best, meta and tensors' entries in canonical JSON, hence of all state bits: two runs are in the same
+state if and only if their digests agree. (Files are not in it: Orbax draws their names at random.) Not in a checkpoint: the random generator (every random number is a function of seed, step and
 place) and the loader (its state is the step). One process writes, under the run folder's lock; anyone may read meanwhile.
 """
 
@@ -174,7 +174,8 @@ def _write(aside: Path, tensors: dict[str, np.ndarray], manifest: dict[str, Any]
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
             writer.save((aside / ARRAYS).absolute(), stored)
     reached("arrays written")
-    (aside / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
+    with_files = manifest | {"files": _file_hashes(aside)}
+    (aside / MANIFEST).write_text(json.dumps(with_files, indent=1, sort_keys=True), encoding="utf-8")
     reached("manifest written")
     sync_tree(aside)
     reached("synced")
@@ -233,6 +234,7 @@ def _as_step(which: int | str) -> int:
 def _read(path: Path, step: int) -> Checkpoint:
     """Raises _Damaged if anything differs from the manifest, or the manifest from its digest."""
     manifest = _read_manifest(path, step)
+    _require_whole_files(path, manifest["files"])
     tensors = {}
     stored = _read_arrays(path / ARRAYS, [entry["name"] for entry in manifest["tensors"] if 0 not in entry["shape"]])
     for entry in manifest["tensors"]:
@@ -251,8 +253,8 @@ def _read(path: Path, step: int) -> Checkpoint:
 def _read_manifest(path: Path, step: int) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
-        content = {key: value for key, value in manifest.items() if key != "digest"}
-        is_whole = manifest["digest"] == _digest(content) and manifest["step"] == step
+        content = {key: value for key, value in manifest.items() if key not in ("digest", "files")}
+        is_whole = manifest["digest"] == _digest(content) and manifest["step"] == step and "files" in manifest
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:  # TypeError, AttributeError: JSON of another shape
         raise _Damaged(f"{path / MANIFEST} is damaged: {type(error).__name__}: {error}") from error
     if not is_whole:
@@ -263,6 +265,25 @@ def _read_manifest(path: Path, step: int) -> dict[str, Any]:
             "in the run's provenance.json."
         )
     return manifest
+
+
+def _file_hashes(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return {path.relative_to(folder).as_posix(): _sha256_of_file(path) for path in files}
+
+
+def _sha256_of_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_whole_files(folder: Path, expected: dict[str, str]) -> None:
+    found = _file_hashes(folder)
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise _Damaged(f"{folder / name} is missing")
+        if found[name] != expected.get(name):
+            raise _Damaged(f"{folder / name} is damaged: its sha256 is {found[name]}, the manifest says {expected.get(name)}")
 
 
 def _read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:

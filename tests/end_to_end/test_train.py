@@ -1,0 +1,154 @@
+"""Whole runs: train, stop, resume, evaluate, transcribe, on real clips with a tiny network."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from corpus import shortest_prompts, write_config, write_rows, write_tone  # noqa: E402
+from test_cli import dsrun, require_message  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    rows = shortest_prompts(12)
+    train = write_rows(folder / "train.jsonl", rows[:8])
+    dev = write_rows(folder / "dev.jsonl", rows[8:])
+    return write_config(folder, train=train, dev=dev, test=dev, epochs=3, checkpoint_every_steps=1)
+
+
+@pytest.fixture(scope="module")
+def finished(config):
+    run = config.parent / "finished"
+    result = dsrun("train", "--config", config, "--run-dir", run, "--json")
+    assert result.returncode == 0, result.stderr
+    return run, json.loads(result.stdout)
+
+
+def events(run, kind):
+    lines = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+def digests(run):
+    return {line["step"]: line["digest"] for line in events(run, "checkpoint")}
+
+
+def test_a_run_leaves_everything_that_is_promised(finished):
+    run, report = finished
+    assert {p.name for p in run.iterdir()} >= {
+        "config.yaml", "command.txt", "provenance.json", "parameters.txt", "status.json", "log.txt", "events.jsonl",
+        "checkpoints", "evaluation",
+    }  # fmt: skip
+    steps = events(run, "step")
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    assert set(steps[0]) >= {"loss", "grad_norm", "learning_rate", "loss_scale", "finite", "seconds"}
+    assert [line["step"] for line in events(run, "eval")] == [2, 4, 6]
+    assert set(events(run, "eval")[0]) >= {"manifest", "loss", "cer", "wer"}
+    assert set(digests(run)) == {1, 2, 3, 4, 5, 6}
+    assert json.loads((run / "status.json").read_text())["state"] == "done"
+    low, high = report["cer_interval"]
+    assert low <= report["cer"] <= high
+    details = (run / "evaluation" / "dev.jsonl").read_text().splitlines()
+    assert len(details) == 4
+    assert sum(json.loads(line)["characters"]["errors"] for line in details) == report["characters"]["errors"]
+
+
+def test_a_finished_run_refuses_to_be_overwritten(config, finished):
+    run, _ = finished
+    before = (run / "events.jsonl").read_bytes()
+    require_message(dsrun("train", "--config", config, "--run-dir", run), 2, "complete", "--overwrite", "dsrun eval")
+    assert (run / "events.jsonl").read_bytes() == before
+
+
+def test_another_config_in_the_same_folder_is_shown_as_a_difference(config, finished):
+    run, _ = finished
+    result = dsrun("train", "--config", config, "--run-dir", run, "--set", "seed=99")
+    require_message(result, 2, "another config", "seed: 99")
+
+
+def test_the_same_command_on_one_and_two_devices_gives_the_same_digests(config, finished):
+    run, _ = finished
+    again = config.parent / "again"
+    assert dsrun("train", "--config", config, "--run-dir", again, "--devices", 1).returncode == 0
+    assert digests(again) == digests(run)
+    other_seed = config.parent / "other"
+    assert dsrun("train", "--config", config, "--run-dir", other_seed, "--set", "seed=2").returncode == 0
+    assert not set(digests(other_seed).values()) & set(digests(run).values())
+
+
+def start_and_signal(config, run, number):
+    """Start training and send a signal once the second step's checkpoint is there."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC", "PJRT_NPROC")}
+    command = [sys.executable, "-m", "dsrun", "train", "--config", str(config), "--run-dir", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 200
+    while not (run / "checkpoints" / "step_000002").is_dir():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(number)
+    return process.wait(timeout=100), process.communicate()[1]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75)])
+def test_a_stopped_run_ends_with_the_same_bits_as_an_uninterrupted_one(config, finished, number, code):
+    run = config.parent / f"stopped{number}"
+    found, error = start_and_signal(config, run, number)
+    assert found in (code, 0), error  # 0: it was faster than the signal
+    if found == 75:
+        assert json.loads((run / "status.json").read_text())["state"] == "stopped"
+    if found != 0:
+        result = dsrun("train", "--config", config, "--run-dir", run)
+        assert result.returncode == 0, result.stderr
+        assert "resuming from step" in result.stderr
+    assert digests(run) == digests(finished[0])
+    untimed = [
+        [{k: v for k, v in line.items() if "seconds" not in k} for line in events(folder, "step")]
+        for folder in (run, finished[0])
+    ]
+    assert untimed[0] == untimed[1]
+
+
+def test_eval_and_transcribe_a_finished_run(finished, tmp_path):
+    run, report = finished
+    again = json.loads(dsrun("eval", run, "--json").stdout)
+    assert again["cer"] == report["cer"]
+    one_by_one = json.loads(dsrun("eval", run, "--batch", 2, "--json").stdout)
+    assert one_by_one["characters"] == report["characters"]
+    clip = shortest_prompts(1)[0]["audio_filepath"]
+    spoken = dsrun("transcribe", run, clip)
+    assert spoken.returncode == 0, spoken.stderr
+    stereo = write_tone(tmp_path / "stereo.wav", rate=44_100, channels=2)
+    text = tmp_path / "text.wav"
+    text.write_text("no audio")
+    bad = dsrun("transcribe", run, stereo, text, clip)
+    require_message(bad, 3, "44100 Hz", "2 channels", "not an audio file")
+    assert bad.stdout.startswith(str(clip))
+    mended = dsrun("transcribe", run, stereo, "--resample", "--channel", 1)
+    assert mended.returncode == 0, mended.stderr
+
+
+def test_float16_storage_trains(config):
+    run = config.parent / "float16"
+    options = ("--set", "arithmetic.storage.format=float16", "--set", "arithmetic.compute.format=bf16")
+    result = dsrun("train", "--config", config, "--run-dir", run, *options, "--set", "training.epochs=1")
+    assert result.returncode == 0, result.stderr
+    assert "float16" in (run / "parameters.txt").read_text()
+
+
+def test_divergence_stops_the_run_with_its_own_exit_code(config):
+    run = config.parent / "diverged"
+    result = dsrun(
+        "train", "--config", config, "--run-dir", run, "--set",
+        "optimizer={kind: sgd, learning_rate: 1.0e+30, momentum: 0.0, nesterov: false}", "--set", "schedule={kind: constant}",
+    )  # fmt: skip
+    require_message(result, 4, "not finite", "Utterances:")
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"

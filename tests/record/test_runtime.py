@@ -1,0 +1,115 @@
+"""Flags and thread-pool size are pinned before JAX starts, and read back from the compiler."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dsrun.errors import UsageError
+from dsrun.record.runtime import DETERMINISM_FLAGS, configure_runtime, in_force, require_in_force
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    """In a process of its own, with none of the variables that the tests themselves run under."""
+    pinned = ("NPROC", "PJRT_NPROC", "XLA_FLAGS")
+    plain = {name: value for name, value in os.environ.items() if name not in pinned}
+    variables = plain | {"JAX_PLATFORMS": "cpu"} | environment
+    return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=120)
+
+
+def test_a_fresh_process_gets_its_devices_and_xla_parses_every_flag_as_set():
+    found = run_python(
+        "from dsrun.record import configure_runtime, in_force, require_in_force\n"
+        "configure_runtime(4)\n"
+        "configure_runtime(2)\n"  # nothing more to do
+        "import jax\n"
+        "require_in_force()\n"
+        "print(len(jax.devices()), in_force()['--xla_gpu_deterministic_ops'], in_force()['--xla_allow_excess_precision'])\n"
+        "print(in_force()['NPROC'], in_force()['PJRT_NPROC'])\n"
+    )
+    assert found.stdout.split() == ["4", "true", "false", "8", "8"], found.stderr
+
+
+def test_the_users_other_flags_stay():
+    found = run_python(
+        "from dsrun.record import configure_runtime\n"
+        "import os\n"
+        "configure_runtime()\n"
+        "print(os.environ['XLA_FLAGS'])\n",
+        XLA_FLAGS="--xla_cpu_enable_fast_math=false --xla_gpu_deterministic_ops",
+    )
+    assert found.stdout.split() == [
+        "--xla_cpu_enable_fast_math=false",
+        "--xla_gpu_deterministic_ops=true",
+        "--xla_allow_excess_precision=false",
+    ]
+
+
+def test_the_last_of_a_repeated_flag_counts_for_us_as_for_xla():
+    code = "from dsrun.record import in_force; print(in_force()['--xla_allow_excess_precision'])"
+    twice = "--xla_allow_excess_precision=false --xla_allow_excess_precision=true"
+    assert run_python(code, XLA_FLAGS=twice).stdout.split() == ["true"]
+    found = run_python("from dsrun.record import configure_runtime; configure_runtime()", XLA_FLAGS=twice)
+    assert "--xla_allow_excess_precision=true is set in XLA_FLAGS, dsrun needs false" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("NPROC", "2", "NPROC=2 is set in the environment, dsrun needs 8"),
+        ("PJRT_NPROC", "1", "PJRT_NPROC=1 is set in the environment, dsrun needs 8"),
+        ("XLA_FLAGS", "--xla_gpu_deterministic_ops=0", "--xla_gpu_deterministic_ops=false is set in XLA_FLAGS, dsrun needs true"),
+        ("XLA_FLAGS", "/etc/flags", "XLA_FLAGS=/etc/flags: it names a file of flags"),
+    ],
+)
+def test_an_environment_that_would_change_bits_is_refused(monkeypatch, name, value, text):
+    for other in ("NPROC", "PJRT_NPROC", "XLA_FLAGS"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=text):
+        configure_runtime()
+
+
+@pytest.mark.parametrize("devices", [0, 9])
+def test_more_devices_than_the_pool_has_threads_are_refused(devices):
+    with pytest.raises(UsageError, match=f"devices is {devices}: one process has 1 to 8"):
+        configure_runtime(devices)
+
+
+@pytest.mark.parametrize("missing", ["NPROC", "PJRT_NPROC", "XLA_FLAGS"])
+def test_once_jax_has_started_nothing_can_be_pinned_any_more(missing):
+    values = {"NPROC": "8", "PJRT_NPROC": "8", "XLA_FLAGS": " ".join(f"{n}={v}" for n, v in DETERMINISM_FLAGS.items())}
+    del values[missing]
+    found = run_python(
+        "import jax\n"
+        "jax.devices()\n"
+        "from dsrun.record import configure_runtime\n"
+        "configure_runtime()\n",
+        **values,
+    )
+    assert "UsageError: JAX has started without dsrun's thread-pool size, flags" in found.stderr
+
+
+def test_an_import_of_jax_alone_is_early_enough():
+    found = run_python("import jax\nfrom dsrun.record import configure_runtime\nconfigure_runtime(3)\nprint(jax.device_count())")
+    assert found.stdout.split() == ["3"], found.stderr
+
+
+def test_flags_that_the_compiler_has_not_read_are_not_in_force_whatever_the_environment_says():
+    found = run_python(
+        "from jax._src.lib import xla_client\n"
+        "xla_client.CompileOptions()\n"  # XLA parses its flags here, and never again; no backend has started
+        "from dsrun.record import configure_runtime, require_in_force\n"
+        "configure_runtime()\n"
+        "require_in_force()\n"
+    )
+    assert "UsageError: --xla_gpu_deterministic_ops is false, not true; --xla_allow_excess_precision is true" in found.stderr
+
+
+def test_a_pool_size_that_was_changed_is_reported(monkeypatch):
+    require_in_force()
+    monkeypatch.setenv("PJRT_NPROC", "2")
+    assert in_force()["PJRT_NPROC"] == "2"
+    with pytest.raises(UsageError, match="PJRT_NPROC is 2, not 8"):
+        require_in_force()

@@ -1,0 +1,231 @@
+"""The command line as a user meets it: a process, its exit code, and one message without a traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+sys.path.insert(0, str(Path(__file__).parent))
+from corpus import REPOSITORY, shortest_prompts, write_config, write_rows, write_tone  # noqa: E402
+
+
+def dsrun(*arguments, cwd=None, **options):
+    """Run `python -m dsrun`, without the test run's own flags."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC", "PJRT_NPROC")}
+    return subprocess.run(
+        [sys.executable, "-m", "dsrun", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd or REPOSITORY,
+        env=environment,
+        timeout=300,
+        **options,
+    )
+
+
+def require_message(result, code, *parts):
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    for part in parts:
+        assert part in result.stderr, result.stderr
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Eight real clips; tests spoil them."""
+    rows = shortest_prompts(8)
+    return tmp_path, rows
+
+
+def train(folder, rows, *options, **training):
+    manifest = write_rows(folder / "train.jsonl", rows)
+    dev = write_rows(folder / "dev.jsonl", shortest_prompts(2))
+    config = write_config(folder, train=manifest, dev=dev, **training)
+    return dsrun("train", "--config", config, "--run-dir", folder / "run", *options)
+
+
+def test_help_needs_no_jax_and_teaches():
+    code = "import sys; sys.argv = ['dsrun', '--help']\nfrom dsrun.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "assert 'jax' not in sys.modules and 'numpy' not in sys.modules, 'imported'"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    for verb in ("train", "eval", "transcribe", "data", "configs", "schema", "doctor", "runs"):
+        assert verb in result.stdout
+
+
+def test_bare_call_names_the_command_to_try_first():
+    result = dsrun()
+    assert result.returncode == 0
+    assert "dsrun train --config configs/prompts_float32.yaml" in result.stdout
+
+
+def test_help_of_train_lists_the_exit_codes_and_that_of_eval_the_empty_reference_rule():
+    assert "75" in dsrun("train", "--help").stdout
+    text = " ".join(dsrun("eval", "--help").stdout.split())
+    assert "reference is empty adds its hypothesis as insertions" in text
+
+
+def test_a_config_typo_is_named_with_line_and_suggestion(tmp_path):
+    config = tmp_path / "typo.yaml"
+    config.write_text(f"base: {REPOSITORY}/configs/prompts_float32.yaml\nmodel:\n  hiden: 512\n")
+    result = dsrun("train", "--config", config)
+    require_message(result, 2, f"{config}:3:3", "model.hiden", "did you mean 'hidden'")
+
+
+def test_a_wrong_type_is_named_with_its_value(tmp_path):
+    result = dsrun("train", "--config", "configs/prompts_float32.yaml", "--set", "model.layers=three")
+    require_message(result, 2, "--set #1", "model.layers", "three")
+
+
+def test_a_missing_config_is_named():
+    require_message(dsrun("train", "--config", "configs/nope.yaml"), 2, "configs/nope.yaml")
+
+
+def test_an_unknown_verb_is_bad_usage():
+    assert dsrun("trian").returncode == 2
+
+
+def spoil(name, folder, rows):
+    """Make row 3 of a good corpus bad in one way; returns what the message must say."""
+    row = rows[3]
+    audio = folder / "bad.wav"
+    row["audio_filepath"] = str(audio)
+    row["duration"] = 1.0
+    if name == "missing file":
+        return "bad.wav: no such file"
+    if name == "unreadable audio":
+        audio.write_text("this is no audio")
+        return "not an audio file"
+    if name == "zero length":
+        soundfile.write(audio, np.zeros(0, np.float32), 16_000)
+        row["duration"] = 0.0
+        return "no samples"
+    if name == "truncated FLAC":
+        flac = write_tone(folder / "whole.flac")
+        audio = folder / "bad.flac"
+        audio.write_bytes(flac.read_bytes()[: flac.stat().st_size // 2])
+        row["audio_filepath"] = str(audio)
+        return "bad.flac"
+    if name == "truncated WAV":
+        whole = write_tone(folder / "whole.wav")
+        audio.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+        return "bad.wav"
+    if name == "NaN samples":
+        samples = np.zeros(16_000, np.float32)
+        samples[100] = np.nan
+        soundfile.write(audio, samples, 16_000, subtype="FLOAT")
+        return "NaN"
+    if name == "wrong rate":
+        write_tone(audio, rate=44_100)
+        return "44100 Hz"
+    if name == "stereo":
+        write_tone(audio, channels=2)
+        return "2 channels"
+    write_tone(audio)
+    if name == "empty transcript":
+        row["text"] = " "
+        return "empty transcript"
+    if name == "label longer than its frames":
+        row["text"] = "a long text " * 10
+        return "output frames"
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "missing file",
+        "unreadable audio",
+        "zero length",
+        "truncated FLAC",
+        "truncated WAV",
+        "NaN samples",
+        "wrong rate",
+        "stereo",
+        "empty transcript",
+        "label longer than its frames",
+    ],
+)
+def test_bad_data_is_refused_with_its_utterance(name, corpus):
+    folder, rows = corpus
+    expected = spoil(name, folder, rows)
+    result = train(folder, rows)
+    require_message(result, 3, expected, rows[3]["id"])
+
+
+def test_an_unknown_character_is_counted_and_shown(corpus):
+    folder, rows = corpus
+    manifest = write_rows(folder / "train.jsonl", rows)
+    dev = write_rows(folder / "dev.jsonl", [rows[0] | {"text": "naïve ï"}])
+    result = dsrun("train", "--config", write_config(folder, train=manifest, dev=dev), "--run-dir", folder / "run")
+    require_message(result, 3, "'ï'", "2 times", rows[0]["id"], "data.unknown_characters")
+
+
+def test_a_duplicate_id_is_refused_with_both_lines(corpus):
+    folder, rows = corpus
+    rows[5]["id"] = rows[2]["id"]
+    require_message(train(folder, rows), 3, "train.jsonl:6", rows[2]["id"], "3")
+
+
+def test_dry_run_prints_shapes_and_writes_nothing(corpus):
+    folder, rows = corpus
+    rows[3]["text"] = "a long text " * 10
+    result = train(folder, rows, "--dry-run", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["parameter_count"] == sum(row["count"] for row in report["parameters"])
+    assert report["batch_shapes"][0]["rows"] == 4
+    assert len(report["infeasible"]) == 1
+    assert rows[3]["id"] in report["infeasible"][0]
+    assert set(p.name for p in folder.iterdir()) == {"train.jsonl", "dev.jsonl", "tiny.yaml"}
+
+
+def test_data_check_reports_all_problems_and_exits_with_3(corpus):
+    folder, rows = corpus
+    spoil("missing file", folder, rows)
+    rows[4]["text"] = ""
+    manifest = write_rows(folder / "m.jsonl", rows)
+    result = dsrun("data", "check", manifest, "--json")
+    assert result.returncode == 3
+    report = json.loads(result.stdout)
+    assert len(report["errors"]) == 2
+    good = dsrun("data", "check", write_rows(folder / "good.jsonl", shortest_prompts(4)))
+    assert good.returncode == 0
+    assert "utterances 4" in good.stdout
+
+
+def test_data_show_draws_a_picture(corpus):
+    folder, rows = corpus
+    manifest = write_rows(folder / "m.jsonl", rows)
+    result = dsrun("data", "show", manifest, rows[2]["id"], "-o", folder / "u.png")
+    assert result.returncode == 0, result.stderr
+    assert (folder / "u.png").read_bytes().startswith(b"\x89PNG")
+    require_message(dsrun("data", "show", manifest, "nobody", "-o", folder / "u.png"), 3, "nobody")
+
+
+def test_configs_list_show_check_and_schema():
+    assert "prompts_float32" in dsrun("configs", "list").stdout
+    shown = dsrun("configs", "show", "configs/prompts_float16_storage.yaml", "--set", "seed=7").stdout
+    assert "--set #1" in shown
+    assert "prompts_float32.yaml:" in shown
+    configs = sorted((REPOSITORY / "configs").glob("*.yaml"))
+    assert dsrun("configs", "check", *configs).returncode == 0
+    assert json.loads(dsrun("schema").stdout)
+
+
+def test_doctor_checks_the_arithmetic_of_this_machine():
+    result = dsrun("doctor", "--json")
+    report = json.loads(result.stdout)
+    assert result.returncode == 0
+    assert all(check["passed"] for check in report["checks"])
+    assert report["facts"]["NPROC"] == "8"
+
+
+def test_runs_of_an_empty_folder_say_so(tmp_path):
+    assert "no run folders" in dsrun("runs", tmp_path).stderr
+    require_message(dsrun("eval", tmp_path), 2, "not a run folder")
