@@ -103,6 +103,7 @@ def build_augmentation(config: Config) -> Augmentation | None:
 def build_model_settings(config: Config, *, num_classes: int) -> ModelSettings:
     """Shape of the network for an alphabet of so many classes."""
     model, front_end = config.model, config.model.front_end
+    front: Conv2dSettings | FrameStackSettings
     if front_end.kind == "conv2d":
         front = Conv2dSettings(channels=front_end.channels)
     else:
@@ -193,7 +194,9 @@ def build_training_data(config: Config, *, on_progress: OnProgress = None) -> Tr
     notes: list[str] = []
     spoken = {split: _with_text(config, read_manifest(path), path, notes) for split, path in _manifests(config).items()}
     alphabet = build_alphabet(config, spoken["train"])
-    train = _load(config, spoken["train"], alphabet, notes, augmentation=build_augmentation(config), on_progress=on_progress)
+    train = _load(
+        config, spoken["train"], alphabet, notes, augmentation=build_augmentation(config), on_progress=on_progress
+    )
     normalization = estimate_normalization(clip[1.0] for clip in train.clips)
     train = replace(train, normalization=normalization)
     train, infeasible = _without_infeasible(config, train, alphabet, notes)
@@ -207,7 +210,6 @@ def build_evaluation_data(
 ) -> tuple[Dataset, dict[str, str]]:
     """A manifest as a dataset without augmentation, and its references by id. Characters outside the alphabet stay in the
     reference and count as errors."""
-    notes: list[str] = []
     utterances = read_manifest(manifest)
     labels = encode_all({u.id: u.text for u in utterances}, alphabet, on_unknown="drop").labels
     dataset = _dataset(config, utterances, labels, normalization=normalization, on_progress=on_progress)
@@ -272,6 +274,8 @@ def _without_infeasible(
         return train, []
     if config.data.infeasible == "error":
         raise DataError("\n".join(str(found) for found in infeasible[:20]) + f"\n{len(infeasible)} in all.")
-    notes.append(f"dropped {len(infeasible)} utterances that CTC cannot align: {', '.join(f.id for f in infeasible[:5])}")
+    notes.append(
+        f"dropped {len(infeasible)} utterances that CTC cannot align: {', '.join(f.id for f in infeasible[:5])}"
+    )
     bad = {found.id for found in infeasible}
     return train.keep([id not in bad for id in train.ids]), infeasible

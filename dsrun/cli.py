@@ -85,7 +85,9 @@ def train(
         typer.Option(min=1, help="Devices to use; default all. Changes the speed, never a bit of the result."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Insist on going on from a checkpoint.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete what the run folder holds and start anew.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete what the run folder holds and start anew.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained; write nothing.")] = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -106,7 +108,7 @@ def train(
         report = describe(resolved, devices=devices)
         print(json.dumps(report, indent=2)) if json_output else print_description(report)
         return
-    mode = "resume" if resume else "overwrite" if overwrite else "automatic"
+    mode: Any = "resume" if resume else "overwrite" if overwrite else "automatic"
     outcome = train_run(resolved, run_dir=run_dir, devices=devices, mode=mode, command=sys.argv)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
@@ -116,10 +118,14 @@ def train(
 @app.command("eval")
 def evaluate(
     run: RunArgument,
-    manifest: Annotated[Path | None, typer.Option(help="Manifest to score. Default: the config's data.test, else data.dev.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Manifest to score. Default: the config's data.test, else data.dev.")
+    ] = None,
     checkpoint: Annotated[str, typer.Option(help="best, last, or a step number.")] = "best",
     decoder: Annotated[str, typer.Option(help="greedy (the only one so far).")] = "greedy",
-    batch: Annotated[int | None, typer.Option(min=1, help="Utterances a batch. Default: the config's global batch.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Utterances a batch. Default: the config's global batch.")
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Word and character error rates of a run on a manifest, with 95% bootstrap intervals over utterances.
@@ -202,7 +208,8 @@ def doctor(json_output: JsonOption = False) -> None:
 
 @configs_app.command("list")
 def configs_list(
-    folder: Annotated[Path, typer.Argument(help="Folder of configs.")] = Path("configs"), json_output: JsonOption = False
+    folder: Annotated[Path, typer.Argument(help="Folder of configs.")] = Path("configs"),
+    json_output: JsonOption = False,
 ) -> None:
     """Configs in a folder, each with the first line of its claim."""
     from dsrun.config import list_configs
@@ -320,7 +327,9 @@ def print_description(report: dict[str, Any]) -> None:
         f"{len(report['batch_shapes'])} shapes (one compilation each), padding {report['padding']:.1%} of frames"
     )
     print_table(report["batch_shapes"])
-    print(f"utterances: {report['utterances']}; seconds of audio: {report['audio_seconds']:.0f}; classes: {report['classes']}")
+    print(
+        f"utterances: {report['utterances']}; seconds of audio: {report['audio_seconds']:.0f}; classes: {report['classes']}"
+    )
     print(f"infeasible for CTC: {len(report['infeasible'])}")
     for text in report["infeasible"]:
         print(f"  {text}")

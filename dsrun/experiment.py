@@ -17,11 +17,12 @@ import jax
 
 from dsrun import build
 from dsrun.config import Config, Resolved, config_hash, load_config, to_yaml
-from dsrun.errors import DataError, DivergedError, UsageError
+from dsrun.errors import DataError, UsageError
 from dsrun.evaluation.evaluate import Evaluation, Evaluator
 from dsrun.model import ModelSettings, parameter_table
-from dsrun.record.runtime import POOL_SIZE
 from dsrun.record import EventLog, RunDir, configure_runtime, provenance, require_in_force, write_atomically
+from dsrun.record.run_dir import Mode
+from dsrun.record.runtime import POOL_SIZE
 from dsrun.speech import (
     Alphabet,
     Batcher,
@@ -98,7 +99,7 @@ def prepare(config: Config, *, devices: int | None) -> Experiment:
 
 
 def train_run(
-    resolved: Resolved, *, run_dir: Path | None, devices: int | None, mode: str, command: Sequence[str]
+    resolved: Resolved, *, run_dir: Path | None, devices: int | None, mode: Mode, command: Sequence[str]
 ) -> TrainOutcome:
     """Train a config in its run folder, from the last checkpoint if there is one, and score the best checkpoint.
 
@@ -157,7 +158,9 @@ def _train(config: Config, run: RunDir, devices: int | None) -> Outcome:
         outcome = loop.run(state, best)
         progress.message(f"{run.path}: {outcome.reason}")
         if outcome.exit_code:
-            run.write_status("stopped", step=int(outcome.state.step), exit_code=outcome.exit_code, reason=outcome.reason)
+            run.write_status(
+                "stopped", step=int(outcome.state.step), exit_code=outcome.exit_code, reason=outcome.reason
+            )
     events.close()
     return outcome
 

@@ -3,7 +3,6 @@
 On the roof beside `experiment.py`. Nothing here trains or changes a run.
 """
 
-
 import os
 import platform
 from dataclasses import replace
@@ -77,7 +76,7 @@ def _infeasible(config: Config, utterances: "list[Utterance]", alphabet: "Alphab
     settings = build.build_model_settings(config, num_classes=alphabet.num_classes)
     features = build.build_features(config)
     fastest = max(config.augment.speeds) if config.augment else 1.0
-    frames = [features.num_frames(int(u.duration * config.data.sample_rate / fastest)) for u in utterances]
+    frames = [features.num_frames(int((u.duration or 0.0) * config.data.sample_rate / fastest)) for u in utterances]
     ids = [utterance.id for utterance in utterances]
     found = find_infeasible(ids, frames, labels, output_frames=lambda n: output_frames(settings, n))
     return [str(infeasible) for infeasible in found]

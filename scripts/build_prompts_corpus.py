@@ -207,7 +207,9 @@ class Report:
 
     def text(self) -> str:
         """A table for people."""
-        kept = [f"{split:<6}{n:6d} clips {self.seconds[split] / 60:7.2f} minutes" for split, n in self.utterances.items()]
+        kept = [
+            f"{split:<6}{n:6d} clips {self.seconds[split] / 60:7.2f} minutes" for split, n in self.utterances.items()
+        ]
         dropped = [f"dropped{n:5d} {reason}" for reason, n in self.dropped.most_common()]
         return "\n".join([*kept, *dropped])
 
@@ -266,7 +268,9 @@ def main() -> None:
     sounds = options.sounds or SOUNDS / language.voice
     for path in (texts, sounds):
         if not path.exists():
-            sys.exit(f"{path}: not there. Install {package} and {package}-g722, or say where with --texts and --sounds.")
+            sys.exit(
+                f"{path}: not there. Install {package} and {package}-g722, or say where with --texts and --sounds."
+            )
     if (options.out / "train.jsonl").exists():
         sys.exit(f"{options.out}: holds a corpus already; remove it or choose another folder.")
     options.out.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,9 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
 def write_tone(path: Path, *, seconds: float = 1.0, rate: int = 16_000, channels: int = 1, **options) -> Path:
     """A tone with some noise."""
     rng = np.random.default_rng(0)
-    wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate) + 0.01 * rng.standard_normal(int(seconds * rate))
+    wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate) + 0.01 * rng.standard_normal(
+        int(seconds * rate)
+    )
     soundfile.write(path, np.repeat(wave[:, None], channels, axis=1), rate, **options)
     return path
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 sys.path.insert(0, str(Path(__file__).parent))
-from corpus import REPOSITORY, shortest_prompts, write_config, write_rows, write_tone  # noqa: E402
+from corpus import REPOSITORY, shortest_prompts, write_config, write_rows, write_tone
 
 
 def dsrun(*arguments, cwd=None, **options):
@@ -50,7 +50,9 @@ def train(folder, rows, *options, **training):
 
 
 def test_help_needs_no_jax_and_teaches():
-    code = "import sys; sys.argv = ['dsrun', '--help']\nfrom dsrun.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code = (
+        "import sys; sys.argv = ['dsrun', '--help']\nfrom dsrun.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    )
     code += "assert 'jax' not in sys.modules and 'numpy' not in sys.modules, 'imported'"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
@@ -182,7 +184,7 @@ def test_dry_run_prints_shapes_and_writes_nothing(corpus):
     assert report["batch_shapes"][0]["rows"] == 4
     assert len(report["infeasible"]) == 1
     assert rows[3]["id"] in report["infeasible"][0]
-    assert set(p.name for p in folder.iterdir()) == {"train.jsonl", "dev.jsonl", "tiny.yaml"}
+    assert {p.name for p in folder.iterdir()} == {"train.jsonl", "dev.jsonl", "tiny.yaml"}
 
 
 def test_data_check_reports_all_problems_and_exits_with_3(corpus):

@@ -48,7 +48,7 @@ class EventLog:
     def truncate_after(self, step: int) -> None:
         """Keep the records of steps up to `step`."""
         self._file.close()
-        lines = [line for line, record in _parse(self.path) if record["step"] <= step]
+        lines = [line for record, line in _parse(self.path) if record["step"] <= step]
         write_atomically(self.path, "".join(line + "\n" for line in lines))
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
 
@@ -67,19 +67,19 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: a line that is not a JSON object with `event` and `step`; names the line.
     """
-    return [record for _, record in _parse(Path(path))]
+    return [record for record, _ in _parse(Path(path))]
 
 
-def _parse(path: Path) -> list[tuple[str, dict[str, Any]]]:
+def _parse(path: Path) -> list[tuple[dict[str, Any], str]]:
     if not path.exists():
         return []
     *lines, _cut = path.read_bytes().split(b"\n")
-    return [(line.decode(), _record(line, f"{path}:{number}")) for number, line in enumerate(lines, 1)]
+    return [(_record(line, f"{path}:{number}"), line.decode()) for number, line in enumerate(lines, 1)]
 
 
 def _record(line: bytes, place: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode())
     except ValueError as error:  # of JSON, or of UTF-8
         raise DataError(f"{place}: not JSON ({error}). Remove the line or take the file from a copy.") from error
     if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "event" not in record:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -142,14 +143,15 @@ def _cut_into_buckets(dataset: Dataset, buckets: int, frame_multiple: int, globa
     batches = [order[start : start + global_batch] for start in range(0, len(order), global_batch)]
     longest = [max(dataset.most_frames(member) for member in batch) for batch in batches]
     edges = _cheapest_cuts(longest, buckets)
-    pieces = [[m for batch in batches[a:b] for m in batch] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [[m for batch in batches[a:b] for m in batch] for a, b in pairwise(edges)]
     return [_bucket(dataset, piece, frame_multiple) for piece in pieces]
 
 
 def _cheapest_cuts(longest: Sequence[int], pieces: int) -> list[int]:
     """Edges 0..len that cut increasing lengths into at most `pieces` runs, each costing its size times its last length."""
     count = len(longest)
-    best = {0: (0, (0,))}  # batches placed: (padded length so far, edges)
+    # batches placed: (padded length so far, edges)
+    best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, (0,))}
     for _ in range(min(pieces, count)):
         extended = dict(best)
         for start, (cost, edges) in best.items():

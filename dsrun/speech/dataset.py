@@ -6,7 +6,7 @@ SpecAugment hides, is decided by (seed, epoch, id). Without augmentation `featur
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import compress
 
 import numpy as np
@@ -78,10 +78,13 @@ class Dataset:
         """
         if not any(wanted):
             raise DataError("no utterances are left.")
-        kept = {
-            name: tuple(compress(getattr(self, name), wanted)) for name in ("ids", "labels", "seconds", "clips")
-        }
-        return replace(self, **kept)
+        return replace(
+            self,
+            ids=tuple(compress(self.ids, wanted)),
+            labels=tuple(compress(self.labels, wanted)),
+            seconds=tuple(compress(self.seconds, wanted)),
+            clips=tuple(compress(self.clips, wanted)),
+        )
 
     def audio_seconds(self, ids: Sequence[str]) -> float:
         """Seconds of recordings behind these ids; "" counts nothing."""
@@ -156,7 +159,5 @@ def _clips(
             )
         return features.compute(change_speed(samples[0], speed, audio.sample_rate))
 
-    return {
-        speed: cache.get(f"{digest} {part} {audio.key()} {features.key()} speed={speed}", lambda s=speed: compute(s))
-        for speed in speeds
-    }
+    name = f"{digest} {part} {audio.key()} {features.key()}"
+    return {speed: cache.get(f"{name} speed={speed}", partial(compute, speed)) for speed in speeds}

@@ -58,10 +58,10 @@ class FeatureSettings:
 
     def compute(self, samples: Float32[np.ndarray, " sample"]) -> Float32[np.ndarray, "frame bin"]:
         """Features of a clip. Raises DataError if it is shorter than a window."""
-        options = {"sample_rate": self.sample_rate, "window_ms": self.window_ms, "hop_ms": self.hop_ms}
+        rate, window, hop = self.sample_rate, self.window_ms, self.hop_ms
         if self.kind == "log_mel":
-            return log_mel(samples, num_mels=self.num_mels, **options)
-        return log_spectrogram(samples, **options)
+            return log_mel(samples, sample_rate=rate, num_mels=self.num_mels, window_ms=window, hop_ms=hop)
+        return log_spectrogram(samples, sample_rate=rate, window_ms=window, hop_ms=hop)
 
     def key(self) -> str:
         """Text that identifies the features these settings compute."""
@@ -154,7 +154,8 @@ def estimate_normalization(clips: Iterable[Float32[np.ndarray, "frame bin"]]) ->
         raise DataError("no frames to estimate the feature normalisation from.")
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
-    return Normalization(mean.astype(np.float32), np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32))
+    usable = np.where(deviation > 1e-6, deviation, 1.0)
+    return Normalization(np.asarray(mean, np.float32), np.asarray(usable, np.float32))
 
 
 class FeatureCache:
@@ -166,7 +167,9 @@ class FeatureCache:
     def __init__(self, folder: Path | None):
         self.folder = folder
 
-    def get(self, key: str, compute: Callable[[], Float32[np.ndarray, "frame bin"]]) -> Float32[np.ndarray, "frame bin"]:
+    def get(
+        self, key: str, compute: Callable[[], Float32[np.ndarray, "frame bin"]]
+    ) -> Float32[np.ndarray, "frame bin"]:
         """The features called `key`, computed if they are not there."""
         if self.folder is None:
             return compute()

@@ -33,9 +33,7 @@ def sgd_direction(*, momentum: float, nesterov: bool, weight_decay: float) -> op
     return optax.chain(decay, trace)
 
 
-def adamw_direction(
-    *, beta1: float, beta2: float, epsilon: float, weight_decay: float
-) -> optax.GradientTransformation:
+def adamw_direction(*, beta1: float, beta2: float, epsilon: float, weight_decay: float) -> optax.GradientTransformation:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
     decay = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
     return optax.chain(optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon), decay)

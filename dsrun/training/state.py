@@ -72,12 +72,18 @@ class StepRecord:
 
 def _layout(arrays: Tree) -> dict[str, str]:
     leaves = jax.tree_util.tree_leaves_with_path(arrays)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): f"{jnp.asarray(x).dtype}{list(jnp.shape(x))}" for path, x in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{jnp.asarray(x).dtype}{list(jnp.shape(x))}"
+        for path, x in leaves
+    }
 
 
 def _require_same_layout(expected: Tree, found: Tree) -> None:
     want, have = _layout(expected), _layout(found)
     differing = sorted(name for name in want.keys() | have.keys() if want.get(name) != have.get(name))
     if differing:
-        lines = [f"{name}: run has {have.get(name, 'nothing')}, config asks {want.get(name, 'nothing')}" for name in differing]
+        lines = [
+            f"{name}: run has {have.get(name, 'nothing')}, config asks {want.get(name, 'nothing')}"
+            for name in differing
+        ]
         raise ValueError("checkpoint does not fit this config: " + "; ".join(lines[:8]))

@@ -39,7 +39,9 @@ def test_every_code_rounds_to_itself_and_every_midpoint_to_even(format):
     codes = np.arange(1 << 16, dtype=np.uint16).view(NUMPY_DTYPE[format])
     values = codes.astype(np.float32)
     finite = np.sort(np.unique(values[np.isfinite(values)]))
-    np.testing.assert_array_equal(bits(round_to(jnp.asarray(values[np.isfinite(values)]), format)), bits(values[np.isfinite(values)]))
+    np.testing.assert_array_equal(
+        bits(round_to(jnp.asarray(values[np.isfinite(values)]), format)), bits(values[np.isfinite(values)])
+    )
     with np.errstate(over="ignore"):
         midpoints = ((finite[:-1].astype(np.float64) + finite[1:].astype(np.float64)) / 2).astype(np.float32)
     is_exact = midpoints.astype(np.float64) * 2 == finite[:-1].astype(np.float64) + finite[1:].astype(np.float64)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from corpus import shortest_prompts, write_config, write_rows, write_tone  # noqa: E402
-from test_cli import dsrun, require_message  # noqa: E402
+from corpus import shortest_prompts, write_config, write_rows, write_tone
+from test_cli import dsrun, require_message
 
 
 @pytest.fixture(scope="module")

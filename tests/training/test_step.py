@@ -77,7 +77,9 @@ def bits(state):
     }
 
 
-@pytest.mark.parametrize("policy", [FLOAT32_POLICY, Policy(storage=FLOAT16, compute=BFLOAT16)], ids=["float32", "mixed"])
+@pytest.mark.parametrize(
+    "policy", [FLOAT32_POLICY, Policy(storage=FLOAT16, compute=BFLOAT16)], ids=["float32", "mixed"]
+)
 def test_state_is_bitwise_equal_on_1_2_and_8_devices(policy):
     one, two, eight = (bits(run(make_step(policy=policy, devices=n))[0]) for n in (1, 2, 8))
     assert one == two == eight
