@@ -18,7 +18,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from dsrun.record.runtime import configure_runtime
@@ -103,7 +103,7 @@ def exact(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
 
 
 def median_milliseconds(
-    contenders: dict[str, LossAndGradient], arrays: list[jax.Array], repeats: int
+    contenders: Mapping[str, LossAndGradient], arrays: list[jax.Array], repeats: int
 ) -> dict[str, float]:
     """Median time of each, taking turns so that a busy minute of the machine meets them all."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}

@@ -53,7 +53,8 @@ class Contender:
     """A worker process that makes one pass over the batches whenever it is asked to."""
 
     def __init__(self, name: str, command: Sequence[str]):
-        self.name, self.seconds, self.loss = name, [], float("nan")
+        self.name, self.loss = name, float("nan")
+        self.seconds: list[float] = []
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         ready = self._line()
         self.version, self.parameters = ready["version"], ready["parameters"]

@@ -20,7 +20,15 @@ from dsrun.config import Config, Resolved, config_hash, load_config, to_yaml
 from dsrun.errors import DataError, UsageError
 from dsrun.evaluation.evaluate import Evaluation, Evaluator
 from dsrun.model import ModelSettings, parameter_table
-from dsrun.record import EventLog, RunDir, configure_runtime, provenance, require_in_force, write_atomically
+from dsrun.record import (
+    EventLog,
+    RunDir,
+    configure_runtime,
+    provenance,
+    read_events,
+    require_in_force,
+    write_atomically,
+)
 from dsrun.record.run_dir import Mode
 from dsrun.record.runtime import POOL_SIZE
 from dsrun.speech import (
@@ -175,8 +183,16 @@ def _start_or_resume(
         return state, Best()
     _require_same_alphabet(found.meta, experiment.data.alphabet, run)
     events.truncate_after(found.step)
+    _restore_checkpoint_event(run, events, found)
     progress.message(f"{run.path}: resuming from step {found.step}")
     return state.from_dict(found.arrays["state"]), Best(**found.meta["best"])
+
+
+def _restore_checkpoint_event(run: RunDir, events: EventLog, found: checkpoints.Checkpoint) -> None:
+    """A process killed between a checkpoint and its event leaves the one without the other."""
+    recorded = {event["step"] for event in read_events(run.events) if event["event"] == "checkpoint"}
+    if found.step not in recorded:
+        events.append("checkpoint", found.step, digest=found.digest, best=found.meta["best"])
 
 
 def _require_same_alphabet(meta: dict[str, Any], alphabet: Alphabet, run: RunDir) -> None:

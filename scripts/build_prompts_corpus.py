@@ -133,9 +133,9 @@ def split_of(text: str) -> str:
 
 def read_texts(path: Path) -> dict[str, str]:
     """Prompt name to text, split at the first colon; a name's later line wins."""
-    opened = gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
-    with opened as lines:
-        pairs = [line.strip().split(":", 1) for line in lines if ":" in line and not line.lstrip().startswith(";")]
+    data = path.read_bytes()
+    lines = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig").splitlines()
+    pairs = [line.strip().split(":", 1) for line in lines if ":" in line and not line.lstrip().startswith(";")]
     return {name.strip(): text.strip() for name, text in pairs}
 
 
@@ -190,7 +190,7 @@ def _checksum_table() -> list[int]:
 _TABLE = _checksum_table()
 
 
-def _ogg_checksum(page: bytes) -> int:
+def _ogg_checksum(page: bytes | bytearray) -> int:
     value = 0
     for byte in page:
         value = ((value << 8) & 0xFFFF_FFFF) ^ _TABLE[(value >> 24) ^ byte]

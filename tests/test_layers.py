@@ -17,7 +17,9 @@ def imported_parts(path: Path) -> set[str]:
     """First names below `dsrun` that a file imports, anywhere in it: rooms, or modules on the roof."""
     imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
     assert not any(node.level for node in imports if isinstance(node, ast.ImportFrom)), f"{path}: write `from dsrun...`"
-    names = {f"{node.module}.{alias.name}" for node in imports if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names = {
+        f"{node.module}.{alias.name}" for node in imports if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
     names |= {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
     return {name.split(".")[1] for name in names if name.startswith("dsrun.")} - {"__version__"}
 

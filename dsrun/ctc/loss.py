@@ -23,11 +23,6 @@ would make XLA compute it twice, once for the carry and once for the output.
 Lengths. A padded frame emits blank with probability 1 and labels with probability 0. So a path that has read its labels
 waits through the padding in its last blank at no cost, and the loops need no masks.
 
-Probabilities are taken relative to each frame's most probable class, p(k) = exp(logit[k] - largest), with the
-rounding error of that subtraction put back; the frame's normalizer, 1 + the sum over the other classes, enters the
-loss only. So an utterance that the network is sure of has an accurate small loss, and the lattice never sees the
-error of a softmax.
-
 Source: Graves et al. 2006 (Connectionist Temporal Classification), the recursion. The number format is ours.
 """
 
@@ -40,6 +35,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 from dsrun.ctc import cells
 from dsrun.ctc.alignment import BLANK
 from dsrun.ctc.cells import Cells
+from dsrun.ctc.emissions import Emissions, Softmax, frame_probabilities
 
 
 def ctc_loss(
@@ -82,22 +78,6 @@ class _Lattice(NamedTuple):
     label: Cells
 
 
-class _Emissions(NamedTuple):
-    """Probabilities of one utterance's frames relative to each frame's best class, time first."""
-
-    blank: Cells  # [output_frame, batch, 1]
-    label: Cells  # [output_frame, batch, label + 1]
-
-
-class _Softmax(NamedTuple):
-    """What the loss and the gradient need of the frames beside the lattice."""
-
-    relative: Float32[Array, "batch output_frame class"]  # exp(logit - largest)
-    others: Float32[Array, "batch output_frame"]  # `relative` summed without the best class: normalizer 1 + others
-    is_valid: Bool[Array, "batch output_frame"]
-    is_bad: Bool[Array, " batch"]  # a valid frame has no finite maximum
-
-
 class _Label(NamedTuple):
     """The label sequence on the lattice's columns."""
 
@@ -113,7 +93,8 @@ def _ctc_loss(
     labels: Int32[Array, "batch label"],
     num_labels: Int32[Array, " batch"],
 ) -> Float32[Array, " batch"]:
-    label, emissions, softmax = _prepare(logits, num_frames, labels, num_labels)
+    label = _label_columns(labels, num_labels)
+    emissions, softmax = frame_probabilities(logits, num_frames, label.ids)
     last, _ = _prefixes(label, emissions, keep=False)
     return _loss(_total(label, last), softmax)
 
@@ -125,7 +106,8 @@ def _ctc_loss_forward(
     num_labels: Int32[Array, " batch"],
 ) -> tuple[Float32[Array, " batch"], Float32[Array, "batch output_frame class"]]:
     """Loss, and its gradient as the only residual: as large as the logits, where the lattices are many times that."""
-    label, emissions, softmax = _prepare(logits, num_frames, labels, num_labels)
+    label = _label_columns(labels, num_labels)
+    emissions, softmax = frame_probabilities(logits, num_frames, label.ids)
     last, prefixes = _prefixes(label, emissions, keep=True)
     assert prefixes is not None
     total = _total(label, last)
@@ -144,65 +126,20 @@ def _ctc_loss_backward(
 _ctc_loss.defvjp(_ctc_loss_forward, _ctc_loss_backward)
 
 
-def _prepare(
-    logits: Float32[Array, "batch output_frame class"],
-    num_frames: Int32[Array, " batch"],
-    labels: Int32[Array, "batch label"],
-    num_labels: Int32[Array, " batch"],
-) -> tuple[_Label, _Emissions, _Softmax]:
+def _label_columns(labels: Int32[Array, "batch label"], num_labels: Int32[Array, " batch"]) -> _Label:
     column = jnp.arange(labels.shape[1] + 1, dtype=jnp.int32)[None, :]
     ids = jnp.where(column < num_labels[:, None], jnp.pad(labels, ((0, 0), (0, 1))), BLANK)
     is_equal = ids == jnp.pad(ids, ((0, 0), (1, 0)), constant_values=BLANK)[:, :-1]
     no_skip = jnp.where(is_equal, jnp.int32(cells.DEAD), jnp.int32(0))
-    label = _Label(ids, column == num_labels[:, None], no_skip)
-
-    frame = jnp.arange(logits.shape[1], dtype=jnp.int32)[None, :]
-    is_valid = frame < num_frames[:, None]
-    # Replaced before any arithmetic: NaN times zero is NaN.
-    logits = jnp.where(is_valid[:, :, None], logits, jnp.float32(0))
-    relative, error, is_best = _relative_logits(logits)
-    others = jnp.sum(jnp.where(is_best, jnp.float32(0), jnp.exp(relative)), axis=2)
-    is_bad = jnp.any(~jnp.isfinite(jnp.max(logits, axis=2)), axis=1)
-    softmax = _Softmax(jnp.exp(relative), others, is_valid, is_bad)
-    probabilities = cells.exp(relative, error, num_factors=logits.shape[1])
-    return label, _emissions(label, probabilities, is_valid), softmax
+    return _Label(ids, column == num_labels[:, None], no_skip)
 
 
-def _relative_logits(
-    logits: Float32[Array, "batch output_frame class"],
-) -> tuple[
-    Float32[Array, "batch output_frame class"],
-    Float32[Array, "batch output_frame class"],
-    Bool[Array, "batch output_frame class"],
-]:
-    """logit - largest of the frame; what rounding took from it (Knuth's two-sum, exact); which class is the largest."""
-    largest = jnp.max(logits, axis=2, keepdims=True)
-    relative = logits - largest
-    of_largest = relative - logits
-    error = (logits - (relative - of_largest)) - (largest + of_largest)
-    class_id = jnp.arange(logits.shape[2], dtype=jnp.int32)[None, None, :]
-    return relative, error, class_id == jnp.argmax(logits, axis=2, keepdims=True).astype(jnp.int32)
-
-
-def _emissions(label: _Label, probabilities: Cells, is_valid: Bool[Array, "batch output_frame"]) -> _Emissions:
-    """Time first, so that a step of the loop reads one contiguous slice. Padded frames: blank 1, labels 0."""
-    mantissa, exponent = (jnp.swapaxes(part, 0, 1) for part in probabilities)
-    is_valid = is_valid.T[:, :, None]
-    blank = Cells(
-        jnp.where(is_valid, mantissa[:, :, BLANK, None], jnp.float32(1)),
-        jnp.where(is_valid, exponent[:, :, BLANK, None], jnp.int32(0)),
-    )
-    ids = label.ids[None, :, :]
-    by_column = Cells(*(jnp.take_along_axis(part, ids, axis=2, mode="clip") for part in (mantissa, exponent)))
-    return _Emissions(blank, Cells(by_column.mantissa, jnp.where(is_valid, by_column.exponent, jnp.int32(cells.DEAD))))
-
-
-def _prefixes(label: _Label, emissions: _Emissions, *, keep: bool) -> tuple[_Lattice, _Lattice | None]:
+def _prefixes(label: _Label, emissions: Emissions, *, keep: bool) -> tuple[_Lattice, _Lattice | None]:
     """Sums over the ways to reach each cell, its own emission left out: after the last frame; at each (`keep`)."""
     is_first = jnp.broadcast_to(jnp.arange(label.ids.shape[1], dtype=jnp.int32)[None, :] == 0, label.ids.shape)
     start = _Lattice(cells.one_where(is_first), cells.one_where(is_first))
 
-    def step(prefix: _Lattice, emission: _Emissions) -> tuple[_Lattice, _Lattice | None]:
+    def step(prefix: _Lattice, emission: Emissions) -> tuple[_Lattice, _Lattice | None]:
         blank, here = cells.multiply(prefix.blank, emission.blank), cells.multiply(prefix.label, emission.label)
         before = Cells(_from_left(here.mantissa, 1), _from_left(here.exponent, cells.DEAD))
         skipping = Cells(before.mantissa, before.exponent + label.no_skip)
@@ -212,7 +149,7 @@ def _prefixes(label: _Label, emissions: _Emissions, *, keep: bool) -> tuple[_Lat
 
 
 def _occupancies(
-    label: _Label, emissions: _Emissions, prefixes: _Lattice, total: Cells
+    label: _Label, emissions: Emissions, prefixes: _Lattice, total: Cells
 ) -> tuple[Float32[Array, "output_frame batch"], Float32[Array, "output_frame batch column"]]:
     """Share of the paths through blank and through each label, at each frame, up to the drift of the two loops."""
     is_last_label = jnp.pad(label.is_end, ((0, 0), (0, 1)))[:, 1:]
@@ -221,7 +158,7 @@ def _occupancies(
     exponent = total.exponent[:, None]
 
     def step(
-        suffix: _Lattice, inputs: tuple[_Emissions, _Lattice]
+        suffix: _Lattice, inputs: tuple[Emissions, _Lattice]
     ) -> tuple[_Lattice, tuple[Float32[Array, " batch"], Float32[Array, "batch column"]]]:
         emission, prefix = inputs
         blank, here = cells.multiply(suffix.blank, emission.blank), cells.multiply(suffix.label, emission.label)
@@ -246,7 +183,7 @@ def _has_alignment(total: Cells) -> Bool[Array, " batch"]:
     return total.exponent > (cells.DEAD + cells.LOWEST_ALIVE) // 2
 
 
-def _loss(total: Cells, softmax: _Softmax) -> Float32[Array, " batch"]:
+def _loss(total: Cells, softmax: Softmax) -> Float32[Array, " batch"]:
     """log of the product of the normalizers - log of the total, the integer parts of both subtracted exactly."""
     normalizer = cells.normalize(Cells(1.0 + softmax.others, jnp.zeros(softmax.others.shape, jnp.int32)))
     # Where 1 + others is below 2, log1p keeps what the addition of 1 would round away.
@@ -264,7 +201,7 @@ def _gradient(
     blank: Float32[Array, "output_frame batch"],
     by_column: Float32[Array, "output_frame batch column"],
     has_alignment: Bool[Array, " batch"],
-    softmax: _Softmax,
+    softmax: Softmax,
 ) -> Float32[Array, "batch output_frame class"]:
     """softmax - occupancy; zero in padded frames and without an alignment, NaN where the loss is."""
     class_id = jnp.arange(softmax.relative.shape[2], dtype=jnp.int32)

@@ -9,8 +9,9 @@ Formats. What a layer hands on goes through `policy.store`: features, front-end 
 dropped-out states, and every weight as it is read. Every product goes through `policy.dot` or `policy.convolve`.
 
 Padding. An utterance's logits do not depend on what else is in its batch or on how far it is padded, as mathematics,
-except that batch normalisation in training is by definition over the shard. As bits they may differ: a product's
-order of summation depends on the shape of the whole array.
+except that batch normalisation in training is by definition over the shard. At equal shape that holds to the bit. At
+another batch size or padded length a product may be summed in another order: on CPU the front ends came out
+bit-equal, the recurrent products too except for a batch of one row, the output layer not.
 
 Initial values are a function of (seed, parameter path) alone, drawn by NumPy from a counter-based generator: the same
 bits on every backend, and adding a layer does not reshuffle the others.
@@ -19,7 +20,7 @@ bits on every backend, and adding a layer does not reshuffle the others.
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,9 +59,7 @@ class ModelSettings:
     relu_clip: float
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class ModelOutput:
+class ModelOutput(NamedTuple):
     """Logits, valid output frames, and in training the batch normalisations' sums by name (to `update_running`)."""
 
     logits: Float32[Array, "batch output_frame class"]
@@ -184,7 +183,8 @@ def init_parameters(settings: ModelSettings, seed: int) -> Parameters:
     """Initial weights, float32: a function of (seed, path) and the shape, and of nothing else.
 
     Biases and shifts 0, scales 1. Input matrices and convolutions uniform with variance 2 / (fan_in + fan_out)
-    (Glorot & Bengio 2010). Recurrent matrices likewise, which gives them a spectral radius near 1.
+    (Glorot & Bengio 2010). Recurrent matrices likewise, which gives them a spectral radius near 1; orthogonal ones
+    trained no better, and a QR decomposition's bits depend on the linear-algebra library and its threads.
     """
     shapes = nnx.to_pure_dict(_structure(settings)[1])
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _initial(seed, _dotted(path), leaf.shape), shapes)

@@ -18,7 +18,7 @@ convolutions, the channels of one cell); no running statistics.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,15 +34,13 @@ EPSILON = 1e-5  # added to the variance: torch's default
 Statistics = dict[str, dict[str, Array]]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Moments:
+class Moments(NamedTuple):
     """Sums over the valid frames of one shard: their number, and for each feature the sum and the sum of squares.
 
     Those of several shards together are their elementwise sum.
     """
 
-    count: Float32[Array, ""]
+    count: Float32[Array, ""]  # type: ignore[assignment]  # hides tuple.count
     total: Float32[Array, " feature"]
     squares: Float32[Array, " feature"]
 

@@ -16,7 +16,20 @@ import dsrun
 from dsrun.record.runtime import in_force
 
 # Packages whose code computes something that ends up in a result.
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_dtypes", "soundfile", "soxr", "kaldialign")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "ml_dtypes",
+    "soundfile",
+    "soxr",
+    "kaldialign",
+)
+# JAX's own switches that change bits.
+JAX_SETTINGS = ("jax_default_matmul_precision", "jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
 PACKAGE_FOLDER = Path(dsrun.__file__).parent
 
 
@@ -102,6 +115,4 @@ def _jax_facts() -> dict[str, Any]:
         "backend": jax.default_backend(),
         "device_kinds": sorted({device.device_kind for device in devices}),
         "backend_version": devices[0].client.platform_version,
-        "default_matmul_precision": jax.config.jax_default_matmul_precision,
-        "enable_x64": jax.config.jax_enable_x64,
-    }
+    } | {name: getattr(jax.config, name) for name in JAX_SETTINGS}

@@ -153,7 +153,9 @@ class RunDir:
         except FileNotFoundError:
             return {}
         except ValueError as error:
-            raise DataError(f"{self.status}: not JSON ({error}). Remove the file: the run then counts as incomplete.") from error
+            raise DataError(
+                f"{self.status}: not JSON ({error}). Remove the file: the run then counts as incomplete."
+            ) from error
 
     def _settle(self, config_text: str, mode: Mode) -> State:
         state = self.state(config_text)  # again, now that nobody else changes it
@@ -218,7 +220,9 @@ class RunDir:
 
     def _differs_text(self, config_text: str) -> str:
         there = self.config.read_text(encoding="utf-8").splitlines()
-        lines = difflib.unified_diff(there, config_text.splitlines(), str(self.config), "this command", lineterm="", n=0)
+        lines = difflib.unified_diff(
+            there, config_text.splitlines(), str(self.config), "this command", lineterm="", n=0
+        )
         return (
             f"{self.path}: holds a run of another config:\n"
             + "\n".join(lines)

@@ -46,7 +46,9 @@ def configure_runtime(devices: int = 1) -> None:
         raise UsageError(f"devices is {devices}: one process has 1 to {POOL_SIZE}, the pinned size of the thread pool.")
     flags = _parse_flags(os.environ.get("XLA_FLAGS", ""))
     wanted = dict.fromkeys(POOL_VARIABLES, str(POOL_SIZE)) | DETERMINISM_FLAGS
-    found = {name: os.environ.get(name) for name in POOL_VARIABLES} | {name: flags.get(name) for name in DETERMINISM_FLAGS}
+    found = {name: os.environ.get(name) for name in POOL_VARIABLES} | {
+        name: flags.get(name) for name in DETERMINISM_FLAGS
+    }
     differing = [
         f"{name}={found[name]} is set in {'XLA_FLAGS' if name in DETERMINISM_FLAGS else 'the environment'}, dsrun needs {value}"
         for name, value in wanted.items()
@@ -79,7 +81,9 @@ def require_in_force() -> None:
     """Raises UsageError if a setting that decides bits is missing."""
     found = in_force()
     wanted = dict.fromkeys(POOL_VARIABLES, str(POOL_SIZE)) | DETERMINISM_FLAGS
-    wrong = [f"{name} is {found[name] or 'not set'}, not {value}" for name, value in wanted.items() if found[name] != value]
+    wrong = [
+        f"{name} is {found[name] or 'not set'}, not {value}" for name, value in wanted.items() if found[name] != value
+    ]
     if wrong:
         raise UsageError(
             "; ".join(wrong) + ". Runs would not be reproducible. Call configure_runtime before the first use of JAX."
@@ -90,7 +94,9 @@ def _parse_flags(text: str) -> dict[str, str]:
     """Flags by name; the last of a repeated one counts, and a bare one is true, as in XLA."""
     tokens = text.split()
     if tokens and not tokens[0].startswith("--"):
-        raise UsageError(f"XLA_FLAGS={text}: it names a file of flags. Write the flags themselves, so that they are recorded.")
+        raise UsageError(
+            f"XLA_FLAGS={text}: it names a file of flags. Write the flags themselves, so that they are recorded."
+        )
     pairs = (token.partition("=") for token in tokens)
     spellings = {"1": "true", "True": "true", "0": "false", "False": "false"}
     flags = {name: value if equals else "true" for name, equals, value in pairs}

@@ -67,9 +67,13 @@ class Alphabet:
                 continue
             symbol = " " if line == " " else normalize("#" if line == "\\#" else line)
             if len(symbol) != 1 or (line.strip() != line and line != " "):
-                problems.append(f"{path}:{number}: {line!r} is not one symbol; write one a line (a single space for the space).")
+                problems.append(
+                    f"{path}:{number}: {line!r} is not one symbol; write one a line (a single space for the space)."
+                )
             elif symbol in symbols:
-                problems.append(f"{path}:{number}: {symbol!r} stands in line {symbols[symbol]} already (case does not count).")
+                problems.append(
+                    f"{path}:{number}: {symbol!r} stands in line {symbols[symbol]} already (case does not count)."
+                )
             symbols.setdefault(symbol, number)
         if problems:
             raise DataError(list_problems(problems))

@@ -141,7 +141,9 @@ def _require_rate_and_channel(path: Path, rate: int, channels: int, settings: Au
             f"{channels} channels, the config says mono (name one: data.channel: 0 to {channels - 1}, or mix it down)"
         )
     elif settings.channel != "mono" and settings.channel >= channels:
-        problems.append(f"{channels} channels, so there is no channel {settings.channel} (data.channel; the first is 0)")
+        problems.append(
+            f"{channels} channels, so there is no channel {settings.channel} (data.channel; the first is 0)"
+        )
     if problems:
         raise DataError(f"{path}: " + "; ".join(problems) + ".")
 

@@ -34,7 +34,7 @@ def utterance_rng(seed: int, epoch: int, id: str, purpose: str) -> np.random.Gen
 
 def change_speed(
     samples: Float32[np.ndarray, " sample"], factor: float, sample_rate: int
-) -> Float32[np.ndarray, " sample"]:
+) -> Float32[np.ndarray, " changed_sample"]:
     """The clip played `factor` times as fast: 1.1 is shorter and higher."""
     if factor == 1.0:
         return samples

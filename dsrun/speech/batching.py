@@ -1,12 +1,13 @@
 """Batches: a pure function of (seed, epoch, index).
 
 Utterances of similar length go together, because every frame of padding costs as much as a frame of speech; and there are few
-padded shapes, because each one is compiled. So utterances are cut into `buckets` of equal audio length by their length, each
-bucket has one shape (its longest clip, rounded up to `frame_multiple`, and its longest label), and a batch comes from one bucket.
+padded shapes, because each one is compiled. So the utterances, sorted by length, are cut into at most `buckets` runs of whole
+batches, where the cuts leave the least padding. A bucket has one shape: its longest clip at the slowest speed, rounded up to
+`frame_multiple`, and its longest label. A batch comes from one bucket.
 
-In every epoch each utterance appears exactly once; the last batch of a bucket is filled with empty rows (no frames, no labels, id
-""). The order is a keyed permutation: of the utterances within a bucket, then of the batches. There is no iterator state: step n
-of a run is (n // batches an epoch, n % batches an epoch). All ties are broken by id.
+In every epoch each utterance appears exactly once. One batch, in the bucket of the shortest clips where it costs least, is filled up
+with empty rows (no frames, no labels, id ""). The order is a keyed permutation: of the utterances within a bucket, then of the
+batches. There is no iterator state: step n of a run is (n // batches an epoch, n % batches an epoch). All ties are broken by id.
 
 SortaGrad (Amodei et al. 2015): the first epoch in order of increasing length.
 """
@@ -14,6 +15,7 @@ SortaGrad (Amodei et al. 2015): the first epoch in order of increasing length.
 import queue
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,7 +32,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Batch:
-    """A global batch; rows behind a bucket's last utterance are filler with id "" and lengths 0."""
+    """A global batch; rows behind the last utterance are filler with id "" and lengths 0."""
 
     features: Float32[np.ndarray, "batch frame bin"]
     num_frames: Int32[np.ndarray, " batch"]
@@ -78,6 +80,7 @@ class Batcher:
         self.sort_first_epoch, self.shuffle = sort_first_epoch, shuffle
         self.buckets = _cut_into_buckets(dataset, buckets, frame_multiple, global_batch)
         self.batches_per_epoch = sum(-(-len(bucket.members) // global_batch) for bucket in self.buckets)
+        self._latest: tuple[int, list[tuple[Bucket, tuple[int, ...]]]] | None = None
 
     def position(self, step: int) -> tuple[int, int]:
         """(epoch, index) of the batch that update number `step` (from 0) is made of."""
@@ -85,7 +88,9 @@ class Batcher:
 
     def batch(self, epoch: int, index: int) -> Batch:
         """Batch `index` of `epoch`; calling it again, or in another process, gives the same bytes."""
-        bucket, members = self._plan(epoch)[index]
+        if self._latest is None or self._latest[0] != epoch:
+            self._latest = epoch, self._plan(epoch)
+        bucket, members = self._latest[1][index]
         shape = (self.global_batch, bucket.frames, self.dataset.num_bins)
         features = np.zeros(shape, np.float32)
         labels = np.zeros((self.global_batch, bucket.labels), np.int32)
@@ -140,33 +145,37 @@ class Batcher:
 def _cut_into_buckets(dataset: Dataset, buckets: int, frame_multiple: int, global_batch: int) -> list[Bucket]:
     """Neighbours in length, at most `buckets` groups of whole batches, with the least padding that so many shapes allow."""
     order = sorted(range(len(dataset.ids)), key=lambda m: (dataset.most_frames(m), dataset.ids[m]))
-    batches = [order[start : start + global_batch] for start in range(0, len(order), global_batch)]
-    longest = [max(dataset.most_frames(member) for member in batch) for batch in batches]
-    edges = _cheapest_cuts(longest, buckets)
-    pieces = [[m for batch in batches[a:b] for m in batch] for a, b in pairwise(edges)]
-    return [_bucket(dataset, piece, frame_multiple) for piece in pieces]
+    ends = list(range(len(order), 0, -global_batch))[::-1]  # whole batches from the longest down; the rest comes first
+    padded = [_round_up(dataset.most_frames(order[end - 1]), frame_multiple) for end in ends]
+    edges = [0, *(ends[cut - 1] for cut in _cheapest_cuts(padded, buckets)[1:])]
+    return [_bucket(dataset, order[a:b], frame_multiple) for a, b in pairwise(edges)]
 
 
-def _cheapest_cuts(longest: Sequence[int], pieces: int) -> list[int]:
-    """Edges 0..len that cut increasing lengths into at most `pieces` runs, each costing its size times its last length."""
-    count = len(longest)
+def _cheapest_cuts(lengths: Sequence[int], pieces: int) -> list[int]:
+    """Edges 0..len that cut non-decreasing lengths into at most `pieces` runs, each costing its size times its last length."""
+    # Between equals a cut saves nothing, so few places are left to try, however many the batches are.
+    places = [i for i in range(1, len(lengths)) if lengths[i] > lengths[i - 1]] + [len(lengths)]
     # batches placed: (padded length so far, edges)
     best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, (0,))}
-    for _ in range(min(pieces, count)):
+    for _ in range(min(pieces, len(places))):
         extended = dict(best)
         for start, (cost, edges) in best.items():
-            for end in range(start + 1, count + 1):
-                candidate = (cost + (end - start) * longest[end - 1], (*edges, end))
+            for end in places[bisect_right(places, start) :]:
+                candidate = (cost + (end - start) * lengths[end - 1], (*edges, end))
                 if end not in extended or candidate < extended[end]:
                     extended[end] = candidate
         best = extended
-    return list(best[count][1])
+    return list(best[len(lengths)][1])
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
 
 
 def _bucket(dataset: Dataset, members: Sequence[int], frame_multiple: int) -> Bucket:
     longest = max(dataset.most_frames(member) for member in members)
     labels = max(len(dataset.labels[member]) for member in members)
-    return Bucket(tuple(members), -(-longest // frame_multiple) * frame_multiple, max(labels, 1))
+    return Bucket(tuple(members), _round_up(longest, frame_multiple), max(labels, 1))
 
 
 def prefetch(items: Callable[[], Iterator[Item]], depth: int) -> Iterator[tuple[Item, float]]:

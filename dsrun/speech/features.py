@@ -6,23 +6,25 @@ noverlap=160, detrend=False, scaling="density")` gives: |FFT|^2 / (rate * sum of
 and last bin. No padding: a trailing piece shorter than a window is dropped, frames = 1 + (samples - window) // hop. The
 logarithm is natural, with 1e-14 added as Baidu's release does, so that silence is finite.
 
-Log-mel is the same power through triangular filters, equally spaced on the mel scale 2595 log10(1 + f / 700).
+Log-mel is the same power through triangular filters, equally spaced on the mel scale 2595 log10(1 + f / 700). Its FFT is padded
+with zeros to a power of two: the 50 Hz between the bins of a bare 20 ms window skip the lowest of 80 filters at 16 kHz (0 to 45 Hz).
 
 Each bin is normalised with a mean and deviation estimated on training data, which travel with the checkpoint.
 """
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float, Float32, Float64
 
-from dsrun.errors import DataError
+from dsrun.errors import DataError, UsageError
 
 LOG_FLOOR = 1e-14
 
@@ -33,8 +35,8 @@ class FeatureSettings:
 
     kind: Literal["log_spectrogram", "log_mel"]
     sample_rate: int
-    window_ms: float = 20.0
-    hop_ms: float = 10.0
+    window_ms: int | float = 20
+    hop_ms: int | float = 10
     num_mels: int = 0
 
     @property
@@ -65,11 +67,12 @@ class FeatureSettings:
 
     def key(self) -> str:
         """Text that identifies the features these settings compute."""
-        return f"features-1 {sorted(asdict(self).items())}"
+        mels = f" mels={self.num_mels}" if self.kind == "log_mel" else ""
+        return f"features-2 {self.kind} rate={self.sample_rate} window={self.window} hop={self.hop}{mels}"
 
 
 def log_spectrogram(
-    samples: Float32[np.ndarray, " sample"], *, sample_rate: int, window_ms: float = 20.0, hop_ms: float = 10.0
+    samples: Float[np.ndarray, " sample"], *, sample_rate: int, window_ms: int | float = 20, hop_ms: int | float = 10
 ) -> Float32[np.ndarray, "frame bin"]:
     """Natural log of the one-sided power spectral density, [frame, bin].
 
@@ -87,26 +90,35 @@ def log_spectrogram(
 
 
 def log_mel(
-    samples: Float32[np.ndarray, " sample"],
+    samples: Float[np.ndarray, " sample"],
     *,
     sample_rate: int,
     num_mels: int = 80,
-    window_ms: float = 20.0,
-    hop_ms: float = 10.0,
+    window_ms: int | float = 20,
+    hop_ms: int | float = 10,
 ) -> Float32[np.ndarray, "frame bin"]:
-    """Natural log of the power in `num_mels` triangular mel filters, [frame, mel]; otherwise as `log_spectrogram`."""
-    power = _power(samples, sample_rate, window_ms, hop_ms)
+    """Natural log of the power in `num_mels` triangular mel filters, [frame, mel]; otherwise as `log_spectrogram`.
+
+    Raises:
+        DataError: shorter than one window.
+        UsageError: a filter so narrow that it lies between two bins of the FFT.
+    """
+    size = round(sample_rate * window_ms / 1000)
+    power = _power(samples, sample_rate, window_ms, hop_ms, fft_size=1 << (size - 1).bit_length())
     return np.log(power @ _mel_filters(num_mels, power.shape[1], sample_rate) + LOG_FLOOR).astype(np.float32)
 
 
-def _power(samples: np.ndarray, sample_rate: int, window_ms: float, hop_ms: float) -> Float64[np.ndarray, "frame bin"]:
+def _power(
+    samples: np.ndarray, sample_rate: int, window_ms: int | float, hop_ms: int | float, fft_size: int | None = None
+) -> Float64[np.ndarray, "frame bin"]:
     size, hop = round(sample_rate * window_ms / 1000), round(sample_rate * hop_ms / 1000)
     if len(samples) < size:
         raise DataError(f"{len(samples)} samples are shorter than one window of {size} ({window_ms:g} ms).")
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)  # periodic Hann, scipy's default
     frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), size)[::hop]
-    power = np.abs(np.fft.rfft(frames * window, axis=1)) ** 2 / (sample_rate * np.sum(window**2))
-    power[:, 1 : -1 if size % 2 == 0 else None] *= 2
+    fft_size = fft_size or size
+    power = np.abs(np.fft.rfft(frames * window, fft_size, axis=1)) ** 2 / (sample_rate * np.sum(window**2))
+    power[:, 1 : -1 if fft_size % 2 == 0 else None] *= 2  # the last bin of an odd size has a negative twin
     return power
 
 
@@ -117,7 +129,14 @@ def _mel_filters(num_mels: int, bins: int, sample_rate: int) -> Float64[np.ndarr
     frequency = np.linspace(0, sample_rate / 2, bins)[:, None]
     rising = (frequency - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - frequency) / (edges[2:] - edges[1:-1])
-    return np.maximum(0.0, np.minimum(rising, falling))
+    filters = np.maximum(0.0, np.minimum(rising, falling))
+    empty = np.flatnonzero(filters.sum(axis=0) == 0)
+    if empty.size:
+        raise UsageError(
+            f"num_mels is {num_mels}: {empty.size} filters lie between two bins of the spectrogram and would always be silent. "
+            "Write fewer mels or a longer window_ms."
+        )
+    return filters
 
 
 @dataclass(frozen=True)
@@ -141,7 +160,7 @@ class Normalization:
         return cls(np.asarray(arrays["mean"], np.float32), np.asarray(arrays["deviation"], np.float32))
 
 
-def estimate_normalization(clips: Iterable[Float32[np.ndarray, "frame bin"]]) -> Normalization:
+def estimate_normalization(clips: Iterable[Float32[np.ndarray, "_ bin"]]) -> Normalization:
     """Mean and deviation of each bin over all frames of all clips, summed in float64 in the order given.
 
     A bin that never varies gets deviation 1.
@@ -161,7 +180,8 @@ def estimate_normalization(clips: Iterable[Float32[np.ndarray, "frame bin"]]) ->
 class FeatureCache:
     """Features on disk, one .npy file by the hash of (audio bytes, settings); without a folder nothing is kept.
 
-    Files are written aside and renamed, so a killed run leaves no half of one; a file that cannot be read is made again.
+    A file ends with the sha256 of what stands before it. Files are written aside and renamed, so a killed run leaves no half of
+    one, and a file that is damaged all the same is made again: flipped bits must not become another experiment.
     """
 
     def __init__(self, folder: Path | None):
@@ -170,20 +190,43 @@ class FeatureCache:
     def get(
         self, key: str, compute: Callable[[], Float32[np.ndarray, "frame bin"]]
     ) -> Float32[np.ndarray, "frame bin"]:
-        """The features called `key`, computed if they are not there."""
+        """The features called `key`, computed if they are not there.
+
+        Raises:
+            UsageError: the folder cannot be written to.
+        """
         if self.folder is None:
             return compute()
         path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.npy"
-        try:
-            stored = np.load(path, allow_pickle=False)
-            if stored.dtype == np.float32 and stored.ndim == 2:
-                return stored
-        except (OSError, ValueError, EOFError):
-            pass
-        features = compute()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(f".{os.getpid()}.tmp")
-        with scratch.open("wb") as file:
-            np.save(file, features, allow_pickle=False)
+        stored = _stored(path)
+        if stored is None:
+            stored = compute()
+            try:
+                _store(path, stored)
+            except OSError as error:
+                raise UsageError(
+                    f"data.cache: {self.folder}: features cannot be kept there ({error.strerror}). Name another folder, or null."
+                ) from None
+        return stored
+
+
+def _stored(path: Path) -> Float32[np.ndarray, "frame bin"] | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None  # storing there says why, where it is more than "no such file"
+    body, digest = content[:-32], content[-32:]
+    return np.load(io.BytesIO(body), allow_pickle=False) if hashlib.sha256(body).digest() == digest else None
+
+
+def _store(path: Path, features: Float32[np.ndarray, "frame bin"]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.save(buffer, features, allow_pickle=False)
+    body = buffer.getvalue()
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        scratch.write_bytes(body + hashlib.sha256(body).digest())
         scratch.replace(path)
-        return features
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -52,7 +52,9 @@ def read_manifest(path: Path | str) -> list[Utterance]:
         raise DataError(f"{path}: no such manifest.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text: {error}.") from None
-    utterances, problems, lines_by_id = [], [], {}
+    utterances: list[Utterance] = []
+    problems: list[str] = []
+    lines_by_id: dict[str, int] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue

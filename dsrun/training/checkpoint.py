@@ -1,39 +1,49 @@
 """Checkpoints: a state on disk that is either whole, to the bit, or not used.
 
-Orbax writes the arrays; it commits atomically, and it restores float16, bfloat16 and float8 unchanged. Two things it does not do
-are done here. It restores flipped bits in silence, and where it notices damage its threads complain long after: so every tensor and
-every file has a SHA-256 in our `manifest.json`; no damaged file is given to it, and no tensor handed out that does not match. And it does not flush to the disk: so the step's folder is written aside, every file and folder in it
-flushed, read back, and only then renamed to its name. A folder with a step's name is therefore complete, whenever the process was
-killed, and older ones go only after that.
+Orbax writes the arrays; it commits atomically, and it restores float16, bfloat16 and float8 unchanged. Two things it does
+not do are done here. It restores flipped bits in silence, and where it notices damage its threads complain long after: so
+every tensor and every file has a SHA-256 in our `manifest.json`; no damaged file is given to it, and no tensor handed out
+that does not match. And it does not flush folders and their names to the disk: so a step's folder is written aside, every
+file and folder in it flushed, all of it read back, and only then renamed to its name. A folder with a step's name is
+therefore complete, whenever the process was killed, and older ones go only after that.
 
-    checkpoints/step_000400/manifest.json   step, best, meta, name + dtype + shape + sha256 of each tensor; digest; sha256 of files
+    checkpoints/step_000400/manifest.json   step, best, meta, name + dtype + shape + sha256 of each tensor; digest; files
     checkpoints/step_000400/arrays/         Orbax, one entry a tensor, names joined by "/"
 
-The digest is the SHA-256 of step, best, meta and tensors' entries in canonical JSON, hence of all state bits: two runs are in the same
-state if and only if their digests agree. (Files are not in it: Orbax draws their names at random.) Not in a checkpoint: the random generator (every random number is a function of seed, step and
-place) and the loader (its state is the step). One process writes, under the run folder's lock; anyone may read meanwhile.
+The digest is the SHA-256 of step, best, meta and the tensors' entries in canonical JSON, hence of all state bits: two runs
+are in the same state if and only if their digests agree. (Files are not in it: Orbax draws their names at random.) Not in
+a checkpoint: the random generator (every random number is a function of seed, step and place) and the loader (its state
+is the step). One process writes, under the run folder's lock; anyone may read meanwhile.
 """
 
 import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from dsrun.errors import DataError
 from dsrun.record import sync, sync_tree
+from dsrun.training.state_digest import (
+    FORMAT,
+    Arrays,
+    describe_state,
+    describe_tensor,
+    digest_of_description,
+    empty_dicts,
+    flatten,
+    unflatten,
+)
 
 MANIFEST = "manifest.json"
 ARRAYS = "arrays"
-MANIFEST_FORMAT = 1
 
 # Where `fault` is called, in order; a test kills the process at each.
 FAULT_POINTS = (
@@ -41,8 +51,6 @@ FAULT_POINTS = (
 )  # fmt: skip
 
 _STEP_PREFIX, _ASIDE_PREFIX, _TRASH_PREFIX = "step_", ".writing_", ".trash_"
-
-Arrays = dict[str, Any]  # nested dict whose leaves are arrays
 
 
 @dataclass(frozen=True)
@@ -87,8 +95,8 @@ def save(
     """
     reached = fault or (lambda point: None)
     folder = Path(folder)
-    tensors = _flatten(arrays)
-    manifest = _make_manifest(step, best, dict(meta), tensors, empty=_empty_dicts(arrays))
+    tensors = flatten(arrays)
+    manifest = describe_state(step, best, meta, tensors, empty=empty_dicts(arrays))
     final, aside = folder / _step_name(step), folder / f"{_ASIDE_PREFIX}{step}"
     try:
         if not folder.is_dir():
@@ -129,7 +137,9 @@ def restore(folder: Path, which: int | str = "last") -> Checkpoint:
     folder = Path(folder)
     steps = available_steps(folder)
     if not steps:
-        raise DataError(f"{folder}: no checkpoints. The run was stopped before its first one, or this is not a run's folder.")
+        raise DataError(
+            f"{folder}: no checkpoints. The run was stopped before its first one, or this is not a run's folder."
+        )
     if which == "last":
         return _newest_good(folder, steps)
     step = _best_step(folder, steps) if which == "best" else _as_step(which)
@@ -158,16 +168,13 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(entry)
 
 
-def digest_of(step: int, arrays: Mapping[str, Any], meta: Mapping[str, Any], *, best: int | None = None) -> str:
-    """The digest that `save` would return."""
-    return _make_manifest(step, best, dict(meta), _flatten(arrays), empty=_empty_dicts(arrays))["digest"]
-
-
 class _Damaged(Exception):
     """A checkpoint that does not match its manifest; the text names file and tensor."""
 
 
-def _write(aside: Path, tensors: dict[str, np.ndarray], manifest: dict[str, Any], reached: Callable[[str], None]) -> None:
+def _write(
+    aside: Path, tensors: dict[str, np.ndarray], manifest: dict[str, Any], reached: Callable[[str], None]
+) -> None:
     aside.mkdir()
     stored = {name: value for name, value in tensors.items() if value.size}  # Orbax refuses arrays without elements
     if stored:
@@ -213,13 +220,17 @@ def _newest_good(folder: Path, steps: list[int]) -> Checkpoint:
         for text in damages:
             warnings.warn(f"{text}; using the older step {step}", stacklevel=3)
         return found
-    raise DataError("\n".join(damages) + "\nNo checkpoint is good. Restore one from a copy, or train anew with --overwrite.")
+    raise DataError(
+        "\n".join(damages) + "\nNo checkpoint is good. Restore one from a copy, or train anew with --overwrite."
+    )
 
 
 def _best_step(folder: Path, steps: list[int]) -> int:
     newest = _newest_good(folder, steps)
     if newest.best is None:
-        raise DataError(f"{folder}: no evaluation came before step {newest.step}, so no checkpoint is the best. Ask for `last`.")
+        raise DataError(
+            f"{folder}: no evaluation came before step {newest.step}, so no checkpoint is the best. Ask for `last`."
+        )
     return newest.best
 
 
@@ -240,13 +251,13 @@ def _read(path: Path, step: int) -> Checkpoint:
     for entry in manifest["tensors"]:
         name = entry["name"]
         value = stored[name] if name in stored else np.empty(entry["shape"], jnp.dtype(entry["dtype"]))
-        found = _describe(name, value)
+        found = describe_tensor(name, value)
         differing = [key for key in ("dtype", "shape", "sha256") if found[key] != entry[key]]
         if differing:
             texts = (f"{key} is {found[key]}, the manifest says {entry[key]}" for key in differing)
             raise _Damaged(f"{path / ARRAYS}: tensor {name!r} is damaged: {'; '.join(texts)}")
         tensors[name] = value
-    arrays = _unflatten(tensors, manifest["empty"])
+    arrays = unflatten(tensors, manifest["empty"])
     return Checkpoint(manifest["step"], arrays, manifest["meta"], manifest["best"], manifest["digest"])
 
 
@@ -254,14 +265,15 @@ def _read_manifest(path: Path, step: int) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         content = {key: value for key, value in manifest.items() if key not in ("digest", "files")}
-        is_whole = manifest["digest"] == _digest(content) and manifest["step"] == step and "files" in manifest
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:  # TypeError, AttributeError: JSON of another shape
+        is_whole = manifest["digest"] == digest_of_description(content) and manifest["step"] == step
+        is_whole = is_whole and isinstance(manifest["files"], dict)
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:  # not there, not JSON, not our JSON
         raise _Damaged(f"{path / MANIFEST} is damaged: {type(error).__name__}: {error}") from error
     if not is_whole:
         raise _Damaged(f"{path / MANIFEST} is damaged: it does not match its own digest and step")
-    if manifest["format"] != MANIFEST_FORMAT:
+    if manifest["format"] != FORMAT:
         raise DataError(
-            f"{path / MANIFEST}: written in format {manifest['format']}, this dsrun reads {MANIFEST_FORMAT}. Use the version of dsrun "
+            f"{path / MANIFEST}: written in format {manifest['format']}, this dsrun reads {FORMAT}. Use the version of dsrun "
             "in the run's provenance.json."
         )
     return manifest
@@ -283,7 +295,9 @@ def _require_whole_files(folder: Path, expected: dict[str, str]) -> None:
         if name not in found:
             raise _Damaged(f"{folder / name} is missing")
         if found[name] != expected.get(name):
-            raise _Damaged(f"{folder / name} is damaged: its sha256 is {found[name]}, the manifest says {expected.get(name)}")
+            raise _Damaged(
+                f"{folder / name} is damaged: its sha256 is {found[name]}, the manifest says {expected.get(name)}"
+            )
 
 
 def _read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
@@ -305,68 +319,5 @@ def _is_intact(path: Path, step: int, digest: str) -> bool:
         return False
 
 
-def _make_manifest(
-    step: int, best: int | None, meta: dict[str, Any], tensors: dict[str, np.ndarray], *, empty: list[str]
-) -> dict[str, Any]:
-    described = [_describe(name, tensors[name]) for name in sorted(tensors)]
-    content = {
-        "format": MANIFEST_FORMAT,
-        "step": int(step),
-        "best": best,
-        "meta": meta,
-        "tensors": described,
-        "empty": sorted(empty),
-    }
-    content = json.loads(json.dumps(content))  # as it will be read: tuples become lists, keys become texts
-    return content | {"digest": _digest(content)}
-
-
-def _digest(content: dict[str, Any]) -> str:
-    # Python's JSON writes the shortest text that reads back as the same float, and NaN and Infinity by name.
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _describe(name: str, value: np.ndarray) -> dict[str, Any]:
-    """Name, dtype, shape, and the SHA-256 of the elements in C order, little-endian."""
-    little_endian = value.astype(value.dtype.newbyteorder("<"), copy=False)
-    sha256 = hashlib.sha256(little_endian.tobytes()).hexdigest()
-    return {"name": name, "dtype": value.dtype.name, "shape": list(value.shape), "sha256": sha256}
-
-
 def _step_name(step: int) -> str:
     return f"{_STEP_PREFIX}{step:06d}"
-
-
-def _flatten(arrays: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-    flat: dict[str, np.ndarray] = {}
-    for key, value in arrays.items():
-        if not isinstance(key, str) or not key or "/" in key:
-            raise ValueError(f"key {key!r} in {prefix or 'the state'}: keys are texts, not empty and without '/'.")
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}/")
-        elif not isinstance(value, np.ndarray | np.generic | jax.Array):
-            raise ValueError(f"{prefix}{key}: {type(value).__name__} is not an array; plain values belong in meta.")
-        elif not (jnp.issubdtype(value.dtype, np.number) or value.dtype == np.bool_):
-            raise ValueError(f"{prefix}{key}: {value.dtype} is not a dtype of numbers.")
-        else:
-            flat[prefix + key] = np.asarray(jax.device_get(value))
-    return flat
-
-
-def _empty_dicts(arrays: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for key, value in arrays.items():
-        if isinstance(value, Mapping):
-            found += _empty_dicts(value, f"{prefix}{key}/") if value else [prefix + key]
-    return found
-
-
-def _unflatten(tensors: Mapping[str, np.ndarray], empty: Iterable[str]) -> Arrays:
-    nested: Arrays = {}
-    for name, value in [*tensors.items(), *((name, {}) for name in empty)]:
-        *parents, last = name.split("/")
-        place = nested
-        for key in parents:
-            place = place.setdefault(key, {})
-        place[last] = value
-    return nested

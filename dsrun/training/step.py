@@ -6,13 +6,15 @@
     state    = update(state, total)                   clip, momentum, learning rate, add to the master
 
 Four executables and not one: XLA fuses across what it can see, fusion decides where a multiply-add is contracted, and so a
-single program gives other bits when its surroundings change. Separate programs cannot.
+single program gives other bits when its surroundings change. Separate programs cannot. For the same reason each device runs a
+single-device program and not a partition of one: shard_map over one device and over two gave different bits on CPU.
 
 The loss of a step is the mean over the utterances of the global batch; a shard computes sums, the update divides by
 the count, so a batch with filler rows is weighted by what it holds.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -82,6 +84,7 @@ class TrainStep:
         self.settings, self.policy, self.optimizer = settings, policy, optimizer
         self.shards, self.seed = shards, seed
         self.devices = list(devices) if devices else jax.devices()[:1]
+        self._threads = ThreadPoolExecutor(len(self.devices), thread_name_prefix="dsrun-device")
         self._store = jax.jit(partial(jax.tree.map, policy.round_storage))
         self._gradient = jax.jit(partial(_shard_sums, settings, policy))
         self._reduce = jax.jit(lambda parts: tree_sum(parts))
@@ -104,14 +107,18 @@ class TrainStep:
 
     def shard_sums(self, state: TrainState, shards: Sequence[Shard]) -> list[ShardSums]:
         """Gradient and sums of each shard, on the first device."""
-        weights = self.weights(state)
-        shared = [jax.device_put((weights, state.step, state.loss_scale), device) for device in self.devices]
-        parts = []
-        for j, shard in enumerate(shards):
-            place = j % len(self.devices)
-            own = jax.device_put((np.array([self.seed, j], np.uint32), shard), self.devices[place])
-            parts.append(self._gradient(*shared[place], *own))
-        return jax.device_put(parts, self.devices[0])
+        common = (self.weights(state), state.step, state.loss_scale)
+
+        def work(place: int) -> list[ShardSums]:
+            device = self.devices[place]
+            shared = jax.device_put(common, device)
+            mine = range(place, self.shards, len(self.devices))
+            inputs = [jax.device_put((np.array([self.seed, j], np.uint32), shards[j]), device) for j in mine]
+            return jax.device_put([self._gradient(*shared, *own) for own in inputs], self.devices[0])
+
+        # A thread a device: compilation for the devices, and the work of CPU devices, go on side by side.
+        by_device = list(self._threads.map(work, range(len(self.devices))))
+        return [by_device[j % len(self.devices)][j // len(self.devices)] for j in range(self.shards)]
 
     def __call__(self, state: TrainState, shards: Sequence[Shard]) -> tuple[TrainState, StepRecord]:
         """One update. Dispatches and returns, nothing waits for the device; `state`'s buffers are reused."""

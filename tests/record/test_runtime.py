@@ -33,10 +33,7 @@ def test_a_fresh_process_gets_its_devices_and_xla_parses_every_flag_as_set():
 
 def test_the_users_other_flags_stay():
     found = run_python(
-        "from dsrun.record import configure_runtime\n"
-        "import os\n"
-        "configure_runtime()\n"
-        "print(os.environ['XLA_FLAGS'])\n",
+        "from dsrun.record import configure_runtime\nimport os\nconfigure_runtime()\nprint(os.environ['XLA_FLAGS'])\n",
         XLA_FLAGS="--xla_cpu_enable_fast_math=false --xla_gpu_deterministic_ops",
     )
     assert found.stdout.split() == [
@@ -59,7 +56,11 @@ def test_the_last_of_a_repeated_flag_counts_for_us_as_for_xla():
     [
         ("NPROC", "2", "NPROC=2 is set in the environment, dsrun needs 8"),
         ("PJRT_NPROC", "1", "PJRT_NPROC=1 is set in the environment, dsrun needs 8"),
-        ("XLA_FLAGS", "--xla_gpu_deterministic_ops=0", "--xla_gpu_deterministic_ops=false is set in XLA_FLAGS, dsrun needs true"),
+        (
+            "XLA_FLAGS",
+            "--xla_gpu_deterministic_ops=0",
+            "--xla_gpu_deterministic_ops=false is set in XLA_FLAGS, dsrun needs true",
+        ),
         ("XLA_FLAGS", "/etc/flags", "XLA_FLAGS=/etc/flags: it names a file of flags"),
     ],
 )
@@ -82,17 +83,16 @@ def test_once_jax_has_started_nothing_can_be_pinned_any_more(missing):
     values = {"NPROC": "8", "PJRT_NPROC": "8", "XLA_FLAGS": " ".join(f"{n}={v}" for n, v in DETERMINISM_FLAGS.items())}
     del values[missing]
     found = run_python(
-        "import jax\n"
-        "jax.devices()\n"
-        "from dsrun.record import configure_runtime\n"
-        "configure_runtime()\n",
+        "import jax\njax.devices()\nfrom dsrun.record import configure_runtime\nconfigure_runtime()\n",
         **values,
     )
     assert "UsageError: JAX has started without dsrun's thread-pool size, flags" in found.stderr
 
 
 def test_an_import_of_jax_alone_is_early_enough():
-    found = run_python("import jax\nfrom dsrun.record import configure_runtime\nconfigure_runtime(3)\nprint(jax.device_count())")
+    found = run_python(
+        "import jax\nfrom dsrun.record import configure_runtime\nconfigure_runtime(3)\nprint(jax.device_count())"
+    )
     assert found.stdout.split() == ["3"], found.stderr
 
 
@@ -104,7 +104,10 @@ def test_flags_that_the_compiler_has_not_read_are_not_in_force_whatever_the_envi
         "configure_runtime()\n"
         "require_in_force()\n"
     )
-    assert "UsageError: --xla_gpu_deterministic_ops is false, not true; --xla_allow_excess_precision is true" in found.stderr
+    assert (
+        "UsageError: --xla_gpu_deterministic_ops is false, not true; --xla_allow_excess_precision is true"
+        in found.stderr
+    )
 
 
 def test_a_pool_size_that_was_changed_is_reported(monkeypatch):

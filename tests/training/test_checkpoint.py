@@ -20,12 +20,16 @@ from dsrun.errors import DataError
 from dsrun.training.checkpoint import (
     FAULT_POINTS,
     available_steps,
-    digest_of,
     restore,
     save,
 )
+from dsrun.training.state_digest import describe_state, digest_of_description, empty_dicts, flatten
 
 META = {"best": {"step": 3, "cer": 0.25}, "alphabet": ["a", "ж"]}
+
+
+def digest_of(step: int, arrays: dict, meta: dict, best: int | None = None) -> str:
+    return describe_state(step, best, meta, flatten(arrays), empty=empty_dicts(arrays))["digest"]
 
 
 class Killed(BaseException):
@@ -103,7 +107,9 @@ def test_meta_comes_back_even_where_json_changes_its_types(tmp_path):
 
 def test_equal_states_have_equal_digests_whatever_the_order_of_keys_and_the_kind_of_array(tmp_path):
     state = some_state()
-    other = {key: state[key] for key in reversed(state)} | {"optimizer": {"00_of_1": np.asarray(state["optimizer"]["00_of_1"])}}
+    other = {key: state[key] for key in reversed(state)} | {
+        "optimizer": {"00_of_1": np.asarray(state["optimizer"]["00_of_1"])}
+    }
     meta = {key: META[key] for key in reversed(META)}
     digest = save(tmp_path, 7, state, META, best=3)
     assert digest == digest_of(7, other, meta, best=3)
@@ -193,7 +199,9 @@ for step in range(first + 1, 100_000):
 def test_a_process_killed_again_and_again_while_it_saves_always_goes_on_from_a_good_state(tmp_path):
     last = 0
     for wait in (0.0, 0.013, 0.041):
-        process = subprocess.Popen([sys.executable, "-c", SAVE_FOREVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout
         for _ in range(3):
             process.stdout.readline()
@@ -282,6 +290,38 @@ def test_a_manifest_that_was_edited_by_hand_is_damaged(tmp_path):
         restore(tmp_path, 1)
 
 
+def test_a_manifest_of_a_later_format_is_not_guessed_at(tmp_path):
+    save(tmp_path, 1, some_state(1), META)
+    path = tmp_path / "step_000001" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    content = {key: value for key, value in manifest.items() if key not in ("digest", "files")} | {"format": 2}
+    path.write_text(json.dumps(content | {"digest": digest_of_description(content), "files": manifest["files"]}))
+    with pytest.raises(DataError, match="written in format 2, this dsrun reads 1"):
+        restore(tmp_path)
+
+
+def test_every_file_and_folder_is_flushed_before_the_rename_and_the_parent_after_it(tmp_path, monkeypatch):
+    flushed: set[str] = set()
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        flushed.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def look(point: str) -> None:
+        if point == "synced":
+            aside = next(tmp_path.glob(".writing_*"))
+            assert {str(path) for path in [aside, *aside.rglob("*")]} <= flushed
+            flushed.clear()
+        if point == "renamed":
+            assert str(tmp_path) not in flushed
+        if point == "committed":
+            assert str(tmp_path) in flushed
+
+    monkeypatch.setattr(os, "fsync", note)
+    save(tmp_path, 1, some_state(1), META, fault=look)
+
+
 def test_saving_a_state_that_is_there_already_writes_nothing(tmp_path):
     first = save(tmp_path, 1, some_state(1), META)
     before = [(path, path.stat().st_ino, path.stat().st_mtime_ns) for path in files_below(tmp_path)]
@@ -317,7 +357,9 @@ except DataError as error:
 
 def test_a_disk_that_takes_no_more_is_an_error_that_leaves_the_older_step_alone(tmp_path):
     assert resource.RLIMIT_FSIZE is not None
-    found = subprocess.run([sys.executable, "-c", WRITE_WITH_A_LIMIT, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    found = subprocess.run(
+        [sys.executable, "-c", WRITE_WITH_A_LIMIT, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
     assert "step_000002: the checkpoint could not be written" in found.stdout, found.stderr
     assert "Steps on disk: [1]" in found.stdout
     assert os.listdir(tmp_path) == ["step_000001"]

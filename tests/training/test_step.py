@@ -17,7 +17,7 @@ SETTINGS = ModelSettings(
     num_classes=5,
     front_end=FrameStackSettings(stack=3, stride=2, hidden=8),
     hidden=8,
-    layers=2,
+    layers=1,
     direction="bidirectional",
     normalization="batch",
     dropout=0.2,
@@ -80,9 +80,9 @@ def bits(state):
 @pytest.mark.parametrize(
     "policy", [FLOAT32_POLICY, Policy(storage=FLOAT16, compute=BFLOAT16)], ids=["float32", "mixed"]
 )
-def test_state_is_bitwise_equal_on_1_2_and_8_devices(policy):
-    one, two, eight = (bits(run(make_step(policy=policy, devices=n))[0]) for n in (1, 2, 8))
-    assert one == two == eight
+def test_state_is_bitwise_equal_on_1_2_3_and_8_devices(policy):
+    one, two, three, eight = (bits(run(make_step(policy=policy, devices=n))[0]) for n in (1, 2, 3, 8))
+    assert one == two == three == eight
 
 
 def test_number_of_shards_is_part_of_the_experiment():

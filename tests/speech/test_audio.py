@@ -1,0 +1,230 @@
+"""Audio files: what is read, to the sample, and every way in which a file can be wrong."""
+
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+
+from dsrun.errors import DataError
+from dsrun.speech import AudioSettings, audio_digest, read_audio
+
+RATE = 16_000
+STRICT = AudioSettings(RATE)
+
+
+def noise(seconds=1.0, rate=RATE, channels=1, seed=0):
+    shape = (round(seconds * rate), channels) if channels > 1 else round(seconds * rate)
+    return np.clip(np.random.default_rng(seed).normal(0, 0.1, shape), -1, 1).astype(np.float32)
+
+
+def sine(frequency, rate, seconds=1.0):
+    return (0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def write(path, samples, rate=RATE, **options):
+    soundfile.write(path, samples, rate, **options)
+    return path
+
+
+def refusal(path, settings=STRICT, **options) -> str:
+    with pytest.raises(DataError) as error:
+        read_audio(path, settings, **options)
+    assert str(path) in str(error.value)
+    assert error.value.exit_code == 3
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("ending", "subtype", "step"),
+    [
+        ("wav", "FLOAT", 0),
+        ("wav", "PCM_16", 2**-15),
+        ("wav", "PCM_24", 2**-23),
+        ("flac", "PCM_16", 2**-15),
+        ("aiff", "PCM_16", 2**-15),
+    ],
+)
+def test_lossless_files_give_the_samples_to_one_quantisation_step(tmp_path, ending, subtype, step):
+    samples = noise()
+    read = read_audio(write(tmp_path / f"a.{ending}", samples, subtype=subtype), STRICT)
+    assert read.dtype == np.float32
+    np.testing.assert_allclose(read, samples, rtol=0, atol=step)
+
+
+@pytest.mark.parametrize(("subtype", "seconds"), [("VORBIS", 1.2345), ("OPUS", 1.2345)])
+def test_ogg_files_give_every_sample_count(tmp_path, subtype, seconds):
+    path = write(tmp_path / "a.ogg", sine(440, RATE, seconds), format="OGG", subtype=subtype)
+    assert len(read_audio(path, STRICT)) == round(seconds * RATE)
+
+
+def test_a_part_is_the_same_samples_as_a_slice(tmp_path):
+    path = write(tmp_path / "a.flac", noise(3))
+    whole = read_audio(path, STRICT)
+    part = read_audio(path, STRICT, offset=0.5, duration=1.25, is_part=True)
+    np.testing.assert_array_equal(part, whole[8000:28000])
+
+
+def test_a_part_that_ends_behind_the_file_is_refused(tmp_path):
+    path = write(tmp_path / "a.wav", noise(3))
+    assert "part ends at 4.50 s, the file at 3.00" in refusal(path, offset=2.5, duration=2.0, is_part=True)
+    assert "part ends at 9.00 s" in refusal(path, offset=8.0, duration=1.0, is_part=True)
+    assert len(read_audio(path, STRICT, offset=2.5, duration=0.55, is_part=True)) == 8000  # within rounding
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    assert refusal(tmp_path / "none.wav").endswith("none.wav: no such file.")
+    (tmp_path / "folder.wav").mkdir()
+    assert refusal(tmp_path / "folder.wav").endswith("folder.wav: a folder, not an audio file.")
+    with pytest.raises(DataError, match="no such file"):
+        audio_digest(tmp_path / "none.wav")
+    with pytest.raises(DataError, match="a folder"):
+        audio_digest(tmp_path / "folder.wav")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"this is text, not audio\n" * 50, b"RIFF\x00\x00\x00\x00WAVE", b"\x00" * 4096]
+)
+@pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.ogg", "x.mp3", "x.raw", "x"])
+def test_what_is_no_audio_is_refused_whatever_its_name(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    message = refusal(tmp_path / name)
+    assert "not an audio file that can be read" in message or "cut off" in message or "holds no samples" in message
+
+
+def test_a_file_without_samples_is_refused(tmp_path):
+    assert refusal(write(tmp_path / "a.wav", noise(0))).endswith("holds no samples.")
+    assert refusal(write(tmp_path / "a.aiff", noise(0))).endswith("holds no samples.")
+
+
+@pytest.mark.parametrize("share", [0.98, 0.5, 0.05])
+@pytest.mark.parametrize("ending", ["wav", "flac", "aiff", "ogg", "opus", "mp3"])
+def test_a_file_cut_off_anywhere_is_refused_even_without_a_known_duration(tmp_path, ending, share):
+    options = {"opus": {"format": "OGG", "subtype": "OPUS"}}.get(ending, {})
+    path = write(tmp_path / f"a.{ending}", noise(3), **options)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    message = refusal(path)
+    assert any(text in message for text in ("cut off", "breaks off", "not an audio file that can be read"))
+
+
+def test_libsndfile_alone_reads_a_cut_wav_as_a_shorter_clip(tmp_path):
+    # Why the container's size is compared with the file's. If this fails, libsndfile has learnt to complain.
+    path = write(tmp_path / "a.wav", noise(3))
+    path.write_bytes(path.read_bytes()[:48_000])
+    assert len(soundfile.read(path)[0]) < 3 * RATE
+
+
+def test_an_ogg_file_cut_at_a_page_boundary_is_refused(tmp_path):
+    path = write(tmp_path / "a.ogg", noise(10))
+    data = path.read_bytes()
+    path.write_bytes(data[: data.rfind(b"OggS")])
+    assert "last page of the Ogg stream is missing" in refusal(path)
+
+
+def test_a_wav_written_to_a_pipe_is_read_whole(tmp_path):
+    # ffmpeg and sox cannot seek back to write the length and leave the largest number.
+    path = write(tmp_path / "a.wav", noise(), subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    data[4:8] = data[40:44] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    assert len(read_audio(path, STRICT)) == RATE
+
+
+@pytest.mark.parametrize(
+    ("stated", "says"), [(0, "does not state its length"), (2**36 - 1, "longer than data.max_seconds")]
+)
+def test_a_flac_that_states_no_length_or_an_absurd_one_is_refused_before_memory_is_taken(tmp_path, stated, says):
+    path = write(tmp_path / "a.flac", noise())
+    data = bytearray(path.read_bytes())
+    # STREAMINFO: 20 bits of rate, 3 of channels, 5 of bits a sample, 36 of number of samples.
+    field = int.from_bytes(data[18:26], "big")
+    data[18:26] = (field >> 36 << 36 | stated).to_bytes(8, "big")
+    path.write_bytes(data)
+    assert says in refusal(path)
+
+
+def test_a_longer_clip_than_the_limit_is_refused(tmp_path):
+    path = write(tmp_path / "a.wav", noise(3))
+    assert "3.0 s, longer than data.max_seconds (2.5)" in refusal(path, AudioSettings(RATE, max_seconds=2.5))
+    part = read_audio(path, AudioSettings(RATE, max_seconds=2.5), offset=1.0, duration=2.0, is_part=True)
+    assert len(part) == 2 * RATE
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_finite_are_counted(tmp_path, value):
+    samples = noise()
+    samples[[5, 700]] = value
+    assert "2 samples are NaN or infinite" in refusal(write(tmp_path / "a.wav", samples, subtype="FLOAT"))
+
+
+def test_another_channels_nan_does_not_matter(tmp_path):
+    samples = noise(channels=2)
+    samples[:, 1] = np.nan
+    path = write(tmp_path / "a.wav", samples, subtype="FLOAT")
+    np.testing.assert_array_equal(read_audio(path, AudioSettings(RATE, channel=0)), samples[:, 0])
+
+
+def test_a_duration_that_disagrees_is_refused_beyond_a_tenth_of_a_second(tmp_path):
+    path = write(tmp_path / "a.wav", noise(2))
+    assert "lasts 2.00 s, the manifest says 2.20" in refusal(path, duration=2.2)
+    assert "lasts 2.00 s, the manifest says 1.80" in refusal(path, duration=1.8)
+    assert len(read_audio(path, STRICT, duration=2.09)) == 2 * RATE
+
+
+def test_another_rate_is_refused_with_the_way_out(tmp_path):
+    message = refusal(write(tmp_path / "a.wav", noise(rate=44_100), 44_100))
+    assert "44100 Hz, the config says 16000" in message
+    assert "data.resample: true" in message
+
+
+def test_stereo_at_another_rate_gets_both_problems_in_one_message(tmp_path):
+    message = refusal(write(tmp_path / "a.wav", noise(rate=44_100, channels=2), 44_100))
+    assert "44100 Hz" in message
+    assert "2 channels, the config says mono (name one: data.channel: 0 to 1" in message
+
+
+def test_a_named_channel_is_taken_and_a_missing_one_refused(tmp_path):
+    samples = noise(channels=3)
+    path = write(tmp_path / "a.wav", samples, subtype="FLOAT")
+    for channel in range(3):
+        np.testing.assert_array_equal(read_audio(path, AudioSettings(RATE, channel=channel)), samples[:, channel])
+    assert "3 channels, so there is no channel 3" in refusal(path, AudioSettings(RATE, channel=3))
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000])
+def test_resampling_keeps_a_tone_and_the_duration(tmp_path, rate):
+    path = write(tmp_path / "a.wav", sine(1_000, rate), rate, subtype="FLOAT")
+    read = read_audio(path, AudioSettings(RATE, resample=True))
+    assert abs(len(read) - RATE) <= 1
+    # Away from the ends, where the filter runs in and out. 2e-6 is 16 ulps of float32 around 1; 4e-7 was measured.
+    middle, ideal = read[2_000:14_000], sine(1_000, RATE)[2_000:14_000]
+    np.testing.assert_allclose(middle, ideal, rtol=0, atol=2e-6)
+
+
+def test_a_tone_above_the_new_band_vanishes(tmp_path):
+    path = write(tmp_path / "a.wav", sine(9_000, 44_100), 44_100, subtype="FLOAT")
+    read = read_audio(path, AudioSettings(RATE, resample=True))
+    # The tone is at 0.5 and would fold to 7 kHz; 1.2e-7 of it was measured, which is float32's own noise.
+    assert np.abs(read[2_000:14_000]).max() < 1e-6
+
+
+def test_resampling_is_not_used_where_the_rate_fits(tmp_path):
+    path = write(tmp_path / "a.wav", noise(), subtype="FLOAT")
+    np.testing.assert_array_equal(read_audio(path, AudioSettings(RATE, resample=True)), read_audio(path, STRICT))
+
+
+def test_the_key_tells_settings_apart_that_give_other_samples():
+    variants = [STRICT, AudioSettings(8_000), AudioSettings(RATE, resample=True), AudioSettings(RATE, channel=0)]
+    assert len({settings.key() for settings in variants}) == len(variants)
+
+
+def test_the_digest_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert audio_digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_header_with_absurd_channels_is_refused_not_crashed_on(tmp_path):
+    header = b"RIFF" + struct.pack("<I", 36) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 65_535, RATE, 0, 0, 16)
+    (tmp_path / "a.wav").write_bytes(header + b"data" + struct.pack("<I", 0))
+    refusal(tmp_path / "a.wav")
