@@ -110,7 +110,9 @@ def main() -> None:
         first = train(report, "quickstart float32", quick, folder / "a", *short)
         second = train(report, "quickstart float32 again", quick, folder / "b", *short)
         if first and second:
-            report.add("the same run twice", "equal digests" if digests(first) == digests(second) else "DIFFERENT digests")
+            report.add(
+                "the same run twice", "equal digests" if digests(first) == digests(second) else "DIFFERENT digests"
+            )
             report.add("quickstart, storage float32", speed(first))
         for format in ("float16", "bfloat16"):
             part = f"quickstart, storage {format}"
@@ -121,7 +123,12 @@ def main() -> None:
         for format in ("float32", "bfloat16"):
             part = f"deep_speech_2 on the prompts, compute {format}"
             events = train(
-                report, part, "configs/deep_speech_2.yaml", folder / f"ds2{format}", *big, f"arithmetic.compute.format={format}"
+                report,
+                part,
+                "configs/deep_speech_2.yaml",
+                folder / f"ds2{format}",
+                *big,
+                f"arithmetic.compute.format={format}",
             )
             if events:
                 report.add(part, speed(events))

@@ -95,12 +95,13 @@ def batch_normalize(
     cells_an_entry = x[..., 0].size // is_valid.size  # a convolution's mask has one entry for all bins of a frame
     count = jnp.sum(is_valid.astype(jnp.float32)) * jnp.float32(cells_an_entry)
     divisor = jnp.maximum(count, 1.0)
-    present = jnp.where(is_valid, x, 0.0)
-    total = jnp.sum(present, axis=axes)
-    centred = jnp.where(is_valid, x - _like(total / divisor, x), 0.0)
-    variance = jnp.sum(jnp.square(centred), axis=axes) / divisor
-    moments = Moments(count, total, jnp.sum(jnp.square(present), axis=axes))
-    return centred * _like(jax.lax.rsqrt(variance + EPSILON), x), jax.lax.stop_gradient(moments)
+    total = jnp.sum(jnp.where(is_valid, x, 0.0), axis=axes)
+    mean = total / divisor
+    centred = jnp.where(is_valid, x - _like(mean, x), 0.0)
+    distances = jnp.sum(jnp.square(centred), axis=axes)
+    moments = Moments(count, total, distances + total * mean)  # sum of x^2, without another pass over x
+    scale = jax.lax.rsqrt(distances / divisor + EPSILON)
+    return centred * _like(scale, x), jax.lax.stop_gradient(moments)
 
 
 def running_normalize(

@@ -20,7 +20,13 @@ def draw(*key):
 
 def test_each_part_of_the_key_changes_the_numbers_and_the_same_key_repeats_them():
     key = (1, 2, "a", "masks")
-    others = [(9, 2, "a", "masks"), (1, 9, "a", "masks"), (1, 2, "b", "masks"), (1, 2, "a", "speed"), (12, 0, "a", "masks")]
+    others = [
+        (9, 2, "a", "masks"),
+        (1, 9, "a", "masks"),
+        (1, 2, "b", "masks"),
+        (1, 2, "a", "speed"),
+        (12, 0, "a", "masks"),
+    ]
     assert draw(*key) == draw(*key)
     assert len({tuple(draw(*each)) for each in [key, *others]}) == 1 + len(others)
 
@@ -29,13 +35,19 @@ def test_numbers_are_the_same_in_another_process_with_another_hash_seed():
     program = "from dsrun.speech import utterance_rng; print(utterance_rng(1, 2, 'é', 'masks').integers(1 << 63, size=4).tolist())"
     for hash_seed in ("0", "1"):
         environment = os.environ | {"PYTHONHASHSEED": hash_seed}
-        output = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        output = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
         assert output.stdout.strip() == str(draw(1, 2, "é", "masks"))
 
 
 def test_numbers_are_those_of_the_first_release():
     # Another keying is another experiment under the same config: change it only with a note in CHANGELOG, heading Numerics.
-    assert utterance_rng(1, 2, "vm-goodbye", "speed").integers(1 << 32, size=3).tolist() == [3919172093, 252040663, 3714749298]
+    assert utterance_rng(1, 2, "vm-goodbye", "speed").integers(1 << 32, size=3).tolist() == [
+        3919172093,
+        252040663,
+        3714749298,
+    ]
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1, 0.5, 2.0])
