@@ -33,12 +33,23 @@ def write_tone(path: Path, *, seconds: float = 1.0, rate: int = 16_000, channels
     return path
 
 
+def write_alphabet(path: Path) -> Path:
+    """Space, apostrophe and the 26 letters: eight clips do not have them all."""
+    path.write_text("".join(f"{symbol}\n" for symbol in " 'abcdefghijklmnopqrstuvwxyz"), encoding="utf-8")
+    return path
+
+
 def write_config(folder: Path, *, train: Path, dev: Path, test: Path | None = None, **training) -> Path:
     """A small network on the quickstart's config; three epochs unless told."""
     settings = {"epochs": 3, "evaluate_every_epochs": 1, "checkpoint_every_epochs": 1} | training
     config = {
         "base": str(REPOSITORY / "configs" / "prompts_float32.yaml"),
-        "data": {"train": str(train), "dev": str(dev), "test": str(test) if test else None},
+        "data": {
+            "train": str(train),
+            "dev": str(dev),
+            "test": str(test) if test else None,
+            "alphabet": str(write_alphabet(folder / "alphabet.txt")),
+        },
         "batches": {"global_batch": 4, "shards": 2, "buckets": 1, "frame_multiple": 12},
         "model": {
             "front_end": {"kind": "frame_stack", "stack": 3, "stride": 3, "hidden": 16},

@@ -184,7 +184,7 @@ def test_dry_run_prints_shapes_and_writes_nothing(corpus):
     assert report["batch_shapes"][0]["rows"] == 4
     assert len(report["infeasible"]) == 1
     assert rows[3]["id"] in report["infeasible"][0]
-    assert {p.name for p in folder.iterdir()} == {"train.jsonl", "dev.jsonl", "tiny.yaml"}
+    assert {p.name for p in folder.iterdir()} == {"train.jsonl", "dev.jsonl", "tiny.yaml", "alphabet.txt"}
 
 
 def test_data_check_reports_all_problems_and_exits_with_3(corpus):
@@ -195,7 +195,9 @@ def test_data_check_reports_all_problems_and_exits_with_3(corpus):
     result = dsrun("data", "check", manifest, "--json")
     assert result.returncode == 3
     report = json.loads(result.stdout)
-    assert len(report["errors"]) == 2
+    assert len(report["errors"]) == 1
+    assert "no such file" in report["errors"][0]
+    assert any("empty" in warning for warning in report["warnings"])
     good = dsrun("data", "check", write_rows(folder / "good.jsonl", shortest_prompts(4)))
     assert good.returncode == 0
     assert "utterances 4" in good.stdout
