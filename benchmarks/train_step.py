@@ -7,6 +7,7 @@ its chance. dsrun's side is `dsrun.training.TrainStep` as `dsrun train` runs it;
 `peers/torch_deep_speech.py`, run by a Python that has torch. Loading audio and computing features is left out on both
 sides.
 
+Both run with the allocator setting that `dsrun train` gives itself (2 MiB pages); `--small-pages` takes it from both.
 Each contender is a process of its own, since torch and XLA in one process slow one another down, and bound to the
 same processors. They take turns, A B A B, a pass over all batches each, one waiting on a pipe while the other works.
 The figure is the median over the passes of utterances a second, and the ratio is the median of the ratios of
@@ -31,7 +32,7 @@ import numpy as np
 
 from dsrun.config import Config, load_config
 from dsrun.errors import UsageError
-from dsrun.record.runtime import configure_runtime
+from dsrun.record.runtime import ALLOCATOR_VARIABLE, LARGE_PAGES, configure_runtime
 
 PEER = Path(__file__).parent / "peers" / "torch_deep_speech.py"
 ARRAYS = ("features", "num_frames", "labels", "num_labels")
@@ -52,10 +53,13 @@ class Timing:
 class Contender:
     """A worker process that makes one pass over the batches whenever it is asked to."""
 
-    def __init__(self, name: str, command: Sequence[str]):
+    def __init__(self, name: str, command: Sequence[str], *, large_pages: bool):
         self.name, self.loss = name, float("nan")
         self.seconds: list[float] = []
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        variables = os.environ | {ALLOCATOR_VARIABLE: f"{LARGE_PAGES}={large_pages:d}"}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
+        )
         ready = self._line()
         self.version, self.parameters = ready["version"], ready["parameters"]
 
@@ -121,7 +125,8 @@ def work(config: Config, folder: Path) -> None:
         clip_norm=config.training.clip_norm,
         shards=config.batches.shards,
         seed=config.seed,
-        statistics_momentum=0.9,  # of the running statistics: part of the step's work, without effect on its time
+        statistics_momentum=config.model.statistics_momentum,
+        devices=jax.devices(),
     )
     with np.load(folder / "batches.npz") as arrays:
         count = sum(name.startswith("features_") for name in arrays)
@@ -178,9 +183,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         threads = ["--threads", str(options.threads)]
         own = [sys.executable, "-m", "benchmarks.train_step", "--config", str(options.config), "--work", name, *threads]
         own += [word for setting in sets for word in ("--set", setting)]
-        contenders = [Contender("dsrun", own)]
+        commands = {"dsrun": own}
         if options.torch_python:
-            contenders.append(Contender("torch", [str(options.torch_python), str(PEER), name, *threads]))
+            commands["torch"] = [str(options.torch_python), str(PEER), name, *threads]
+        contenders = [Contender(*item, large_pages=not options.small_pages) for item in commands.items()]
         compete(contenders, repeats=options.repeats, pause_seconds=0.5)
         for contender in contenders:
             contender.close()
@@ -207,13 +213,16 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=8, help="global batches a pass")
     parser.add_argument("--repeats", type=int, default=7, help="passes of each contender that count")
     parser.add_argument("--threads", type=int, default=2, help="processors that each contender may use")
+    parser.add_argument("--small-pages", action="store_true", help="leave the allocator with 4 KiB pages")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
-        configure_runtime()
-        return work(load_config(options.config, options.set).config, options.work)
+        config = load_config(options.config, options.set).config
+        shards = config.batches.shards
+        configure_runtime(min(options.threads, shards), pool_size=shards)  # as `dsrun train` does
+        return work(config, options.work)
     result = measure(options)
     if options.json:
         print(json.dumps(result))

@@ -14,6 +14,7 @@ import typer
 
 from dsrun import __version__
 from dsrun.errors import DsrunError
+from dsrun.record.runtime import ask_for_large_pages
 
 app = typer.Typer(
     name="dsrun",
@@ -96,6 +97,7 @@ def train(
     The run folder is named by the resolved config, so the same command finds it again: an incomplete one is resumed from
     its last checkpoint, a complete one is refused unless --overwrite.
     """
+    ask_for_large_pages()
     from dsrun.config import load_config
     from dsrun.experiment import describe, train_run
 
@@ -134,6 +136,7 @@ def evaluate(
     empty adds its hypothesis as insertions and nothing to the length; if all references are empty the rate is infinite with
     any insertion and 0 without. Each utterance's reference, hypothesis and errors go to RUN/evaluation/<manifest>.jsonl.
     """
+    ask_for_large_pages()
     from dsrun.experiment import evaluate_run
 
     report = evaluate_run(run, manifest=manifest, checkpoint=checkpoint, decoder=decoder, batch=batch)
@@ -150,6 +153,7 @@ def transcribe(
     json_output: JsonOption = False,
 ) -> None:
     """Print what was said in each file, one line a file."""
+    ask_for_large_pages()
     from dsrun.experiment import transcribe_files
 
     results, failures = transcribe_files(run, audio, checkpoint=checkpoint, resample=resample, channel=channel)

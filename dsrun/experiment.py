@@ -30,7 +30,6 @@ from dsrun.record import (
     write_atomically,
 )
 from dsrun.record.run_dir import Mode
-from dsrun.record.runtime import POOL_SIZE
 from dsrun.speech import (
     Alphabet,
     Batcher,
@@ -81,15 +80,20 @@ def prepare(config: Config, *, devices: int | None) -> Experiment:
         devices: how many to use; None takes all GPUs, or on a CPU as many as there are cores, at most one a shard.
 
     Raises:
-        UsageError: more devices than there are.
+        UsageError: more devices than there are, or than shards.
         DataError: what `build_training_data` finds.
     """
-    configure_runtime(devices or min(os.cpu_count() or 1, config.batches.shards, POOL_SIZE))
-    require_in_force()
+    shards = config.batches.shards
+    if devices is not None and devices > shards:
+        raise UsageError(
+            f"--devices {devices}: a step has {shards} shards (batches.shards), so {shards} devices at most."
+        )
+    configure_runtime(min(devices or os.cpu_count() or 1, shards), pool_size=shards)
+    require_in_force(pool_size=shards)
     available = jax.devices()
     if devices is not None and devices > len(available):
         raise UsageError(f"--devices {devices}: this machine has {len(available)} ({available[0].device_kind}).")
-    used = available[: min(devices or len(available), config.batches.shards)]
+    used = available[: devices or shards]
     data = build.build_training_data(config, on_progress=_loading_line())
     settings = build.build_model_settings(config, num_classes=data.alphabet.num_classes)
     batcher = build.build_batcher(config, data.train, purpose="train")
@@ -307,11 +311,11 @@ def load_run(path: Path, checkpoint: str) -> Trained:
         UsageError: not a run folder, or no such checkpoint.
         DataError: the checkpoint is damaged.
     """
-    configure_runtime()
     run = RunDir(path)
     if not run.config.is_file():
         raise UsageError(f"{path}: not a run folder (no config.yaml). `dsrun runs` lists those there are.")
     config = load_config(run.config).config
+    configure_runtime(pool_size=config.batches.shards)
     found = checkpoints.restore(run.checkpoints, _which(run, checkpoint))
     alphabet = Alphabet(tuple(found.meta["alphabet"]))
     settings = build.build_model_settings(config, num_classes=alphabet.num_classes)

@@ -135,6 +135,7 @@ def _draw(panels: list[tuple[str, np.ndarray]], title: str, hop_ms: float, outpu
 def doctor_report() -> dict[str, Any]:
     """Facts about this machine and a self-check of what results depend on."""
     from dsrun.record import configure_runtime, in_force
+    from dsrun.record.runtime import ALLOCATOR_VARIABLE
 
     configure_runtime()
     import jax
@@ -150,6 +151,7 @@ def doctor_report() -> dict[str, Any]:
         "devices": ", ".join(f"{device.id}: {device.device_kind}" for device in devices),
         "cores": os.cpu_count(),
         **in_force(),
+        ALLOCATOR_VARIABLE: os.environ.get(ALLOCATOR_VARIABLE, ""),
     }
     return {"facts": facts, "checks": _self_checks()}
 

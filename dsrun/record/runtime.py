@@ -1,7 +1,9 @@
 """What results depend on besides the config: thread pool and compiler flags, pinned before JAX starts and read back.
 
 XLA:CPU's thread-pool size is a hidden input: another `NPROC` gives other bits in matrix products, reductions and convolution
-gradients. It is pinned to one number, whatever the machine has, in both variables that XLA reads (`PJRT_NPROC` wins). On GPUs,
+gradients. It is pinned, whatever the machine has, in both variables that XLA reads (`PJRT_NPROC` wins). XLA never makes it
+smaller than the number of CPU devices, so it must be at least that; a run takes its number of shards, which bounds its devices
+and is in its config. More threads than that only get in one another's way (docs/RESULTS.md, training speed). On GPUs,
 `--xla_gpu_deterministic_ops` forbids kernels whose result depends on timing, and the autotuner's choice among the others;
 `--xla_allow_excess_precision=false` forbids deleting a rounding. A flag that XLA does not know aborts the process; these parse on
 a CPU-only jaxlib too (tested).
@@ -12,14 +14,16 @@ worse than an error. XLA parses its flags once, so `configure_runtime` must come
 """
 
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from importlib import import_module
 
 from dsrun.errors import UsageError
 
-POOL_SIZE = 8  # threads; at least the largest device count of one process
+POOL_SIZE = 8  # threads, where no run says otherwise
 POOL_VARIABLES = ("NPROC", "PJRT_NPROC")
+ALLOCATOR_VARIABLE, LARGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 DEVICE_COUNT_FLAG = "--xla_force_host_platform_device_count"
 
 # Flags that decide bits.
@@ -33,19 +37,20 @@ _DEBUG_OPTIONS_FIELDS = {"--xla_gpu_deterministic_ops": 148, "--xla_allow_excess
 _PATH_TO_DEBUG_OPTIONS = (3, 3)
 
 
-def configure_runtime(devices: int = 1) -> None:
+def configure_runtime(devices: int = 1, *, pool_size: int = POOL_SIZE) -> None:
     """Pin pool size and flags, and make at least `devices` CPU devices. Calling it again with the same is free.
 
     Args:
-        devices: 1 to POOL_SIZE.
+        devices: 1 to `pool_size`.
+        pool_size: threads of XLA's pool for work on the CPU; decides bits.
 
     Raises:
         UsageError: the environment sets one of these to something else, or JAX has started already without them.
     """
-    if not 1 <= devices <= POOL_SIZE:
-        raise UsageError(f"devices is {devices}: one process has 1 to {POOL_SIZE}, the pinned size of the thread pool.")
+    if not 1 <= devices <= pool_size:
+        raise UsageError(f"devices is {devices}: one process has 1 to {pool_size}, the pinned size of the thread pool.")
     flags = _parse_flags(os.environ.get("XLA_FLAGS", ""))
-    wanted = dict.fromkeys(POOL_VARIABLES, str(POOL_SIZE)) | DETERMINISM_FLAGS
+    wanted = dict.fromkeys(POOL_VARIABLES, str(pool_size)) | DETERMINISM_FLAGS
     found = {name: os.environ.get(name) for name in POOL_VARIABLES} | {
         name: flags.get(name) for name in DETERMINISM_FLAGS
     }
@@ -63,8 +68,25 @@ def configure_runtime(devices: int = 1) -> None:
             "configure_runtime before the first use of JAX."
         )
     flags |= DETERMINISM_FLAGS | ({DEVICE_COUNT_FLAG: str(devices)} if lacks_devices else {})
-    os.environ.update(dict.fromkeys(POOL_VARIABLES, str(POOL_SIZE)))
+    os.environ.update(dict.fromkeys(POOL_VARIABLES, str(pool_size)))
     os.environ["XLA_FLAGS"] = " ".join(f"{name}={value}" for name, value in flags.items())
+
+
+def ask_for_large_pages() -> None:
+    """Restart this process with an allocator that asks Linux for 2 MiB pages; returns if it does so already.
+
+    XLA:CPU takes fresh memory for every execution, and with 4 KiB pages a training step spends its time in page faults
+    and address translation (docs/RESULTS.md, training speed). glibc reads the setting when a process starts and never
+    again, hence the restart: same process id, same arguments. No bit of a result depends on it. A setting of the
+    user's own stays, 0 included; without glibc nothing happens.
+    """
+    tunables = os.environ.get(ALLOCATOR_VARIABLE, "")
+    if LARGE_PAGES in tunables or platform.libc_ver()[0] != "glibc":
+        return
+    os.environ[ALLOCATOR_VARIABLE] = ":".join(filter(None, (tunables, f"{LARGE_PAGES}=1")))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def in_force() -> dict[str, str]:
@@ -77,10 +99,10 @@ def in_force() -> dict[str, str]:
     return pool | parsed | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
 
 
-def require_in_force() -> None:
+def require_in_force(*, pool_size: int = POOL_SIZE) -> None:
     """Raises UsageError if a setting that decides bits is missing."""
     found = in_force()
-    wanted = dict.fromkeys(POOL_VARIABLES, str(POOL_SIZE)) | DETERMINISM_FLAGS
+    wanted = dict.fromkeys(POOL_VARIABLES, str(pool_size)) | DETERMINISM_FLAGS
     wrong = [
         f"{name} is {found[name] or 'not set'}, not {value}" for name, value in wanted.items() if found[name] != value
     ]

@@ -1,6 +1,7 @@
 """Flags and thread-pool size are pinned before JAX starts, and read back from the compiler."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -116,3 +117,47 @@ def test_a_pool_size_that_was_changed_is_reported(monkeypatch):
     assert in_force()["PJRT_NPROC"] == "2"
     with pytest.raises(UsageError, match="PJRT_NPROC is 2, not 8"):
         require_in_force()
+
+
+def test_a_run_may_ask_for_another_pool_and_is_told_when_it_did_not_get_it():
+    found = run_python(
+        "from dsrun.record import configure_runtime, in_force, require_in_force\n"
+        "configure_runtime(2, pool_size=2)\n"
+        "require_in_force(pool_size=2)\n"
+        "print(in_force()['PJRT_NPROC'])\n"
+        "require_in_force()\n"
+    )
+    assert found.stdout.split() == ["2"]
+    assert "UsageError: NPROC is 2, not 8; PJRT_NPROC is 2, not 8" in found.stderr
+
+
+SHOW_RESTART = """
+import os, sys
+print(os.getpid(), sys.argv[1:], os.environ.get("GLIBC_TUNABLES"), flush=True)
+from dsrun.record.runtime import ask_for_large_pages
+ask_for_large_pages()
+print("reached")
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(None, "glibc.malloc.hugetlb=1"), ("glibc.malloc.check=0", "glibc.malloc.check=0:glibc.malloc.hugetlb=1")],
+)
+def test_large_pages_restart_the_same_process_once_with_the_same_arguments(before, after):
+    variables = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    variables |= {"GLIBC_TUNABLES": before} if before else {}
+    command = [sys.executable, "-c", SHOW_RESTART, "an argument", "--set", "a=b c"]
+    found = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=True)
+    first, second, end = found.stdout.splitlines()
+    assert first.endswith(f"['an argument', '--set', 'a=b c'] {before}")
+    assert second == first.removesuffix(str(before)) + after  # the process id, too
+    assert end == "reached"
+
+
+def test_a_users_own_choice_of_pages_stays():
+    variables = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
+    command = [sys.executable, "-c", SHOW_RESTART]
+    found = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=True)
+    assert len(found.stdout.splitlines()) == 2
