@@ -182,9 +182,10 @@ def apply(
 def init_parameters(settings: ModelSettings, seed: int) -> Parameters:
     """Initial weights, float32: a function of (seed, path) and the shape, and of nothing else.
 
-    Biases and shifts 0, scales 1. Input matrices and convolutions uniform with variance 2 / (fan_in + fan_out)
-    (Glorot & Bengio 2010). Recurrent matrices likewise, which gives them a spectral radius near 1; orthogonal ones
-    trained no better, and a QR decomposition's bits depend on the linear-algebra library and its threads.
+    Biases and shifts 0, scales 1. Convolutions, frame stacking and the output layer uniform with variance
+    2 / (fan_in + fan_out) (Glorot & Bengio 2010). A GRU's matrices, input and recurrent, uniform within 1 / sqrt(hidden),
+    as torch's nn.GRU; orthogonal recurrent ones trained no better, and a QR decomposition's bits
+    depend on the linear-algebra library and its threads.
     """
     shapes = nnx.to_pure_dict(_structure(settings)[1])
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _initial(seed, _dotted(path), leaf.shape), shapes)
@@ -238,7 +239,8 @@ def _initial(seed: int, path: str, shape: tuple[int, ...]) -> Array:
     key = int.from_bytes(hashlib.sha256(f"{seed} {path}".encode()).digest()[:16], "little")
     random = np.random.Generator(np.random.Philox(key=key))
     *field, inputs, outputs = shape
-    bound = np.sqrt(6.0 / (np.prod(field) * (inputs + outputs)))
+    is_gru = leaf[:2] in ("w_", "u_")
+    bound = 1.0 / np.sqrt(outputs) if is_gru else np.sqrt(6.0 / (np.prod(field) * (inputs + outputs)))
     return jnp.asarray(random.uniform(-bound, bound, shape), jnp.float32)
 
 

@@ -225,6 +225,13 @@ def test_initial_values_depend_on_seed_and_path_alone():
     np.testing.assert_array_equal(shallow["output_kernel"][0, :2], pinned)
 
 
+def test_gru_matrices_start_within_one_over_the_root_of_hidden_and_fill_that_range():
+    parameters = init_parameters(replace(SMALL, hidden=64), 1)
+    for name in ("w_r", "w_n", "u_r", "u_z", "u_n"):
+        largest = np.abs(parameters["gru_1_forward"][name]).max()
+        assert 0.99 / 8 < largest <= np.float32(1 / 8)  # 4096 values: all below 0.99 of it with probability 1e-18
+
+
 def test_parameter_table_lists_what_init_makes():
     for settings in (SMALL, CONV):
         table = parameter_table(settings)
