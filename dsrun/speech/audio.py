@@ -134,11 +134,13 @@ def _require_rate_and_channel(path: Path, rate: int, channels: int, settings: Au
     problems = []
     if rate != settings.sample_rate and not settings.resample:
         problems.append(
-            f"{rate} Hz, the config says {settings.sample_rate} (convert it, or allow resampling: data.resample: true)"
+            f"{rate} Hz, the config says {settings.sample_rate} (convert it, or allow resampling: data.resample: "
+            "true, or --resample of transcribe)"
         )
     if settings.channel == "mono" and channels != 1:
         problems.append(
-            f"{channels} channels, the config says mono (name one: data.channel: 0 to {channels - 1}, or mix it down)"
+            f"{channels} channels, the config says mono (name one, 0 to {channels - 1}: data.channel, or --channel of "
+            "transcribe; or mix it down)"
         )
     elif settings.channel != "mono" and settings.channel >= channels:
         problems.append(

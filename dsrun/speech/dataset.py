@@ -124,7 +124,8 @@ def load_dataset(
             clips.append(_clips(utterance, speeds, audio, features, cache))
             seconds.append(utterance.duration or 0.0)
         except DataError as error:
-            problems.append(f"utterance {utterance.id!r} (line {utterance.line}): {error}")
+            place = f"utterance {utterance.id!r} (line {utterance.line}): " if utterance.line else ""  # no manifest
+            problems.append(f"{place}{error}")
         if on_progress:
             on_progress(number + 1, len(utterances))
     if problems:

@@ -181,7 +181,7 @@ def test_another_rate_is_refused_with_the_way_out(tmp_path):
 def test_stereo_at_another_rate_gets_both_problems_in_one_message(tmp_path):
     message = refusal(write(tmp_path / "a.wav", noise(rate=44_100, channels=2), 44_100))
     assert "44100 Hz" in message
-    assert "2 channels, the config says mono (name one: data.channel: 0 to 1" in message
+    assert "2 channels, the config says mono (name one, 0 to 1: data.channel, or --channel" in message
 
 
 def test_a_named_channel_is_taken_and_a_missing_one_refused(tmp_path):

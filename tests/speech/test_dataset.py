@@ -250,7 +250,7 @@ def test_training_data_is_augmented_and_evaluation_data_never(tmp_path):
     data = build_training_data(config)
     test, _ = build_evaluation_data(config, dev, data.alphabet, data.normalization)
     assert data.train.augmentation is not None
-    assert data.train.augmentation.speeds == (0.9, 1.0, 1.1)
+    assert data.train.augmentation.speeds == config.augment.speeds == (0.9, 1.0, 1.1, 1.2)
     for dataset in (data.dev, test):
         assert dataset.augmentation is None
         for member in range(3):
