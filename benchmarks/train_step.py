@@ -56,7 +56,8 @@ class Contender:
     def __init__(self, name: str, command: Sequence[str], *, large_pages: bool):
         self.name, self.loss = name, float("nan")
         self.seconds: list[float] = []
-        variables = os.environ | {ALLOCATOR_VARIABLE: f"{LARGE_PAGES}={large_pages:d}"}
+        others = [t for t in os.environ.get(ALLOCATOR_VARIABLE, "").split(":") if t and LARGE_PAGES not in t]
+        variables = os.environ | {ALLOCATOR_VARIABLE: ":".join([*others, f"{LARGE_PAGES}={large_pages:d}"])}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
         )
@@ -84,8 +85,8 @@ class Contender:
         return json.loads(line)
 
 
-def write_problem(config: Config, folder: Path, *, batches: int) -> int:
-    """Batches and settings for both workers; returns the number of utterances in the batches."""
+def write_problem(config: Config, folder: Path, *, batches: int | None) -> tuple[int, int]:
+    """Batches and settings for both workers; returns how many batches there are, and utterances in them."""
     from dsrun.build import build_batcher, build_model_settings, build_training_data
     from dsrun.model import FrameStackSettings
 
@@ -94,7 +95,7 @@ def write_problem(config: Config, folder: Path, *, batches: int) -> int:
     if not isinstance(model.front_end, FrameStackSettings):
         raise UsageError("model.front_end.kind is conv2d: the PyTorch peer has frame_stack only.")
     batcher = build_batcher(config, data.train, purpose="train")
-    chosen = [batcher.batch(1, index) for index in range(min(batches, batcher.batches_per_epoch))]
+    chosen = [batcher.batch(1, index) for index in range(batcher.batches_per_epoch)][:batches]
     arrays = {f"{name}_{i}": getattr(batch, name) for i, batch in enumerate(chosen) for name in ARRAYS}
     np.savez(folder / "batches.npz", **arrays)
     settings = {
@@ -105,7 +106,7 @@ def write_problem(config: Config, folder: Path, *, batches: int) -> int:
         "clip_norm": config.training.clip_norm,
     }
     (folder / "settings.json").write_text(json.dumps(settings))
-    return sum(int(np.sum(batch.num_frames > 0)) for batch in chosen)
+    return len(chosen), sum(int(np.sum(batch.num_frames > 0)) for batch in chosen)
 
 
 def work(config: Config, folder: Path) -> None:
@@ -179,7 +180,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     config = load_config(options.config, sets).config
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        utterances = write_problem(config, folder, batches=options.batches)
+        batches, utterances = write_problem(config, folder, batches=options.batches)
         threads = ["--threads", str(options.threads)]
         own = [sys.executable, "-m", "benchmarks.train_step", "--config", str(options.config), "--work", name, *threads]
         own += [word for setting in sets for word in ("--set", setting)]
@@ -193,9 +194,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "config": str(options.config),
         "set": sets,
-        "batches": options.batches,
+        "batches": batches,
         "utterances": utterances,
         "threads": options.threads,
+        "large_pages": not options.small_pages,
         "contenders": [asdict(timing(contender, utterances)) for contender in contenders],
     }
     if len(contenders) == 2:
@@ -210,7 +212,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("configs/prompts_float32.yaml"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--torch-python", type=Path, help="a Python that has torch; without it dsrun runs alone")
-    parser.add_argument("--batches", type=int, default=8, help="global batches a pass")
+    parser.add_argument("--batches", type=int, help="global batches a pass; default the whole epoch")
     parser.add_argument("--repeats", type=int, default=7, help="passes of each contender that count")
     parser.add_argument("--threads", type=int, default=2, help="processors that each contender may use")
     parser.add_argument("--small-pages", action="store_true", help="leave the allocator with 4 KiB pages")
@@ -227,7 +229,10 @@ def main() -> None:
     if options.json:
         print(json.dumps(result))
         return None
-    print(f"{result['utterances']} utterances in {result['batches']} batches a pass, {result['threads']} threads")
+    pages = "2 MiB" if result["large_pages"] else "4 KiB"
+    print(
+        f"{result['utterances']} utterances in {result['batches']} batches a pass, {result['threads']} threads, {pages} pages"
+    )
     for row in result["contenders"]:
         seconds = row["seconds"]
         print(

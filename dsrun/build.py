@@ -4,6 +4,7 @@ Rooms take plain arguments and do not know the config. A new setting touches thr
 the room that obeys it; a test asserts that every field is read.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -188,8 +189,8 @@ def build_training_data(config: Config, *, on_progress: OnProgress = None) -> Tr
     """Read, check and load what training needs.
 
     Raises:
-        DataError: anything wrong with manifests, text or audio, all problems of a kind at once; utterances that CTC cannot align
-            where `data.infeasible` is `error`.
+        DataError: anything wrong with manifests (test's too), text or audio, all problems of a kind at once; utterances that
+            CTC cannot align where `data.infeasible` is `error`.
     """
     notes: list[str] = []
     spoken = {split: _with_text(config, read_manifest(path), path, notes) for split, path in _manifests(config).items()}
@@ -202,18 +203,20 @@ def build_training_data(config: Config, *, on_progress: OnProgress = None) -> Tr
     train, infeasible = _without_infeasible(config, train, alphabet, notes)
     dev = _load(config, spoken["dev"], alphabet, notes, normalization=normalization, on_progress=on_progress)
     references = {utterance.id: normalize(utterance.text) for utterance in spoken["dev"]}
+    if config.data.test is not None:  # loaded now, into the cache, so that a bad clip does not wait for the last epoch
+        build_evaluation_data(config, Path(config.data.test), alphabet, normalization, on_progress=on_progress)
     return TrainingData(alphabet, normalization, train, dev, references, infeasible, notes)
 
 
 def build_evaluation_data(
     config: Config, manifest: Path, alphabet: Alphabet, normalization: Normalization, *, on_progress: OnProgress = None
-) -> tuple[Dataset, dict[str, str]]:
-    """A manifest as a dataset without augmentation, and its references by id. Characters outside the alphabet stay in the
-    reference and count as errors."""
+) -> tuple[Dataset, dict[str, str], Counter]:
+    """A manifest as a dataset without augmentation, its references by id, and how often each character outside the alphabet
+    occurs: they stay in the reference and count as errors; the labels, which only the loss reads, lack them."""
     utterances = read_manifest(manifest)
-    labels = encode_all({u.id: u.text for u in utterances}, alphabet, on_unknown="drop").labels
-    dataset = _dataset(config, utterances, labels, normalization=normalization, on_progress=on_progress)
-    return dataset, {utterance.id: normalize(utterance.text) for utterance in utterances}
+    encoded = encode_all({u.id: u.text for u in utterances}, alphabet, on_unknown="drop")
+    dataset = _dataset(config, utterances, encoded.labels, normalization=normalization, on_progress=on_progress)
+    return dataset, {utterance.id: normalize(utterance.text) for utterance in utterances}, encoded.dropped
 
 
 def cache_of(config: Config) -> FeatureCache:

@@ -38,12 +38,14 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, 
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a bug in dsrun; 2 bad usage or config; 3 bad data; 4 training diverged; 75 stopped by a signal "
-    "after writing a checkpoint (the same command goes on); 130 Ctrl-C, checkpoint written."
+    "after writing a checkpoint (the same command goes on); 130 Ctrl-C, during training after writing a checkpoint."
 )
 
 
 def main() -> None:
     """Entry point of `dsrun` and `python -m dsrun`."""
+    if set(sys.argv[1:2]) & {"train", "eval", "transcribe"} and not {"--help", "-h"} & set(sys.argv):
+        ask_for_large_pages()  # here and not in the commands: it replaces the process, which must be ours
     try:
         app(prog_name="dsrun")
     except DsrunError as error:
@@ -51,9 +53,12 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader of stdout left, e.g. `| head`; progress lines do not come here
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        print(f"{error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
     except Exception:
         traceback.print_exc()
         print("This is a bug in dsrun, not a mistake of yours; the text above says where.", file=sys.stderr)
@@ -97,7 +102,6 @@ def train(
     The run folder is named by the resolved config, so the same command finds it again: an incomplete one is resumed from
     its last checkpoint, a complete one is refused unless --overwrite.
     """
-    ask_for_large_pages()
     from dsrun.config import load_config
     from dsrun.experiment import describe, train_run
 
@@ -107,7 +111,7 @@ def train(
 
         raise UsageError("--resume goes on and --overwrite starts anew: choose one.")
     if dry_run:
-        report = describe(resolved, devices=devices)
+        report = describe(resolved, run_dir=run_dir, devices=devices)
         print(json.dumps(report, indent=2)) if json_output else print_description(report)
         return
     mode: Any = "resume" if resume else "overwrite" if overwrite else "automatic"
@@ -136,7 +140,6 @@ def evaluate(
     empty adds its hypothesis as insertions and nothing to the length; if all references are empty the rate is infinite with
     any insertion and 0 without. Each utterance's reference, hypothesis and errors go to RUN/evaluation/<manifest>.jsonl.
     """
-    ask_for_large_pages()
     from dsrun.experiment import evaluate_run
 
     report = evaluate_run(run, manifest=manifest, checkpoint=checkpoint, decoder=decoder, batch=batch)
@@ -153,7 +156,6 @@ def transcribe(
     json_output: JsonOption = False,
 ) -> None:
     """Print what was said in each file, one line a file."""
-    ask_for_large_pages()
     from dsrun.experiment import transcribe_files
 
     results, failures = transcribe_files(run, audio, checkpoint=checkpoint, resample=resample, channel=channel)
@@ -291,6 +293,8 @@ def data_show(
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Rows with equal keys as an aligned text table on stdout, full width whatever the terminal."""
+    if not rows:
+        return
     texts = [[str(name) for name in rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
     widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
     for row in texts:
@@ -314,6 +318,9 @@ def print_scores(report: dict[str, Any]) -> None:
             f"{count['reference_length']} {counts}: {count['substitutions']} substitutions, {count['deletions']} deletions, "
             f"{count['insertions']} insertions"
         )
+    if unknown := report["unknown_characters"]:
+        found = ", ".join(f"{character!r} {count} times" for character, count in unknown.items())
+        print(f"characters outside the alphabet, which the network cannot write: {found}")
     for name, example in report["examples"].items():
         print(f"{name:<7} {example['id']}\n   said   {example['reference']}\n   read   {example['hypothesis']}")
     print(f"each utterance: {report['details']}")

@@ -131,7 +131,9 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """Common to all sections: strict, frozen, no unknown keys, field texts as descriptions."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
 
 
 class Data(Section):
@@ -213,10 +215,11 @@ class Batches(Section):
     def _shards_divide_the_batch(cls, shards: int, info: ValidationInfo) -> int:
         batch = info.data.get("global_batch", shards)
         if batch % shards:
-            larger = batch - batch % shards + shards
+            smaller = batch - batch % shards
+            sizes = f"{smaller} or {smaller + shards}" if smaller else str(shards)
             raise ValueError(
                 f"global_batch {batch} cannot be cut into {shards} shards of equal size; "
-                f"make global_batch {larger - shards or shards} or {larger}, or change shards"
+                f"make global_batch {sizes}, or change shards"
             )
         return shards
 
@@ -544,23 +547,13 @@ def config_hash(config: Config) -> str:
     """sha256 of the resolved values, 64 hex digits.
 
     Of a path only the file's name and its folder's name count, so that another checkout of the repository gives the
-    same hash; two corpora with equal names are told apart by `diff_configs`.
+    same hash; corpora with equal names differ in their run folders' config.yaml, which the run folder compares.
     """
     values = flatten(config)
     for key in PATH_KEYS:
         if values[key] is not None:
             values[key] = "/".join(Path(values[key]).parts[-2:])
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def diff_configs(a: Config, b: Config) -> list[dict[str, Any]]:
-    """Rows of key, a, b for the values that differ; "absent" where only the other has the key."""
-    left, right = flatten(a), flatten(b)
-    return [
-        {"key": key, "a": left.get(key, "absent"), "b": right.get(key, "absent")}
-        for key in {**left, **right}
-        if key not in left or key not in right or left[key] != right[key]
-    ]
 
 
 def list_configs(folder: str | Path) -> list[ConfigFile]:

@@ -11,7 +11,7 @@ traceback, and ends with the class's `exit_code`; anything that is not a `DsrunE
 | 3 | bad data |
 | 4 | training diverged |
 | 75 | stopped by a signal after writing a checkpoint: the same command goes on |
-| 130 | Ctrl-C, checkpoint written |
+| 130 | Ctrl-C, during training after writing a checkpoint |
 """
 
 EXIT_STOPPED = 75

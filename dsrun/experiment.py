@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,11 @@ class Experiment:
     step: TrainStep
 
 
+def _processors() -> int:
+    """Those that this process may run on: a cluster's job often has fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_run_dir(resolved: Resolved) -> Path:
     """runs/<config stem>-<6 hex of the resolved config's hash>."""
     return RUNS / f"{resolved.path.stem}-{config_hash(resolved.config)[:6]}"
@@ -88,7 +94,7 @@ def prepare(config: Config, *, devices: int | None) -> Experiment:
         raise UsageError(
             f"--devices {devices}: a step has {shards} shards (batches.shards), so {shards} devices at most."
         )
-    configure_runtime(min(devices or os.cpu_count() or 1, shards), pool_size=shards)
+    configure_runtime(min(devices or _processors(), shards), pool_size=shards)
     require_in_force(pool_size=shards)
     available = jax.devices()
     if devices is not None and devices > len(available):
@@ -121,12 +127,18 @@ def train_run(
         DivergedError: a step was not finite.
     """
     run = RunDir(run_dir or default_run_dir(resolved))
+    # Before anything in the folder changes: --overwrite must not remove a run for one that cannot start.
+    experiment = prepare(resolved.config, devices=devices) if mode == "overwrite" else None
     with run:
         run.open(to_yaml(resolved.config), command=command, mode=mode)
+        if mode == "resume" and not checkpoints.available_steps(run.checkpoints):
+            raise UsageError(f"{run.path}: holds no checkpoint to resume from. Leave --resume out to start.")
         try:
-            outcome = _train(resolved.config, run, devices)
+            outcome = _train(resolved.config, run, experiment or prepare(resolved.config, devices=devices))
         except BaseException as error:
-            run.write_status("failed", step=run.read_status().get("step", 0), exit_code=getattr(error, "exit_code", 1))
+            with suppress(OSError, DataError):  # a full disk must not hide the error that it caused
+                step = run.read_status().get("step", 0)
+                run.write_status("failed", step=step, exit_code=getattr(error, "exit_code", 1))
             raise
         if outcome.exit_code:
             return TrainOutcome(outcome.exit_code, {})
@@ -136,16 +148,24 @@ def train_run(
     return TrainOutcome(0, report)
 
 
-def _train(config: Config, run: RunDir, devices: int | None) -> Outcome:
-    experiment = prepare(config, devices=devices)
+def _train(config: Config, run: RunDir, experiment: Experiment) -> Outcome:
     data, step = experiment.data, experiment.step
-    write_atomically(run.provenance, _json(provenance(data=_data_digests(config))))
+    facts = provenance(data=_data_digests(config))
+    is_resumed = bool(checkpoints.available_steps(run.checkpoints))
+    changed = _changed_since_the_start(run, facts) if is_resumed else {}
+    if not (is_resumed and run.provenance.is_file()):
+        write_atomically(run.provenance, _json(facts))
     write_atomically(run.parameters, parameters_text(experiment.settings, config))
     loop_settings = build.build_loop_settings(config)
     total_steps = loop_settings.epochs * experiment.batcher.batches_per_epoch
     events = EventLog(run.events)
     with open(run.log, "a", encoding="utf-8") as log, Progress(total_steps=total_steps, log=log) as progress:
         state, best = _start_or_resume(run, experiment, events, progress)
+        if changed:
+            events.append("environment", int(state.step), changed=changed)
+            progress.message(
+                f"warning: another environment than at the start, bits may differ: {_json(changed, indent=None)}"
+            )
         shapes = experiment.batcher.shapes()
         progress.message(
             f"{run.path}: {len(data.train.ids)} utterances, {experiment.batcher.batches_per_epoch} steps an epoch, {total_steps} in "
@@ -186,6 +206,7 @@ def _start_or_resume(
         events.truncate_after(-1)
         return state, Best()
     _require_same_alphabet(found.meta, experiment.data.alphabet, run)
+    _require_same_recordings(found.arrays["features"], experiment.data.normalization, run)
     events.truncate_after(found.step)
     _restore_checkpoint_event(run, events, found)
     progress.message(f"{run.path}: resuming from step {found.step}")
@@ -199,11 +220,40 @@ def _restore_checkpoint_event(run: RunDir, events: EventLog, found: checkpoints.
         events.append("checkpoint", found.step, digest=found.digest, best=found.meta["best"])
 
 
+def _changed_since_the_start(run: RunDir, facts: dict[str, Any]) -> dict[str, Any]:
+    """What provenance says differently now, {name: [then, now]}; the number of devices changes no bit and does not count.
+
+    Raises:
+        DataError: a manifest has changed: the rest of the run would be of another experiment.
+    """
+    if not run.provenance.is_file():
+        return {}
+    then, now = json.loads(run.provenance.read_text(encoding="utf-8")), json.loads(_json(facts))
+    for name in now["data"]:
+        if then["data"].get(name) != now["data"][name]:
+            raise DataError(
+                f"{run.path}: data.{name} has changed since the run began. Restore it to go on, or train "
+                "in another --run-dir."
+            )
+    for side in (then, now):
+        side["in_force"].pop("XLA_FLAGS", None)
+    return {name: [then.get(name), now[name]] for name in now if then.get(name) != now[name]}
+
+
 def _require_same_alphabet(meta: dict[str, Any], alphabet: Alphabet, run: RunDir) -> None:
     if tuple(meta["alphabet"]) != alphabet.symbols:
         raise DataError(
             f"{run.path}: the checkpoint's alphabet is {''.join(meta['alphabet'])!r}, the training text now gives "
             f"{''.join(alphabet.symbols)!r}. The data has changed since; train in another --run-dir."
+        )
+
+
+def _require_same_recordings(arrays: dict[str, Any], normalization: Normalization, run: RunDir) -> None:
+    found = Normalization.from_arrays(arrays).to_arrays()
+    if any(found[name].tobytes() != value.tobytes() for name, value in normalization.to_arrays().items()):
+        raise DataError(
+            f"{run.path}: the training recordings have another mean or deviation than at the checkpoint, so they (or the library "
+            "that decodes them) have changed since the run began. Restore them to go on, or train in another --run-dir."
         )
 
 
@@ -246,10 +296,8 @@ def parameters_text(settings: ModelSettings, config: Config) -> str:
     return "\n".join([*lines, f"{'all':<44} {'':>16} {sum(count for *_, count in rows):>12,}"]) + "\n"
 
 
-def describe(resolved: Resolved, *, devices: int | None) -> dict[str, Any]:
+def describe(resolved: Resolved, *, run_dir: Path | None, devices: int | None) -> dict[str, Any]:
     """What a dry run prints. Writes nothing, not even the feature cache."""
-    from dsrun.arithmetic import parse_format
-
     config = resolved.config
     without_cache = config.model_copy(
         update={"data": config.data.model_copy(update={"cache": None, "infeasible": "drop"})}
@@ -261,14 +309,15 @@ def describe(resolved: Resolved, *, devices: int | None) -> dict[str, Any]:
     moments = {"sgd": 1, "adamw": 2}[config.optimizer.kind]
     return {
         "config": str(resolved.path),
-        "run_dir": str(default_run_dir(resolved)),
+        "run_dir": str(run_dir or default_run_dir(resolved)),
         "parameters": [{"path": path, "shape": "x".join(map(str, shape)), "count": n} for path, shape, n in rows],
         "parameter_count": count,
         "bytes": {
-            f"storage ({roles.storage.format})": count * parse_format(roles.storage.format).bits // 8,
-            f"master ({roles.master.format})": count * 4,
-            f"gradient ({roles.gradient.format})": count * 4,
-            f"state ({roles.state.format})": moments * count * 4,
+            f"master ({roles.master.format})": count * CARRIER_BYTES,
+            # float32 storage reads the master itself
+            f"storage ({roles.storage.format})": 0 if roles.storage.format == "float32" else count * CARRIER_BYTES,
+            f"gradient ({roles.gradient.format}), a shard": count * CARRIER_BYTES,
+            f"state ({roles.state.format})": moments * count * CARRIER_BYTES,
         },
         "carrier": roles.carrier,
         "batch_shapes": [
@@ -284,6 +333,9 @@ def describe(resolved: Resolved, *, devices: int | None) -> dict[str, Any]:
         "infeasible": [str(found) for found in experiment.data.infeasible],
         "notes": experiment.data.notes,
     }
+
+
+CARRIER_BYTES = 4  # values of every format are carried in float32 arrays
 
 
 # --- using a finished run -----------------------------------------------------------------------------------------------------
@@ -316,6 +368,7 @@ def load_run(path: Path, checkpoint: str) -> Trained:
         raise UsageError(f"{path}: not a run folder (no config.yaml). `dsrun runs` lists those there are.")
     config = load_config(run.config).config
     configure_runtime(pool_size=config.batches.shards)
+    require_in_force(pool_size=config.batches.shards)
     found = checkpoints.restore(run.checkpoints, _which(run, checkpoint))
     alphabet = Alphabet(tuple(found.meta["alphabet"]))
     settings = build.build_model_settings(config, num_classes=alphabet.num_classes)
@@ -354,7 +407,9 @@ def evaluate_run(
     trained = load_run(path, checkpoint)
     config = trained.config
     manifest = manifest or Path(config.data.test or config.data.dev)
-    dataset, references = build.build_evaluation_data(config, manifest, trained.alphabet, trained.normalization)
+    dataset, references, unknown = build.build_evaluation_data(
+        config, manifest, trained.alphabet, trained.normalization
+    )
     if batch is not None:
         config = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": batch})})
     batcher = build.build_batcher(config, dataset, purpose="evaluate")
@@ -370,6 +425,7 @@ def evaluate_run(
         "manifest": str(manifest),
         "decoder": decoder,
         **result.summary(),
+        "unknown_characters": dict(sorted(unknown.items())),
         "examples": {name: example.to_json() for name, example in result.examples().items()},
         "details": str(details),
     }
@@ -410,7 +466,7 @@ def _transcribe(trained: Trained, config: Config, dataset: Dataset) -> str:
 
 def _data_digests(config: Config) -> dict[str, str]:
     names = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
-    return {name: audio_digest(Path(path)) for name, path in names.items() if path is not None and Path(path).is_file()}
+    return {name: audio_digest(Path(path)) for name, path in names.items() if path is not None}
 
 
 def _loading_line() -> Callable[[int, int], None] | None:

@@ -5,6 +5,7 @@ On the roof beside `experiment.py`. Nothing here trains or changes a run.
 
 import os
 import platform
+import sys
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsrun.config import Config, load_config
-from dsrun.errors import DataError
+from dsrun.errors import DataError, DsrunError
 from dsrun.record import RunDir, read_events
 
 if TYPE_CHECKING:
@@ -25,9 +26,13 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for path in sorted(p.parent for p in folder.glob("*/config.yaml")):
         run = RunDir(path)
+        try:
+            config = load_config(run.config).config
+        except DsrunError as error:  # of another version of dsrun, say; the others are still worth a list
+            print(f"{path}: {error}", file=sys.stderr)
+            continue
         status = run.read_status()
         evaluations = [e for e in read_events(run.events) if e["event"] == "eval"] if run.events.is_file() else []
-        config = load_config(run.config).config
         rows.append(
             {
                 "run": str(path),

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -233,3 +234,46 @@ def test_doctor_checks_the_arithmetic_of_this_machine():
 def test_runs_of_an_empty_folder_say_so(tmp_path):
     assert "no run folders" in dsrun("runs", tmp_path).stderr
     require_message(dsrun("eval", tmp_path), 2, "not a run folder")
+
+
+def test_overwrite_leaves_the_old_run_alone_where_the_new_one_cannot_start(corpus):
+    folder, rows = corpus
+    run = folder / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("seed: 1\n")
+    (run / "checkpoints").mkdir()
+    result = train(folder, rows, "--overwrite", "--devices", 9)
+    require_message(result, 2, "--devices 9: a step has 2 shards")
+    assert (run / "config.yaml").read_text() == "seed: 1\n"
+    assert (run / "checkpoints").is_dir()
+
+
+def test_a_test_manifest_that_is_missing_is_found_before_training(corpus):
+    folder, rows = corpus
+    result = train(folder, rows, "--set", f"data.test={folder / 'typo.jsonl'}", "--dry-run")
+    require_message(result, 3, "typo.jsonl")
+
+
+def test_resume_of_a_folder_without_a_checkpoint_is_refused(corpus):
+    folder, rows = corpus
+    require_message(train(folder, rows, "--resume"), 2, "nothing to resume")
+    result = train(folder, rows[:1] * 2)  # a duplicate id: the folder has a config, and no checkpoint
+    assert result.returncode == 3
+    assert (folder / "run" / "config.yaml").is_file()
+    require_message(train(folder, rows, "--resume"), 2, "holds no checkpoint to resume from")
+
+
+def test_a_path_below_a_file_is_a_message_and_not_a_traceback(corpus):
+    folder, rows = corpus
+    (folder / "run").write_text("")
+    require_message(train(folder, rows, "--run-dir", folder / "run" / "below"), 2, "Not a directory")
+    require_message(dsrun("configs", "list", folder / "nowhere"), 2, "no such folder")
+
+
+def test_help_answers_in_under_half_a_second():
+    def seconds():
+        start = time.monotonic()
+        assert dsrun("--help").returncode == 0
+        return time.monotonic() - start
+
+    assert min(seconds() for _ in range(5)) < 0.5

@@ -15,7 +15,6 @@ from dsrun.config import (
     PATH_KEYS,
     Config,
     config_hash,
-    diff_configs,
     flatten,
     json_schema,
     list_configs,
@@ -332,17 +331,6 @@ def test_the_hash_is_the_same_in_another_checkout_and_differs_for_any_other_valu
         assert config_hash(load_config("x.yaml", [override]).config) != original
 
 
-def test_a_difference_lists_the_keys_that_differ(folder: Path):
-    a = load_config("x.yaml").config
-    b = load_config("x.yaml", ["seed=2", "schedule={kind: anneal, factor: 1.2}"]).config
-    assert diff_configs(a, b) == [
-        {"key": "seed", "a": 1, "b": 2},
-        {"key": "schedule.kind", "a": "constant", "b": "anneal"},
-        {"key": "schedule.factor", "a": "absent", "b": 1.2},
-    ]
-    assert diff_configs(a, a) == []
-
-
 def test_configs_of_a_folder_are_listed_with_the_first_line_of_their_header():
     rows = {row.name: row.claim for row in list_configs(CONFIGS)}
     assert rows["prompts_float16_storage"] == "float16 storage, float32 math, float32 master copy."
@@ -384,3 +372,21 @@ def test_importing_config_brings_no_jax_and_no_numpy():
     code = "import sys, dsrun.config; print([name for name in ('jax', 'numpy', 'flax') if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("batches", "text"),
+    [
+        ("{global_batch: 12}", "global_batch 12 cannot be cut into 8 shards of equal size; make global_batch 8 or 16"),
+        ("{global_batch: 4, shards: 8}", "make global_batch 8, or change shards"),
+    ],
+)
+def test_shards_divide_the_global_batch_also_where_one_of_them_is_a_default(folder: Path, batches, text):
+    (folder / "x.yaml").write_text(COMPLETE.replace("{global_batch: 16, shards: 8}", batches))
+    with pytest.raises(ConfigError, match=text):
+        load_config("x.yaml")
+
+
+def test_masks_without_a_width_are_refused_also_where_the_width_is_left_out(folder: Path):
+    with pytest.raises(ConfigError, match="the 2 time_masks hide nothing"):
+        load_config("x.yaml", ["augment.time_masks=2"])

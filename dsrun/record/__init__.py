@@ -9,7 +9,7 @@ does not import JAX.
 from dsrun.record.durable import sync, sync_tree, write_atomically
 from dsrun.record.events import EventLog, read_events
 from dsrun.record.provenance import provenance
-from dsrun.record.run_dir import RunDir, run_folder_name
+from dsrun.record.run_dir import RunDir
 from dsrun.record.runtime import configure_runtime, in_force, require_in_force
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "provenance",
     "read_events",
     "require_in_force",
-    "run_folder_name",
     "sync",
     "sync_tree",
     "write_atomically",

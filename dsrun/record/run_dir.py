@@ -17,7 +17,6 @@ it ends. The time and host of a run are in `status.json`, `.lock` and the logs o
 import difflib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shlex
@@ -50,11 +49,6 @@ CONTENTS = (
     "command.txt",
     "config.yaml",
 )
-
-
-def run_folder_name(stem: str, config_text: str) -> str:
-    """`<stem>-<6 hex>`, the digits from the SHA-256 of the resolved config's text."""
-    return f"{stem}-{hashlib.sha256(config_text.encode()).hexdigest()[:6]}"
 
 
 class RunDir:

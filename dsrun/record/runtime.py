@@ -24,6 +24,7 @@ from dsrun.errors import UsageError
 POOL_SIZE = 8  # threads, where no run says otherwise
 POOL_VARIABLES = ("NPROC", "PJRT_NPROC")
 ALLOCATOR_VARIABLE, LARGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
+RESTARTED = "DSRUN_RESTARTED"
 DEVICE_COUNT_FLAG = "--xla_force_host_platform_device_count"
 
 # Flags that decide bits.
@@ -61,7 +62,13 @@ def configure_runtime(devices: int = 1, *, pool_size: int = POOL_SIZE) -> None:
     ]
     if differing:
         raise UsageError("; ".join(differing) + ". Unset it: other values give other bits.")
-    lacks_devices = int(flags.get(DEVICE_COUNT_FLAG, "1")) < devices
+    set_devices = flags.get(DEVICE_COUNT_FLAG, "1")
+    if not set_devices.isdecimal() or int(set_devices) > pool_size:
+        raise UsageError(
+            f"{DEVICE_COUNT_FLAG}={set_devices} is set in XLA_FLAGS, dsrun needs at most {pool_size}: XLA makes its thread pool as "
+            "large as that, and another size gives other bits. Unset it, and choose devices with --devices."
+        )
+    lacks_devices = int(set_devices) < devices
     if _has_started() and (lacks_devices or found != wanted):
         raise UsageError(
             "JAX has started without dsrun's thread-pool size, flags or device count, which cannot be changed any more. Call "
@@ -81,11 +88,12 @@ def ask_for_large_pages() -> None:
     user's own stays, 0 included; without glibc nothing happens.
     """
     tunables = os.environ.get(ALLOCATOR_VARIABLE, "")
-    if LARGE_PAGES in tunables or platform.libc_ver()[0] != "glibc":
+    if LARGE_PAGES in tunables or RESTARTED in os.environ or platform.libc_ver()[0] != "glibc":
         return
+    os.environ[RESTARTED] = "1"  # a loader that strips the first variable must not see this function twice
     os.environ[ALLOCATOR_VARIABLE] = ":".join(filter(None, (tunables, f"{LARGE_PAGES}=1")))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -150,10 +150,11 @@ class Loop:
             for batch, wait in self.batches(number):
                 state, record = self.step(state, split_batch(batch, self.step.shards))
                 number += 1
+                stopping = stop.exit_code  # read once: the signal may come between two readings
                 self._finish(pending)
                 pending = _Pending(number, record, batch, wait)
                 is_epoch_end = number % self.steps_per_epoch == 0
-                if is_epoch_end or stop.exit_code or self._is_checkpoint_step(number):
+                if is_epoch_end or stopping or self._is_checkpoint_step(number):
                     self._finish(pending)
                     pending = None
                 epoch = number // self.steps_per_epoch
@@ -161,7 +162,7 @@ class Loop:
                     best = self._evaluate(state, number, epoch, best)
                 is_last = number == self.total_steps or self._is_early_stop(best)
                 if (
-                    stop.exit_code
+                    stopping
                     or is_last
                     or self._is_checkpoint_step(number)
                     or (is_epoch_end and self._is_due(epoch, self.settings.checkpoint_every_epochs))
@@ -170,8 +171,8 @@ class Loop:
                     self._checkpoint(state, number, best)
                 if is_last:
                     break
-                if stop.exit_code:
-                    return Outcome(state, best, stop.exit_code, f"stopped by a signal after step {number}")
+                if stopping:
+                    return Outcome(state, best, stopping, f"stopped by a signal after step {number}")
             self._finish(pending)
         return Outcome(state, best, 0, "stopped early" if number < self.total_steps else "all epochs done")
 

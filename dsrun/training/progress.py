@@ -4,6 +4,7 @@ Everything goes to stderr, so that stdout holds results alone. A batch job's log
 at the end, looks like a hang to whoever watches it.
 """
 
+import os
 import sys
 import time
 from collections import deque
@@ -51,7 +52,7 @@ class Progress(AbstractContextManager):
         if self._live:
             self._live.console.print(text, highlight=False, markup=False)
         else:
-            print(text, file=self.stream, flush=True)
+            self._print(text)
         self._to_log(text)
 
     def evaluation(self, summary: Mapping[str, Any], *, sample: tuple[str, str] | None) -> None:
@@ -72,7 +73,7 @@ class Progress(AbstractContextManager):
             line = "  ".join(f"{name} {value}" for name, value in self._figures(number, record).items())
             self._to_log(line)
             if not self._live:
-                print(line, file=self.stream, flush=True)
+                self._print(line)
 
     def _figures(self, number: int, record: Mapping[str, float]) -> dict[str, str]:
         figures = {
@@ -107,6 +108,13 @@ class Progress(AbstractContextManager):
         if self._sample:
             table.add_row("decoded", self._sample)
         return Panel(table, title="dsrun train", expand=False)
+
+    def _print(self, text: str) -> None:
+        """To the stream; where nobody reads it any more, training goes on and the log has the lines."""
+        try:
+            print(text, file=self.stream, flush=True)
+        except (OSError, ValueError):
+            self.stream = open(os.devnull, "w")  # noqa: SIM115
 
     def _to_log(self, text: str) -> None:
         if self.log:

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dsrun.errors import DataError
+
 Scalar = Any  # a 0-d array, on the device or read from it
 Tree = Any  # a nested dict of arrays, or an optax state
 
@@ -86,4 +88,4 @@ def _require_same_layout(expected: Tree, found: Tree) -> None:
             f"{name}: run has {have.get(name, 'nothing')}, config asks {want.get(name, 'nothing')}"
             for name in differing
         ]
-        raise ValueError("checkpoint does not fit this config: " + "; ".join(lines[:8]))
+        raise DataError("checkpoint does not fit this config: " + "; ".join(lines[:8]))

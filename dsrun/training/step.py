@@ -128,7 +128,8 @@ class TrainStep:
 
 def split_batch(batch: Any, shards: int) -> list[Shard]:
     """Shard j is rows j*b to (j+1)*b - 1 of the global batch, b = rows / shards."""
-    rows = len(batch.num_frames) // shards
+    rows, left_over = divmod(len(batch.num_frames), shards)
+    assert not left_over, f"{len(batch.num_frames)} rows do not make {shards} shards"
     pieces = [slice(j * rows, (j + 1) * rows) for j in range(shards)]
     return [
         Shard(batch.features[rows], batch.num_frames[rows], batch.labels[rows], batch.num_labels[rows])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,9 @@ def test_another_config_in_the_same_folder_is_shown_as_a_difference(config, fini
 
 def test_the_same_command_on_one_and_two_devices_gives_the_same_digests(config, finished):
     run, _ = finished
+    two = config.parent / "two"
+    assert dsrun("train", "--config", config, "--run-dir", two, "--devices", 2).returncode == 0
+    assert digests(two) == digests(run)
     again = config.parent / "again"
     assert dsrun("train", "--config", config, "--run-dir", again, "--devices", 1).returncode == 0
     assert digests(again) == digests(run)
@@ -114,6 +118,18 @@ def test_a_stopped_run_ends_with_the_same_bits_as_an_uninterrupted_one(config, f
         for folder in (run, finished[0])
     ]
     assert untimed[0] == untimed[1]
+
+
+def test_a_run_whose_data_changed_is_not_resumed(config, finished, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(finished[0], copy)
+    status = json.loads((copy / "status.json").read_text())
+    (copy / "status.json").write_text(json.dumps(status | {"state": "stopped"}))
+    facts = json.loads((copy / "provenance.json").read_text())
+    facts["data"]["train"] = "0" * 64
+    (copy / "provenance.json").write_text(json.dumps(facts))
+    result = dsrun("train", "--config", config, "--run-dir", copy)
+    require_message(result, 3, "data.train has changed since the run began")
 
 
 def test_eval_and_transcribe_a_finished_run(finished, tmp_path):

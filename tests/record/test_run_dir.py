@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from dsrun.errors import DataError, UsageError
-from dsrun.record import RunDir, run_folder_name
+from dsrun.record import RunDir
 from dsrun.record.run_dir import CONTENTS
 
 CONFIG = "seed: 1\nmodel:\n  hidden: 256\n"
@@ -23,14 +23,6 @@ def finished_run(path) -> RunDir:
         run.checkpoints.mkdir()
         run.write_status("done", step=120, exit_code=0)
     return run
-
-
-def test_the_name_depends_on_the_config_and_on_nothing_else():
-    name = run_folder_name("prompts", CONFIG)
-    stem, _, digits = name.rpartition("-")
-    assert (stem, len(digits), int(digits, 16) < 16**6) == ("prompts", 6, True)
-    assert run_folder_name("prompts", CONFIG) == name
-    assert run_folder_name("prompts", CONFIG.replace("1", "2")) != name
 
 
 def test_a_new_folder_gets_its_config_and_command_and_holds_nothing_of_the_clock(tmp_path):

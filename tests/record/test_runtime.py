@@ -62,6 +62,12 @@ def test_the_last_of_a_repeated_flag_counts_for_us_as_for_xla():
             "--xla_gpu_deterministic_ops=0",
             "--xla_gpu_deterministic_ops=false is set in XLA_FLAGS, dsrun needs true",
         ),
+        (
+            "XLA_FLAGS",
+            "--xla_force_host_platform_device_count=9",
+            "--xla_force_host_platform_device_count=9 is set in XLA_FLAGS, dsrun needs at most 8",
+        ),
+        ("XLA_FLAGS", "--xla_force_host_platform_device_count=abc", "device_count=abc is set in XLA_FLAGS"),
         ("XLA_FLAGS", "/etc/flags", "XLA_FLAGS=/etc/flags: it names a file of flags"),
     ],
 )
@@ -146,7 +152,7 @@ print("reached")
     [(None, "glibc.malloc.hugetlb=1"), ("glibc.malloc.check=0", "glibc.malloc.check=0:glibc.malloc.hugetlb=1")],
 )
 def test_large_pages_restart_the_same_process_once_with_the_same_arguments(before, after):
-    variables = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    variables = {name: value for name, value in os.environ.items() if name not in ("GLIBC_TUNABLES", "DSRUN_RESTARTED")}
     variables |= {"GLIBC_TUNABLES": before} if before else {}
     command = [sys.executable, "-c", SHOW_RESTART, "an argument", "--set", "a=b c"]
     found = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=True)

@@ -248,7 +248,7 @@ def test_training_data_is_augmented_and_evaluation_data_never(tmp_path):
     train, dev = write_rows(tmp_path / "train.jsonl", rows), write_rows(tmp_path / "dev.jsonl", rows[:3])
     config = load_config(write_config(tmp_path, train=train, dev=dev), []).config
     data = build_training_data(config)
-    test, _ = build_evaluation_data(config, dev, data.alphabet, data.normalization)
+    test, *_ = build_evaluation_data(config, dev, data.alphabet, data.normalization)
     assert data.train.augmentation is not None
     assert data.train.augmentation.speeds == config.augment.speeds == (0.9, 1.0, 1.1, 1.2)
     for dataset in (data.dev, test):

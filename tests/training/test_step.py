@@ -141,14 +141,21 @@ def test_a_step_that_is_not_finite_leaves_the_weights_alone():
     assert after.step == 1
 
 
-def test_gradient_has_no_scatter_and_no_all_reduce():
+def test_no_compiled_module_of_a_step_has_a_scatter_or_an_all_reduce():
     step = make_step()
-    shard = split_batch(make_batch(), 8)[0]
+    shards = split_batch(make_batch(), 8)
     state = step.initial_state()
-    inputs = (step.weights(state), state.step, state.loss_scale, np.zeros(2, np.uint32), shard)
-    text = step._gradient.lower(*inputs).compile().as_text()
-    assert "scatter(" not in text
-    assert "all-reduce" not in text
+    parts = step.shard_sums(state, shards)
+    inputs = (step.weights(state), state.step, state.loss_scale, np.zeros(2, np.uint32), shards[0])
+    compiled = [
+        step._gradient.lower(*inputs).compile(),
+        step._reduce.lower(parts).compile(),
+        step._update.lower(state, step._reduce(parts)).compile(),
+    ]
+    for module in compiled:
+        text = module.as_text()
+        assert "scatter(" not in text
+        assert "all-reduce" not in text
 
 
 def test_state_survives_a_round_trip_through_plain_arrays():
