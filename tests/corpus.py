@@ -39,7 +39,9 @@ def write_alphabet(path: Path) -> Path:
     return path
 
 
-def write_config(folder: Path, *, train: Path, dev: Path, test: Path | None = None, **training) -> Path:
+def write_config(
+    folder: Path, *, train: Path, dev: Path, test: Path | None = None, layers: int = 1, **training
+) -> Path:
     """A small network on the quickstart's config; three epochs unless told."""
     settings = {"epochs": 3, "evaluate_every_epochs": 1, "checkpoint_every_epochs": 1} | training
     config = {
@@ -54,7 +56,7 @@ def write_config(folder: Path, *, train: Path, dev: Path, test: Path | None = No
         "model": {
             "front_end": {"kind": "frame_stack", "stack": 3, "stride": 3, "hidden": 16},
             "hidden": 16,
-            "layers": 1,
+            "layers": layers,
         },
         "training": settings,
     }

@@ -39,17 +39,17 @@ class TrainState:
         """Nested dict of arrays for a checkpoint; the optimizer's leaves are numbered in optax's order."""
         leaves = jax.tree_util.tree_leaves(self.optimizer)
         state = {field.name: getattr(self, field.name) for field in fields(self)}
-        return state | {"optimizer": {f"{i:02d}_of_{len(leaves)}": leaf for i, leaf in enumerate(leaves)}}
+        return state | {"optimizer": dict(zip(_leaf_names(len(leaves)), leaves, strict=True))}
 
     def from_dict(self, arrays: dict[str, Tree]) -> "TrainState":
         """The state that `to_dict` wrote, with self as the template of structure, shapes and dtypes.
 
         Raises:
-            ValueError: names, shapes or dtypes differ from the template; the text lists the first differences.
+            DataError: names, shapes or dtypes differ from the template; the text lists the first differences.
         """
         _require_same_layout(self.to_dict(), arrays)
-        _, structure = jax.tree_util.tree_flatten(self.optimizer)
-        leaves = [arrays["optimizer"][name] for name in sorted(arrays["optimizer"])]
+        structure = jax.tree_util.tree_structure(self.optimizer)
+        leaves = [arrays["optimizer"][name] for name in _leaf_names(structure.num_leaves)]
         as_arrays = jax.tree.map(jnp.asarray, {**arrays, "optimizer": leaves})
         optimizer = jax.tree_util.tree_unflatten(structure, as_arrays["optimizer"])
         return TrainState(**{**as_arrays, "optimizer": optimizer})
@@ -70,6 +70,11 @@ class StepRecord:
     loss_scale: Scalar
     finite: Scalar
     blank_share: Scalar
+
+
+def _leaf_names(count: int) -> list[str]:
+    """In optax's order, which is not the alphabet's: from 100 leaves on, "100_of_180" sorts before "11_of_180"."""
+    return [f"{i:02d}_of_{count}" for i in range(count)]
 
 
 def _layout(arrays: Tree) -> dict[str, str]:

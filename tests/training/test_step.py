@@ -10,6 +10,7 @@ import pytest
 from dsrun.arithmetic import BFLOAT16, FLOAT16, FLOAT32_POLICY, Policy, round_to
 from dsrun.model import FrameStackSettings, ModelSettings
 from dsrun.training.optimizer import Optimizer, constant_schedule, sgd_direction
+from dsrun.training.state import TrainState
 from dsrun.training.step import TrainStep, split_batch
 
 SETTINGS = ModelSettings(
@@ -162,6 +163,14 @@ def test_state_survives_a_round_trip_through_plain_arrays():
     state, _ = run(make_step())
     arrays = jax.device_get(state.to_dict())
     assert bits(make_step().initial_state().from_dict(arrays)) == bits(state)
+
+
+def test_more_than_a_hundred_optimizer_tensors_come_back_in_their_order():
+    moments = [jnp.full((1,), i, jnp.float32) for i in range(180)]
+    state = TrainState(jnp.int32(7), {"w": jnp.ones(2)}, moments, {}, jnp.float32(1.0))
+    arrays = jax.device_get(state.to_dict())
+    shuffled = arrays | {"optimizer": dict(sorted(arrays["optimizer"].items()))}  # as a checkpoint gives it back
+    assert [int(x[0]) for x in state.from_dict(shuffled).optimizer] == list(range(180))
 
 
 def test_a_state_of_another_shape_is_refused_by_name():
