@@ -164,7 +164,7 @@ def _train(config: Config, run: RunDir, experiment: Experiment) -> Outcome:
         if changed:
             events.append("environment", int(state.step), changed=changed)
             progress.message(
-                f"warning: another environment than at the start, bits may differ: {_json(changed, indent=None)}"
+                f"warning: {', '.join(changed)} differ from the start of the run (see events.jsonl), so bits may differ too"
             )
         shapes = experiment.batcher.shapes()
         progress.message(
