@@ -48,8 +48,8 @@ class TrainState:
             DataError: names, shapes or dtypes differ from the template; the text lists the first differences.
         """
         _require_same_layout(self.to_dict(), arrays)
-        structure = jax.tree_util.tree_structure(self.optimizer)
-        leaves = [arrays["optimizer"][name] for name in _leaf_names(structure.num_leaves)]
+        own, structure = jax.tree_util.tree_flatten(self.optimizer)
+        leaves = [arrays["optimizer"][name] for name in _leaf_names(len(own))]
         as_arrays = jax.tree.map(jnp.asarray, {**arrays, "optimizer": leaves})
         optimizer = jax.tree_util.tree_unflatten(structure, as_arrays["optimizer"])
         return TrainState(**{**as_arrays, "optimizer": optimizer})
