@@ -307,6 +307,10 @@ def describe(resolved: Resolved, *, run_dir: Path | None, devices: int | None) -
     count = sum(count for *_, count in rows)
     roles = config.arithmetic
     moments = {"sgd": 1, "adamw": 2}[config.optimizer.kind]
+    is_own = roles.storage.format != "float32"
+    storage = {
+        f"storage ({roles.storage.format}){'' if is_own else ': the master itself'}": is_own * count * CARRIER_BYTES
+    }
     return {
         "config": str(resolved.path),
         "run_dir": str(run_dir or default_run_dir(resolved)),
@@ -314,8 +318,7 @@ def describe(resolved: Resolved, *, run_dir: Path | None, devices: int | None) -
         "parameter_count": count,
         "bytes": {
             f"master ({roles.master.format})": count * CARRIER_BYTES,
-            # float32 storage reads the master itself
-            f"storage ({roles.storage.format})": 0 if roles.storage.format == "float32" else count * CARRIER_BYTES,
+            **storage,
             f"gradient ({roles.gradient.format}), a shard": count * CARRIER_BYTES,
             f"state ({roles.state.format})": moments * count * CARRIER_BYTES,
         },
