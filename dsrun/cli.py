@@ -52,6 +52,7 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of stdout left, e.g. `| head`; progress lines do not come here
         sys.stderr.close()
@@ -318,6 +319,8 @@ def print_scores(report: dict[str, Any]) -> None:
             f"{count['reference_length']} {counts}: {count['substitutions']} substitutions, {count['deletions']} deletions, "
             f"{count['insertions']} insertions"
         )
+    if not report["manifest_is_as_trained"]:
+        print("          not one of the manifests that the run was trained with, as they were then")
     if unknown := report["unknown_characters"]:
         found = ", ".join(f"{character!r} {count} times" for character, count in unknown.items())
         print(f"characters outside the alphabet, which the network cannot write: {found}")

@@ -18,7 +18,7 @@ import jax
 
 from dsrun import build
 from dsrun.config import Config, Resolved, config_hash, load_config, to_yaml
-from dsrun.errors import DataError, UsageError
+from dsrun.errors import DataError, DsrunError, UsageError
 from dsrun.evaluation.evaluate import Evaluation, Evaluator
 from dsrun.model import ModelSettings, parameter_table
 from dsrun.record import (
@@ -133,12 +133,16 @@ def train_run(
         run.open(to_yaml(resolved.config), command=command, mode=mode)
         if mode == "resume" and not checkpoints.available_steps(run.checkpoints):
             raise UsageError(f"{run.path}: holds no checkpoint to resume from. Leave --resume out to start.")
+        before = run.read_status()
         try:
             outcome = _train(resolved.config, run, experiment or prepare(resolved.config, devices=devices))
         except BaseException as error:
             with suppress(OSError, DataError):  # a full disk must not hide the error that it caused
-                step = run.read_status().get("step", 0)
-                run.write_status("failed", step=step, exit_code=getattr(error, "exit_code", 1))
+                now = run.read_status()
+                if isinstance(error, KeyboardInterrupt):
+                    run.write_status("stopped", step=now.get("step", 0), exit_code=130, reason="stopped while starting")
+                elif not (isinstance(error, DsrunError) and before and now == before):  # a refusal changes no record
+                    run.write_status("failed", step=now.get("step", 0), exit_code=getattr(error, "exit_code", 1))
             raise
         if outcome.exit_code:
             return TrainOutcome(outcome.exit_code, {})
@@ -420,7 +424,12 @@ def evaluate_run(
         trained.weights, trained.statistics, batcher.epoch(0), references=references, alphabet=trained.alphabet
     )
     trained.run.evaluation.mkdir(parents=True, exist_ok=True)
-    details = trained.run.evaluation / f"{manifest.stem}.jsonl"
+    digest = audio_digest(manifest)
+    is_as_trained = digest in _digests_at_the_start(trained.run).values()
+    # The plain name is for the best checkpoint on the run's own data; nothing else may replace that file.
+    is_official = is_as_trained and checkpoint == "best"
+    name = manifest.stem if is_official else f"{manifest.stem}-{digest[:6]}-step_{trained.step:06d}"
+    details = trained.run.evaluation / f"{name}.jsonl"
     write_atomically(details, "".join(_json(u.to_json(), indent=None) for u in result.utterances))
     return {
         "run": str(path),
@@ -428,10 +437,16 @@ def evaluate_run(
         "manifest": str(manifest),
         "decoder": decoder,
         **result.summary(),
+        "manifest_is_as_trained": is_as_trained,
         "unknown_characters": dict(sorted(unknown.items())),
         "examples": {name: example.to_json() for name, example in result.examples().items()},
         "details": str(details),
     }
+
+
+def _digests_at_the_start(run: RunDir) -> dict[str, str]:
+    """Of the manifests, by split."""
+    return json.loads(run.provenance.read_text(encoding="utf-8"))["data"] if run.provenance.is_file() else {}
 
 
 def transcribe_files(

@@ -214,7 +214,7 @@ class Loop:
         if not is_finite:
             raise DivergedError(
                 f"step {pending.step}: loss {record['loss']}, gradient norm {record['grad_norm']}: not finite. "
-                f"Utterances: {', '.join(id for id in pending.batch.ids if id)}. The last checkpoint is kept; "
+                f"Utterances: {', '.join(id for id in pending.batch.ids if id)}. Checkpoints from before are kept; "
                 "lower optimizer.learning_rate or training.clip_norm, or use a format with more range."
             )
 

@@ -103,12 +103,14 @@ def start_and_signal(config, run, number):
     return process.wait(timeout=100), process.communicate()[1]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75), (signal.SIGINT, 130)]
+)
 def test_a_stopped_run_ends_with_the_same_bits_as_an_uninterrupted_one(config, finished, number, code):
     run = config.parent / f"stopped{number}"
     found, error = start_and_signal(config, run, number)
     assert found == code, error
-    if number == signal.SIGTERM:
+    if number != signal.SIGKILL:
         assert json.loads((run / "status.json").read_text())["state"] == "stopped"
     result = dsrun("train", "--config", config, "--run-dir", run)
     assert result.returncode == 0, result.stderr
@@ -137,6 +139,16 @@ def test_eval_and_transcribe_a_finished_run(finished, tmp_path):
     run, report = finished
     again = json.loads(dsrun("eval", run, "--json").stdout)
     assert again["cer"] == report["cer"]
+    official = (run / "evaluation" / "dev.jsonl").read_bytes()
+    older = json.loads(dsrun("eval", run, "--checkpoint", report["step"], "--json").stdout)
+    assert older["details"] != again["details"]
+    assert older["manifest_is_as_trained"]
+    fewer = tmp_path / "dev.jsonl"
+    write_rows(fewer, shortest_prompts(1))
+    other = json.loads(dsrun("eval", run, "--manifest", fewer, "--json").stdout)
+    assert other["utterances"] == 1
+    assert not other["manifest_is_as_trained"]
+    assert (run / "evaluation" / "dev.jsonl").read_bytes() == official
     one_by_one = json.loads(dsrun("eval", run, "--batch", 2, "--json").stdout)
     assert one_by_one["characters"] == report["characters"]
     clip = shortest_prompts(1)[0]["audio_filepath"]
