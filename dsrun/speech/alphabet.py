@@ -148,5 +148,8 @@ def unknown_text(counts: Counter, examples: Mapping[str, Sequence[str]]) -> str:
         f"in {', '.join(map(repr, examples[character]))}"
         for character, count in counts.most_common()
     ]
-    advice = "Add them to the alphabet (data.alphabet: a text file, one symbol a line), clean the text, or set data.unknown_characters: drop."
+    advice = (
+        "Add them to the alphabet (data.alphabet: a text file, one symbol a line), clean the text, or set "
+        "data.unknown_characters: drop."
+    )
     return "\n".join([*lines, advice])
