@@ -51,7 +51,7 @@ def configure_runtime(devices: int = 1, *, pool_size: int = POOL_SIZE) -> None:
     if not 1 <= devices <= pool_size:
         raise UsageError(f"devices is {devices}: one process has 1 to {pool_size}, the pinned size of the thread pool.")
     flags = _parse_flags(os.environ.get("XLA_FLAGS", ""))
-    wanted = dict.fromkeys(POOL_VARIABLES, str(pool_size)) | DETERMINISM_FLAGS
+    wanted = _wanted(pool_size)
     found = {name: os.environ.get(name) for name in POOL_VARIABLES} | {
         name: flags.get(name) for name in DETERMINISM_FLAGS
     }
@@ -110,7 +110,7 @@ def in_force() -> dict[str, str]:
 def require_in_force(*, pool_size: int = POOL_SIZE) -> None:
     """Raises UsageError if a setting that decides bits is missing."""
     found = in_force()
-    wanted = dict.fromkeys(POOL_VARIABLES, str(pool_size)) | DETERMINISM_FLAGS
+    wanted = _wanted(pool_size)
     wrong = [
         f"{name} is {found[name] or 'not set'}, not {value}" for name, value in wanted.items() if found[name] != value
     ]
@@ -118,6 +118,11 @@ def require_in_force(*, pool_size: int = POOL_SIZE) -> None:
         raise UsageError(
             "; ".join(wrong) + ". Runs would not be reproducible. Call configure_runtime before the first use of JAX."
         )
+
+
+def _wanted(pool_size: int) -> dict[str, str]:
+    """The settings that decide bits, as they must be."""
+    return dict.fromkeys(POOL_VARIABLES, str(pool_size)) | DETERMINISM_FLAGS
 
 
 def _parse_flags(text: str) -> dict[str, str]:
