@@ -1,7 +1,11 @@
 """What dsrun does on the device at hand, as a table: correctness first, then speed, each part in a process of its own.
 
+The self-check (with the answers file of the rounding kernel), CTC's accuracy, the same run twice, rates of rounding, and step times and
+bytes: float32 beside float16 and bfloat16, emulated (values on the grid in float32 arrays) and native (arrays of the
+format's own dtype).
+
 A part that fails is a row that says so; the next one runs all the same. Parts that the time left does not cover are named as
-not run. Absolute times are of this device and this moment; quote them with its name.
+not run, so what matters most comes first. Absolute times are of this device and this moment; quote them with its name.
 """
 
 import argparse
@@ -23,6 +27,10 @@ TINY = [
     "batches.buckets=1",
 ]
 TINY_DEEP_SPEECH = ["model.hidden=16", "model.layers=1", "model.front_end.channels=2", "batches.buckets=1"]
+# Errors have the dtype of what they are errors of in a native network, so the emulated one beside it rounds them too. The loss scale
+# keeps float16's gradients finite.
+NARROW_ROLES = ("storage", "compute", "gradient")
+LOSS_SCALE = "arithmetic.loss_scale={kind: dynamic}"
 PROMPTS = [f"data.{split}={ROOT / 'data' / 'prompts_en' / f'{split}.jsonl'}" for split in ("train", "dev", "test")]
 
 
@@ -36,14 +44,14 @@ class Report:
     def add(self, part: str, result: str) -> None:
         """One row, shown at once."""
         self.rows.append({"part": part, "result": result})
-        print(f"{part:<52} {result}", flush=True)
+        print(f"{part:<80} {result}", flush=True)
 
     def left(self) -> float:
         """Seconds of the budget that remain."""
         return BUDGET_SECONDS - (time.monotonic() - self.started)
 
 
-def run(report: Report, part: str, *command: str) -> str | None:
+def run(report: Report, part: str, *command: str, accept: tuple[int, ...] = (0,)) -> str | None:
     """Output of a process, or None after a row that says what went wrong."""
     if report.left() < 20:
         report.add(part, "not run: no time left")
@@ -53,7 +61,7 @@ def run(report: Report, part: str, *command: str) -> str | None:
     except subprocess.TimeoutExpired:
         report.add(part, "stopped: no time left")
         return None
-    if found.returncode:
+    if found.returncode not in accept or not found.stdout:
         report.add(part, f"FAILED ({found.returncode}): {found.stderr.strip().splitlines()[-1:]}")
         return None
     return found.stdout
@@ -83,6 +91,82 @@ def digests(events: list[dict[str, Any]]) -> list[str]:
     return [event["digest"] for event in events if event["event"] == "checkpoint"]
 
 
+def arithmetic(format: str, carrier: str) -> list[str]:
+    """Settings of a network in this format; float32 is what the configs say."""
+    if format == "float32":
+        return []
+    roles = [f"arithmetic.{role}.format={format}" for role in NARROW_ROLES]
+    return [*roles, f"arithmetic.carrier={carrier}", LOSS_SCALE]
+
+
+def self_check(report: Report) -> None:
+    """The rows of `dsrun doctor`; it exits with 1 where one of them fails."""
+    doctor = run(report, "doctor", sys.executable, "-m", "dsrun", "doctor", "--json", accept=(0, 1))
+    if doctor is None:
+        return
+    found = json.loads(doctor)
+    report.add("device", found["facts"]["devices"])
+    report.add("jax", found["facts"]["jax"])
+    for check in found["checks"]:
+        wanted = f", expected {check['expected']}" if check["status"] == "FAIL" else ""
+        report.add(check["name"], f"{check['status']}: {check['found']}{wanted}")
+
+
+def rounding_rates(report: Report, *, values: int, rounds: int) -> None:
+    """Each contender's rate, and whether the bounds hold that are stated for two CPU cores."""
+    sizes = ["--values", str(values), "--rounds", str(rounds)]
+    output = run(report, "rounding", sys.executable, "-m", "benchmarks.rounding", "--json", *sizes)
+    if output is None:
+        return
+    found = json.loads(output)
+    for row in found["rows"]:
+        rate, ratio = row["million_values_per_second"][1], row["rate_to_reference"][1]
+        report.add(
+            f"rounding {values:,} values: {row['name']}",
+            f"{rate:.0f} million a second, {ratio:.2f} of reduce_precision's",
+        )
+    missed = [f"{claim['claim']} {claim['quartiles'][1]:.2f}" for claim in found["claims"] if not claim["held"]]
+    report.add(
+        "rounding: bounds", f"{len(found['claims']) - len(missed)} of {len(found['claims'])} held; not: {missed}"
+    )
+
+
+def footprint(report: Report, part: str, config: str, *sets: str) -> str:
+    """Megabytes of weights, gradients and state, by what the dry run says of the format's arrays."""
+    options = [argument for value in sets for argument in ("--set", value)]
+    output = run(
+        report,
+        f"{part}: bytes",
+        sys.executable,
+        "-m",
+        "dsrun",
+        "train",
+        "--config",
+        config,
+        "--dry-run",
+        "--json",
+        *options,
+    )
+    if output is None:
+        return "bytes unknown"
+    sizes = json.loads(output)["bytes"]
+    each = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items())
+    return f"{sum(sizes.values()) / 1e6:.1f} MB ({each})"
+
+
+def step_and_bytes(
+    report: Report, name: str, config: str, folder: Path, variants: list[tuple[str, str]], *sets: str
+) -> None:
+    """A short run for each (format, carrier): step time, rate and bytes."""
+    for format, carrier in variants:
+        part = f"{name}, {format}{'' if format == 'float32' else f' {carrier}'}"
+        own = [*sets, *arithmetic(format, carrier)]
+        events = train(report, part, config, folder / f"{format}-{carrier}", *own)
+        if events:
+            report.add(part, speed(events))
+            report.add(f"{part}: bytes", footprint(report, part, config, *own))
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -92,17 +176,7 @@ def main() -> None:
     report = Report()
     small = TINY if options.tiny else []
 
-    doctor = run(report, "doctor", sys.executable, "-m", "dsrun", "doctor", "--json")
-    if doctor is not None:
-        found = json.loads(doctor)
-        report.add("device", found["facts"]["devices"])
-        report.add("jax", found["facts"]["jax"])
-        for check in found["checks"]:
-            report.add(check["name"][:52], "PASS" if check["passed"] else f"FAIL: {check['found']}")
-    accuracy = run(report, "CTC accuracy", sys.executable, "-m", "benchmarks.ctc_accuracy")
-    for line in (accuracy or "").strip().splitlines():
-        report.add("CTC accuracy", line.strip())
-
+    self_check(report)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         quick = "configs/prompts_float32.yaml"
@@ -113,25 +187,23 @@ def main() -> None:
             report.add(
                 "the same run twice", "equal digests" if digests(first) == digests(second) else "DIFFERENT digests"
             )
-            report.add("quickstart, storage float32", speed(first))
-        for format in ("float16", "bfloat16"):
-            part = f"quickstart, storage {format}"
-            events = train(report, part, quick, folder / format, *short, f"arithmetic.storage.format={format}")
-            if events:
-                report.add(part, speed(events))
+            report.add("quickstart, float32", speed(first))
         big = [*PROMPTS, *(TINY_DEEP_SPEECH if options.tiny else []), "data.cache=null", "training.epochs=1"]
-        for format in ("float32", "bfloat16"):
-            part = f"deep_speech_2 on the prompts, compute {format}"
-            events = train(
-                report,
-                part,
-                "configs/deep_speech_2.yaml",
-                folder / f"ds2{format}",
-                *big,
-                f"arithmetic.compute.format={format}",
-            )
-            if events:
-                report.add(part, speed(events))
+        narrow = [("bfloat16", "native"), ("bfloat16", "emulated"), ("float16", "native"), ("float16", "emulated")]
+        step_and_bytes(
+            report,
+            "Deep Speech 2 on the prompts",
+            "configs/deep_speech_2.yaml",
+            folder / "deep_speech",
+            [("float32", "emulated"), *narrow],
+            *big,
+        )
+        # 100 million values: a GPU rounds 10 million in the time that a call takes.
+        rounding_rates(report, values=10**6 if options.tiny else 10**8, rounds=5 if options.tiny else 15)
+        accuracy = run(report, "CTC accuracy", sys.executable, "-m", "benchmarks.ctc_accuracy")
+        for line in (accuracy or "").strip().splitlines():
+            report.add("CTC accuracy", line.strip())
+        step_and_bytes(report, "quickstart", quick, folder / "quickstart", narrow, *short)
     report.add("seconds in all", f"{time.monotonic() - report.started:.0f}")
     if options.json:
         options.json.write_text(json.dumps(report.rows, indent=2) + "\n")

@@ -8,9 +8,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from dsrun.arithmetic import Policy, parse_format
-from dsrun.config import Config
+from dsrun.arithmetic import Format, Policy, parse_format
+from dsrun.arithmetic.formats import DEFAULT_RANDOM_BITS
+from dsrun.arithmetic.policy import Rounding, Rule
+from dsrun.config import Accumulate, Config, Master, OptionalRole, Role
 from dsrun.errors import DataError
 from dsrun.model import Conv2dSettings, FrameStackSettings, ModelSettings, output_frames
 from dsrun.speech import (
@@ -31,6 +34,7 @@ from dsrun.speech import (
 )
 from dsrun.training.feasibility import Infeasible, find_infeasible
 from dsrun.training.loop import LoopSettings
+from dsrun.training.loss_scale import NO_LOSS_SCALE, LossScale
 from dsrun.training.optimizer import (
     Optimizer,
     adamw_direction,
@@ -57,14 +61,61 @@ class TrainingData:
 
 
 def build_policy(config: Config) -> Policy:
-    """Number formats by role. The schema has refused every combination that is not available."""
+    """Roundings by role and path. The schema has refused every combination that cannot be honoured."""
     roles = config.arithmetic
-    for role in (roles.accumulate, roles.gradient, roles.reduce, roles.master, roles.state, roles.ctc):
-        assert role.format == "float32", "the schema lets no other format through"
-    for rounding in (roles.storage.rounding, roles.compute.rounding, roles.gradient.rounding, roles.update.rounding):
-        assert rounding == "ties_to_even", "the schema lets no other rounding through"
-    assert roles.carrier == "emulated", "the schema lets no other carrier through"
-    return Policy(storage=parse_format(roles.storage.format), compute=parse_format(roles.compute.format))
+    storage, compute, accumulate, gradient = roles.storage, roles.compute, roles.accumulate, roles.gradient
+    reduce, master, update, state, ctc = roles.reduce, roles.master, roles.update, roles.state, roles.ctc
+    rules = []
+    for rule in roles.rules:
+        named: dict[Any, Role | OptionalRole | None] = {
+            "storage": rule.storage,
+            "compute": rule.compute,
+            "gradient": rule.gradient,
+            "state": rule.state,
+        }
+        rules.append(
+            Rule(rule.path, tuple((name, _rounding(role)) for name, role in named.items() if role is not None))
+        )
+    return Policy(
+        storage=_rounding(storage),
+        compute=_rounding(compute),
+        accumulate=_rounding(accumulate),
+        chunk=accumulate.chunk,
+        gradient=_rounding(gradient),
+        reduce=_rounding(reduce),
+        master=None if master.format == "none" else _format(master),
+        update_mode=update.rounding,
+        update_random_bits=update.random_bits or DEFAULT_RANDOM_BITS,
+        compensation=update.compensation,
+        state=_rounding(state),
+        ctc=_rounding(ctc),
+        carrier=roles.carrier,
+        rules=tuple(rules),
+    )
+
+
+def _format(grid: Role | OptionalRole | Accumulate | Master) -> Format:
+    return parse_format(grid.format, overflow=grid.overflow, subnormals=grid.subnormals, granularity=grid.granularity)
+
+
+def _rounding(role: Role | OptionalRole | Accumulate) -> Rounding:
+    return Rounding(_format(role), role.rounding or "ties_to_even", role.random_bits or DEFAULT_RANDOM_BITS)
+
+
+def build_loss_scale(config: Config) -> LossScale:
+    """None, fixed or dynamic."""
+    scale = config.arithmetic.loss_scale
+    if scale.kind == "static":
+        return LossScale(initial=scale.scale)
+    if scale.kind == "dynamic":
+        return LossScale(
+            "dynamic",
+            initial=scale.initial,
+            growth_interval=scale.growth_interval,
+            minimum=scale.minimum,
+            maximum=scale.maximum,
+        )
+    return NO_LOSS_SCALE
 
 
 def build_features(config: Config) -> FeatureSettings:
@@ -160,6 +211,7 @@ def build_loop_settings(config: Config) -> LoopSettings:
         checkpoint_every_epochs=training.checkpoint_every_epochs,
         checkpoint_every_steps=training.checkpoint_every_steps,
         log_every_steps=training.log_every_steps,
+        max_skipped_steps=training.max_skipped_steps,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from dsrun import __version__
+from dsrun.cli_study import study_app
 from dsrun.errors import DsrunError
 from dsrun.record.runtime import ask_for_large_pages
 
@@ -27,6 +28,7 @@ configs_app = typer.Typer(help="List, show and check config files.", no_args_is_
 data_app = typer.Typer(help="Check and look at manifests.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(configs_app, name="configs")
 app.add_typer(data_app, name="data")
+app.add_typer(study_app, name="study")
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML config; see `dsrun configs list`.")]
 SetOption = Annotated[

@@ -4,16 +4,16 @@ One typed model a section; the text under a field is its description in `configs
 Models are strict (text is not a number, 1 is a fine float, nothing else is converted), frozen, and refuse unknown
 keys. What an experiment is about has no default: seed, data, network, formats, optimizer, schedule, number of epochs.
 
-A setting that dsrun does not obey yet is refused with its line and never ignored. Rooms do not import this file;
+A setting that cannot be obeyed is refused with its line and never ignored. Rooms do not import this file;
 `build.py` reads the sections and calls their constructors, and a test asserts that every field is read.
 
 `config_file.py` reads YAML, `base` and `--set`; `config_messages.py` words the problems. No JAX here: checking is
 instant.
 """
 
-import difflib
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -34,70 +34,60 @@ from pydantic import (
     field_validator,
 )
 
+from dsrun.arithmetic.formats import (
+    ALIASES,
+    DEFAULT_RANDOM_BITS,
+    FLOAT32,
+    FORMATS,
+    MAX_RANDOM_BITS,
+    MODES,
+    NATIVE_NAMES,
+    BlockFormat,
+    FixedFormat,
+    FloatFormat,
+    ScaledFormat,
+    check_rounding,
+    fixed_format,
+    parse_format,
+)
 from dsrun.config_file import Node, Problem, read_tree
 from dsrun.config_messages import listing, problems_of
 from dsrun.errors import ConfigError, UsageError
 
-AVAILABLE_FORMATS = ("float32", "float16", "bfloat16")
-FORMAT_ALIASES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-_OTHER_NAMES = {
-    **dict.fromkeys(("half", "f16", "binary16"), "float16"),
-    **dict.fromkeys(("single", "float", "f32", "binary32"), "float32"),
-    **dict.fromkeys(("double", "fp64"), "float64"),
-    **dict.fromkeys(("fp8", "e4m3"), "float8_e4m3fn"),
-    "e5m2": "float8_e5m2",
-}
-_LATER_FORMAT = re.compile(
-    r"float64|tfloat32|float[468]?_e\d+m\d+(fn|fnuz|fnu|b11fnuz)?|fixed_q\d+\.\d+|u?int\d+|binary1"
-)
-_LATER_ROUNDINGS = ("ties_to_away", "toward_zero", "toward_positive", "toward_negative", "stochastic")
-_AVAILABLE = "storage and compute take float32, float16 or bfloat16; the other roles float32"
+Format = FloatFormat | FixedFormat | ScaledFormat | BlockFormat
 
 
 def _format(name: Any) -> Any:
-    """Canonical name of a format; other types are left for the type check."""
-    if not isinstance(name, str):
-        return name
-    name = FORMAT_ALIASES.get(name, name)
-    if name in AVAILABLE_FORMATS:
-        return name
-    if _LATER_FORMAT.fullmatch(name):
-        raise ValueError(f"{name} is not available yet: {_AVAILABLE}")
-    close = difflib.get_close_matches(name, (*AVAILABLE_FORMATS, *FORMAT_ALIASES), n=1)
-    meant = _OTHER_NAMES.get(name.lower()) or (close[0] if close else None)
-    hint = f"did you mean {meant!r}? " if meant else ""
-    raise ValueError(f"unknown format {name!r}; {hint}{_AVAILABLE[0].upper()}{_AVAILABLE[1:]}")
+    """Canonical name of a format, or of fixed point given by its lengths; other types are left for the type check."""
+    if isinstance(name, dict) and set(name) == {"word_length", "fraction_length"}:
+        lengths = {key: value for key, value in name.items() if isinstance(value, int)}
+        if len(lengths) < 2:
+            raise ValueError("word_length and fraction_length are whole numbers of bits")
+        return fixed_format(**lengths).name
+    return parse_format(name).name if isinstance(name, str) else name
 
 
-def _float32(name: Any) -> Any:
-    name = _format(name)
-    if name in AVAILABLE_FORMATS and name != "float32":
-        raise ValueError(f"{name} is not available for this role yet: {_AVAILABLE}")
-    return name
-
-
-def _rounding(mode: Any) -> Any:
-    if mode in ("nearest", "round", "nearest_even", "rne"):
-        raise ValueError(
-            f"{mode!r} is ambiguous: IEEE 754 has two nearest modes. Write ties_to_even or ties_to_away."
-            if mode in ("nearest", "round")
-            else f"unknown rounding {mode!r}; did you mean 'ties_to_even'?"
-        )
-    if mode in _LATER_ROUNDINGS:
-        raise ValueError(f"{mode} is not available yet: write ties_to_even")
+def _known_rounding(mode: Any) -> Any:
+    if isinstance(mode, str):
+        check_rounding(FLOAT32, mode)
     return mode
 
 
-def _carrier(carrier: Any) -> Any:
-    if carrier == "native":
-        raise ValueError("native is not available yet: write emulated (the format's values, carried in float32)")
-    return carrier
-
-
 def _master(master: Any) -> Any:
-    if master in ("none", None):
-        raise ValueError("training without a master copy is not available yet: write {format: float32}")
-    return master
+    return {"format": "none"} if master in ("none", None) else master
+
+
+def _chosen(info: ValidationInfo) -> Format | None:
+    """The format of the section that is being read, as far as it is known to be good."""
+    name = info.data.get("format")
+    return None if name in (None, "none") else parse_format(name)
+
+
+def _power_of_two(value: float) -> float:
+    if math.frexp(value)[0] != 0.5:
+        below = 2.0 ** math.floor(math.log2(value))
+        raise ValueError(f"must be a power of two, so that scaling is exact; write {below:g} or {2 * below:g}")
+    return value
 
 
 def _channel(channel: Any) -> Any:
@@ -113,15 +103,27 @@ def _file_path(path: str) -> str:
 
 
 FilePath = Annotated[str, Field(min_length=1), AfterValidator(_file_path)]
-SmallFormat = Annotated[
-    Literal["float32", "float16", "bfloat16"],
+FormatName = Annotated[
+    str,
     BeforeValidator(_format),
-    WithJsonSchema({"type": "string", "enum": [*AVAILABLE_FORMATS, *FORMAT_ALIASES]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "enum": [*FORMATS, *ALIASES]},
+                {"type": "string", "pattern": "^(float_e[2-8]m[0-9]+|fixed_q[0-9]+\\.[0-9]+)$"},
+                {
+                    "type": "object",
+                    "properties": {"word_length": {"type": "integer"}, "fraction_length": {"type": "integer"}},
+                    "required": ["word_length", "fraction_length"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
 ]
-OnlyFloat32 = Annotated[
-    Literal["float32"], BeforeValidator(_float32), WithJsonSchema({"type": "string", "enum": ["float32", "fp32"]})
-]
-Rounding = Annotated[Literal["ties_to_even"], BeforeValidator(_rounding)]
+RoundingName = Annotated[str, AfterValidator(_known_rounding), WithJsonSchema({"type": "string", "enum": [*MODES]})]
+OverflowName = Literal["infinity", "nan", "saturate", "wrap"]
+PowerOfTwo = Annotated[float, Field(gt=0), AfterValidator(_power_of_two)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -297,61 +299,349 @@ class Model(Section):
     """The front end's rectifier is min(max(x, 0), relu_clip)."""
 
 
-class SmallRole(Section):
-    """Format and rounding of a role that can have 16 bits."""
+class Grid(Section):
+    """Which values exist, and what happens beyond them."""
 
-    format: SmallFormat
-    """Which values exist: float32, float16 or bfloat16."""
-    rounding: Rounding
-    """How a number becomes one of them."""
+    format: FormatName
+    """Which values exist: a name such as float16, float8_e4m3fn, float_e6m9, fixed_q2.14, int8, ternary, mxfp4
+    (`dsrun study formats` lists them), or {word_length: 16, fraction_length: 14}."""
+    overflow: OverflowName | None = None
+    """Beyond the range: infinity, nan, saturate (the largest value), or wrap (fixed point). Null is the format's own; to be written
+    for formats of 8 bits and fewer, where hardware and libraries disagree."""
+    subnormals: bool = True
+    """false leaves them out, for float_eXmY."""
+    granularity: Literal["tensor", "channel"] | None = None
+    """What shares a scale, for int8, int4, ternary and binary weights: the tensor, or each output channel. Activations have one a frame."""
+
+    @field_validator("overflow", "subnormals", "granularity")
+    @classmethod
+    def _fits_the_format(cls, value: Any, info: ValidationInfo) -> Any:
+        format = _chosen(info)
+        if format is None:
+            if value not in (None, True):
+                raise ValueError("without a master copy the weights have the storage format; say it there")
+            return value
+        if info.field_name == "overflow" and value is None and isinstance(format, FloatFormat) and format.bits <= 8:
+            if len(format.overflows) > 1:
+                raise ValueError(f"must be written for {format}: {' or '.join(format.overflows)}; the stacks disagree")
+            return value
+        if value is not None:
+            parse_format(format.name, **{str(info.field_name): value})
+        return value
 
 
-class WideRole(Section):
-    """Format of a role that is float32 for now."""
+class Role(Grid):
+    """Format and rounding of a role."""
 
-    format: OnlyFloat32
-    """Which values exist."""
+    rounding: RoundingName
+    """How a number becomes one of the values: ties_to_even, ties_to_away, toward_zero, toward_positive, toward_negative, stochastic or
+    stochastic_equal."""
+    random_bits: Annotated[int, Field(ge=1, le=MAX_RANDOM_BITS)] | None = None
+    """Random bits that a stochastic rounding compares; 24 if not written."""
+
+    @field_validator("rounding")
+    @classmethod
+    def _format_can_be_rounded_so(cls, mode: str, info: ValidationInfo) -> str:
+        format = _chosen(info)
+        if format == FLOAT32 and mode != "ties_to_even":
+            raise ValueError(f"float32 is what values are carried in and is not rounded to: {mode} cannot be honoured")
+        if format is not None:
+            check_rounding(format, mode)
+        return mode
+
+    @field_validator("random_bits")
+    @classmethod
+    def _random_bits_are_drawn(cls, bits: int | None, info: ValidationInfo) -> int | None:
+        return _random_bits(bits, info)
 
 
-class RoundedWideRole(Section):
-    """Format and rounding of a role that is float32 for now."""
-
-    format: OnlyFloat32
-    """Which values exist."""
-    rounding: Rounding
-    """How a number becomes one of them."""
+def _random_bits(bits: int | None, info: ValidationInfo) -> int | None:
+    mode = info.data.get("rounding")
+    if bits is not None and mode is not None and mode != "stochastic":
+        raise ValueError(f"belongs to rounding: stochastic; {mode} has no use for it, remove it")
+    return DEFAULT_RANDOM_BITS if mode == "stochastic" and bits is None else bits
 
 
-class UpdateRole(Section):
-    """Rounding of the updated weight."""
+class OptionalRole(Grid):
+    """Format of a role that is float32 in most experiments, and its rounding where it is not."""
 
-    rounding: Rounding
-    """How the updated weight becomes a value of the master's format."""
+    rounding: RoundingName | None = None
+    """How a number becomes one of the values; to be written unless the format is float32."""
+    random_bits: Annotated[int, Field(ge=1, le=MAX_RANDOM_BITS)] | None = None
+    """Random bits that a stochastic rounding compares; 24 if not written."""
+
+    @field_validator("rounding")
+    @classmethod
+    def _narrow_formats_say_how(cls, mode: str | None, info: ValidationInfo) -> str | None:
+        format = _chosen(info)
+        if format is None:
+            return mode
+        if format != FLOAT32 and mode is None:
+            raise ValueError(f"missing: how a number becomes a {format}; write ties_to_even, or another mode")
+        if format == FLOAT32 and mode not in (None, "ties_to_even"):
+            raise ValueError(f"float32 is what values are carried in and is not rounded to: {mode} cannot be honoured")
+        if mode is not None:
+            check_rounding(format, mode)
+        return mode
+
+    @field_validator("random_bits")
+    @classmethod
+    def _random_bits_are_drawn(cls, bits: int | None, info: ValidationInfo) -> int | None:
+        return _random_bits(bits, info)
+
+
+class Accumulate(OptionalRole):
+    """Partial sums of matrix products."""
+
+    chunk: Count | None = None
+    """Products summed in float32 before a narrow sum is rounded; 1 rounds after each. To be written unless the format is float32."""
+
+    @field_validator("format")
+    @classmethod
+    def _one_grid(cls, name: str) -> str:
+        return _grid_name(name, "a sum")
+
+    @field_validator("chunk")
+    @classmethod
+    def _narrow_sums_have_chunks(cls, chunk: int | None, info: ValidationInfo) -> int | None:
+        format = _chosen(info)
+        if format is not None and (format == FLOAT32) != (chunk is None):
+            raise ValueError(
+                "has no effect on a float32 sum; remove it"
+                if chunk
+                else f"missing: products summed before {format} rounds"
+            )
+        return chunk
+
+
+def _grid_name(name: str, what: str) -> str:
+    if isinstance(parse_format(name), ScaledFormat | BlockFormat):
+        raise ValueError(
+            f"{name} takes a scale from finished data; {what} needs one grid: a float or fixed-point format"
+        )
+    return name
+
+
+def _master_format(name: Any) -> Any:
+    return name if name == "none" else _format(name)
+
+
+class Master(Grid):
+    """The copy of the weights that accumulates updates; `none` keeps one copy, in the storage format."""
+
+    format: Annotated[
+        str, BeforeValidator(_master_format), WithJsonSchema({"anyOf": [{"const": "none"}, {"type": "string"}]})
+    ]
+    """none, or which values the copy has."""
+
+    @field_validator("format")
+    @classmethod
+    def _one_grid(cls, name: str) -> str:
+        return name if name == "none" else _grid_name(name, "the sum of updates")
+
+
+class Update(Section):
+    """How an updated weight becomes a value of the master's format."""
+
+    rounding: RoundingName
+    """The rounding of weight minus learning rate times direction."""
+    random_bits: Annotated[int, Field(ge=1, le=MAX_RANDOM_BITS)] | None = None
+    """Random bits that a stochastic rounding compares; 24 if not written."""
+    compensation: Literal["none", "kahan"] = "none"
+    """kahan keeps what rounding took from each update, in the master's format, and adds it to the next."""
+
+    @field_validator("random_bits")
+    @classmethod
+    def _random_bits_are_drawn(cls, bits: int | None, info: ValidationInfo) -> int | None:
+        return _random_bits(bits, info)
+
+
+class NoLossScale(Section):
+    """The loss as it is."""
+
+    kind: Literal["none"]
+    """No scale."""
+
+
+class StaticLossScale(Section):
+    """A fixed factor before the backward pass."""
+
+    kind: Literal["static"]
+    """A fixed factor."""
+    scale: PowerOfTwo
+    """The factor, a power of two."""
+
+
+class DynamicLossScale(Section):
+    """A factor that is doubled after finite steps and halved after each that is not finite."""
+
+    kind: Literal["dynamic"]
+    """A factor that follows the gradients."""
+    initial: PowerOfTwo = 32768.0
+    """Factor of the first step, a power of two."""
+    growth_interval: Count = 2000
+    """Finite steps in a row after which it is doubled."""
+    minimum: PowerOfTwo = 1.0
+    """Never below this."""
+    maximum: PowerOfTwo = 16777216.0
+    """Never above this: a scale that ran to infinity would never come back."""
+
+    @field_validator("maximum")
+    @classmethod
+    def _bounds_hold_the_start(cls, maximum: float, info: ValidationInfo) -> float:
+        initial, minimum = info.data.get("initial", maximum), info.data.get("minimum", maximum)
+        if not minimum <= initial <= maximum:
+            raise ValueError(f"initial {initial:g} must lie between minimum {minimum:g} and maximum {maximum:g}")
+        return maximum
+
+
+class Rule(Section):
+    """Other roundings where a path matches."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """Regular expression that matches a whole path: of a parameter (`dsrun train --dry-run` lists them, e.g. gru_0_forward.u_r), or
+    of a place where values are stored (features, gru_0_forward.state, gru_0_forward.projection_r, gru_0.output, gru_0.dropout,
+    front_end.output)."""
+    storage: Role | None = None
+    """Instead of arithmetic.storage."""
+    compute: Role | None = None
+    """Instead of arithmetic.compute."""
+    gradient: Role | None = None
+    """Instead of arithmetic.gradient."""
+    state: OptionalRole | None = None
+    """Instead of arithmetic.state."""
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_a_pattern(cls, path: str) -> str:
+        try:
+            re.compile(path)
+        except re.error as error:
+            raise ValueError(f"{path!r} is not a regular expression: {error}") from error
+        return path
+
+    @field_validator("state")
+    @classmethod
+    def _rule_says_something(cls, state: Any, info: ValidationInfo) -> Any:
+        if state is None and all(info.data.get(role) is None for role in ("storage", "compute", "gradient")):
+            raise ValueError("the rule names no role; write storage, compute, gradient or state")
+        return state
 
 
 class Arithmetic(Section):
     """Formats by role. Every role is written: what an experiment is about has no default."""
 
-    storage: SmallRole
-    """Weights as the network reads them, and activations as layers hand them on."""
-    compute: SmallRole
-    """Operands of matrix products and convolutions."""
-    accumulate: WideRole
+    storage: Role
+    """Weights as the network reads them, activations as layers hand them on, and the recurrent state."""
+    compute: Role
+    """Operands of matrix products and convolutions, forward and backward."""
+    accumulate: Accumulate
     """Partial sums of products."""
-    gradient: RoundedWideRole
-    """What flows back between layers."""
-    reduce: WideRole
+    gradient: Role
+    """What flows back between layers, and the gradients of the weights."""
+    reduce: OptionalRole
     """The sum of gradients over shards."""
-    master: Annotated[WideRole, BeforeValidator(_master)]
-    """The copy of the weights that accumulates updates."""
-    update: UpdateRole
+    master: Annotated[Master, BeforeValidator(_master)]
+    """The copy of the weights that accumulates updates, or none."""
+    update: Update
     """How an updated weight is rounded."""
-    state: WideRole
+    state: OptionalRole
     """The optimizer's moments."""
-    ctc: WideRole
-    """The CTC loss and its gradient."""
-    carrier: Annotated[Literal["emulated"], BeforeValidator(_carrier)]
-    """emulated: values on the format's grid, carried in float32."""
+    ctc: OptionalRole
+    """The CTC loss and its gradient; another format than float32 computes it in plain log space, every result rounded."""
+    carrier: Literal["emulated", "native"]
+    """emulated: values on the format's grid in float32 arrays. native: float16 or bfloat16 arrays, less memory."""
+    loss_scale: Annotated[NoLossScale | StaticLossScale | DynamicLossScale, Field(discriminator="kind")] = NoLossScale(
+        kind="none"
+    )
+    """What the loss is multiplied by before the backward pass."""
+    rules: tuple[Rule, ...] = ()
+    """Other roundings by path; for each role the first rule counts that matches and names it."""
+
+    @field_validator("reduce")
+    @classmethod
+    def _sums_have_one_grid(cls, role: OptionalRole) -> OptionalRole:
+        _grid_name(role.format, "the sum over shards")
+        return role
+
+    @field_validator("master")
+    @classmethod
+    def _one_copy_can_accumulate(cls, master: Master, info: ValidationInfo) -> Master:
+        storage = info.data.get("storage")
+        if master.format == "none" and storage:
+            _grid_name(storage.format, "without a master copy the sum of updates")
+        return master
+
+    @field_validator("update")
+    @classmethod
+    def _master_can_be_updated_so(cls, update: Update, info: ValidationInfo) -> Update:
+        master, storage = info.data.get("master"), info.data.get("storage")
+        if not (master and storage):
+            return update
+        name = storage.format if master.format == "none" else master.format
+        if name == "float32" and update.rounding != "ties_to_even":
+            raise ValueError(
+                f"the weights that are updated are float32, which nothing rounds to: {update.rounding} cannot be honoured. Give master "
+                "another format, or none with a narrower storage"
+            )
+        if name == "float32" and update.compensation != "none":
+            raise ValueError("kahan compensates what a narrow format loses; the weights that are updated are float32")
+        check_rounding(parse_format(name), update.rounding)
+        return update
+
+    @field_validator("state")
+    @classmethod
+    def _moments_have_one_grid(cls, role: OptionalRole) -> OptionalRole:
+        _grid_name(role.format, "a moment that is summed over steps")
+        return role
+
+    @field_validator("ctc")
+    @classmethod
+    def _ctc_has_an_infinity(cls, role: OptionalRole) -> OptionalRole:
+        format = parse_format(role.format, overflow=role.overflow)
+        if not (isinstance(format, FloatFormat) and format.infinity and format.overflow == "infinity"):
+            raise ValueError(
+                f"{role.format} has no infinity to stand for the logarithm of 0; ctc takes float32, tensorfloat32, bfloat16, float16, "
+                "float8_e5m2 or float_eXmY, with overflow infinity"
+            )
+        return role
+
+    @field_validator("carrier")
+    @classmethod
+    def _carrier_has_the_formats(cls, carrier: str, info: ValidationInfo) -> str:
+        if carrier == "emulated":
+            return carrier
+        roles = {
+            role: info.data[role] for role in ("storage", "compute", "gradient", "master", "state") if role in info.data
+        }
+        for name, role in roles.items():
+            if role.format not in (*NATIVE_NAMES, "none") or role.overflow not in (None, "infinity"):
+                raise ValueError(
+                    f"native arrays are float32, float16 or bfloat16 with overflow to infinity, {name} is {role.format}; write emulated"
+                )
+        storage, gradient = roles.get("storage"), roles.get("gradient")
+        if storage and gradient and storage.format != gradient.format:
+            raise ValueError(
+                f"in a native network errors have the dtype of what they are errors of: gradient is {gradient.format}, storage "
+                f"{storage.format}; make them equal, or write emulated"
+            )
+        return carrier
+
+    @field_validator("rules")
+    @classmethod
+    def _rules_fit(cls, rules: tuple[Rule, ...], info: ValidationInfo) -> tuple[Rule, ...]:
+        master, carrier = info.data.get("master"), info.data.get("carrier")
+        for number, rule in enumerate(rules):
+            named = [role for role in (rule.storage, rule.compute, rule.gradient, rule.state) if role is not None]
+            if carrier == "native" and named:
+                raise ValueError(
+                    f"rule {number}: a native network has one format for each role; write carrier: emulated"
+                )
+            if master and master.format == "none" and rule.storage:
+                _grid_name(rule.storage.format, f"rule {number}: without a master copy the sum of updates")
+            if rule.state:
+                _grid_name(rule.state.format, f"rule {number}: a moment that is summed over steps")
+        return rules
 
 
 class Sgd(Section):
@@ -427,6 +717,8 @@ class Training(Section):
     """Passes over the training manifest."""
     clip_norm: Positive | None = 400.0
     """A gradient with a larger norm is scaled down to it (Deep Speech 2: 400); null for never."""
+    max_skipped_steps: CountOrZero = 10
+    """Steps in a row that may be skipped because loss or gradient are not finite; one more stops the run."""
     evaluate_every_epochs: Count = 1
     """Evaluate on dev after each so many epochs."""
     early_stop_epochs: Count | None = None

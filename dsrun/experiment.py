@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ from dsrun.training import checkpoint as checkpoints
 from dsrun.training.loop import Best, DevResult, Loop, Outcome, Recorder
 from dsrun.training.progress import Progress
 from dsrun.training.state import TrainState
-from dsrun.training.step import TrainStep
+from dsrun.training.step import TrainStep, weights_as_read
 
 RUNS = Path("runs")
 
@@ -111,6 +112,7 @@ def prepare(config: Config, *, devices: int | None) -> Experiment:
         shards=config.batches.shards,
         seed=config.seed,
         statistics_momentum=config.model.statistics_momentum,
+        loss_scale=build.build_loss_scale(config),
         devices=used,
     )
     return Experiment(data, settings, batcher, build.build_batcher(config, data.dev, purpose="evaluate"), step)
@@ -380,7 +382,9 @@ def load_run(path: Path, checkpoint: str) -> Trained:
     alphabet = Alphabet(tuple(found.meta["alphabet"]))
     settings = build.build_model_settings(config, num_classes=alphabet.num_classes)
     policy = build.build_policy(config)
-    master = jax.tree.map(jax.numpy.asarray, found.arrays["state"]["master"])
+    state = found.arrays["state"]
+    master = jax.tree.map(jax.numpy.asarray, state["master"])
+    read = jax.jit(partial(weights_as_read, policy, config.seed))
     return Trained(
         run=run,
         config=config,
@@ -388,7 +392,7 @@ def load_run(path: Path, checkpoint: str) -> Trained:
         settings=settings,
         alphabet=alphabet,
         normalization=Normalization.from_arrays(found.arrays["features"]),
-        weights=jax.jit(lambda tree: jax.tree.map(policy.round_storage, tree))(master),
+        weights=read(master, jax.numpy.asarray(state["step"])),
         statistics=jax.tree.map(jax.numpy.asarray, found.arrays["state"].get("statistics", {})),
         evaluator=Evaluator(settings, policy),
     )

@@ -146,6 +146,8 @@ def doctor_report() -> dict[str, Any]:
     import jax
     import soundfile
 
+    from dsrun.self_check import run_self_check
+
     devices = jax.devices()
     facts = {
         "dsrun": metadata.version("dsrun"),
@@ -158,31 +160,4 @@ def doctor_report() -> dict[str, Any]:
         **in_force(),
         ALLOCATOR_VARIABLE: os.environ.get(ALLOCATOR_VARIABLE, ""),
     }
-    return {"facts": facts, "checks": _self_checks()}
-
-
-def _self_checks() -> list[dict[str, Any]]:
-    import jax
-    import jax.numpy as jnp
-
-    from dsrun.arithmetic import FLOAT16, FLOAT32_POLICY, round_to
-    from dsrun.ctc import ctc_loss
-
-    def check(name: str, expected: Any, found: Any) -> dict[str, Any]:
-        return {"name": name, "expected": str(expected), "found": str(found), "passed": expected == found}
-
-    # 100 + 0.01 in float16 is 100: the spacing there is 2**-4. A compiler that deletes the rounding gives 100.01.
-    added = jax.jit(lambda x: round_to(round_to(x, FLOAT16) + jnp.float32(0.01), FLOAT16))(jnp.float32(100.0))
-    subnormal = jax.jit(lambda x: round_to(x, FLOAT16))(jnp.float32(1e-7))
-    # 1 + 2**-12 needs 13 significand bits: TensorFloat-32 operands (11 bits) lose it.
-    operand = jnp.full((16, 16), 1.0 + 2.0**-12, jnp.float32)
-    product = jax.jit(FLOAT32_POLICY.dot)(operand, jnp.eye(16, dtype=jnp.float32))
-    # One frame, two equal classes, no label: the only path is blank, -log(1/2).
-    lengths = (jnp.array([1], jnp.int32), jnp.ones((1, 1), jnp.int32), jnp.array([0], jnp.int32))
-    loss = ctc_loss(jnp.zeros((1, 1, 2), jnp.float32), *lengths)
-    return [
-        check("rounding is not deleted under jit (100 + 0.01 in float16)", 100.0, float(added)),
-        check("float16's subnormals survive (1e-7 rounds to 2 * 2**-24)", 2 * 2.0**-24, float(subnormal)),
-        check("float32 products are float32, not TensorFloat-32", 1.0 + 2.0**-12, float(product[0, 0])),
-        check("CTC of one blank frame is log 2", round(float(np.log(2)), 6), round(float(loss[0]), 6)),
-    ]
+    return {"facts": facts, "checks": [check.to_json() for check in run_self_check()]}

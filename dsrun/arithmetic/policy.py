@@ -1,107 +1,361 @@
-"""Policy: which format applies where.
+"""Policy: which format and rounding applies where.
 
-The network is written once, in calls of this page: `store` wherever a layer hands a value on, `dot` and `convolve` for
-every product. With float32 everywhere they add no operation at all, so the float32 network pays nothing for being able to
-be another.
+The network is written once, in calls of this page: `store` wherever a layer hands a value on, `load` where it is read,
+`dot` and `convolve` for every product. With float32 everywhere they add no operation at all, so the float32 network pays
+nothing for being able to be another.
 
-* `storage`: weights as the network reads them, activations as layers hand them on, the recurrent state. Rounded forward;
-  the gradient passes straight through (the derivative of a staircase is zero almost everywhere and would stop training).
+Roles
+* `storage`: weights as the network reads them (rounded once a step, outside the network), activations as layers hand them on,
+  the recurrent state. Backward the gradient passes straight through (the derivative of a staircase is zero almost everywhere and
+  would stop training), and is then itself rounded to `gradient`.
+* `gradient`: the errors between layers, at each place where the forward pass stored a value; the recurrent error at each frame;
+  the error that CTC hands to the network; the gradient of each weight, of each shard.
 * `compute`: the operands of a matrix product, in the forward product and in the two products of its derivative: hardware
   that multiplies float16 multiplies it in the backward pass too, so the incoming gradient is rounded there as well.
-* partial sums are float32 (role `accumulate`), asked for by name: JAX's default for a float32 product on recent GPUs is
-  TensorFloat-32.
+* `accumulate`: the partial sums of those products: float32, or narrow by chunks (`summation.product`).
+* `reduce`: the gradients' sum over shards, rounded after each addition of the tree; the parts before the first.
+* `master`: the copy that accumulates updates; `none` makes it the storage format, so that there is one copy.
+* `update`: how an updated weight becomes a value of the master's format, with or without Kahan's compensation.
+* `state`: the optimizer's moments, rounded as they are kept. `ctc`: every intermediate of the CTC loss.
 
-The carrier is float32: values on a smaller format's grid, held in float32 arrays. A product of two float16 or bfloat16
-values has at most 22 significand bits and is exact in float32, so emulated products differ from tensor-core products only
-in the order of summation.
+Rules refine a role by path: for each role, the first rule counts whose pattern matches the whole path and which names that
+role. Paths are those of the parameters (`gru_0_forward.u_r`), and of the places where values are stored (`gru_0_forward.state`).
+
+Carriers. `emulated`: values on a smaller format's grid, held in float32 arrays. A product of two float16 or bfloat16 values
+has at most 22 significand bits and is exact in float32, so emulated products differ from tensor-core products only in the order
+of summation. `native`: weights, activations, moments in arrays of the format's dtype, and products of arrays of that dtype with
+float32 results. The rounding is the same integer kernel's; the cast behind it is exact and never relied upon to round.
+Native differs from emulated where JAX adds the gradients of a value that is used twice: in the array's dtype, so one rounding
+more; and in the order in which a product of that dtype is summed.
+
+Formats with a scale: weights take it per tensor or per channel, activations per frame, so that an utterance does not depend on
+its neighbours in the batch.
 """
 
+import hashlib
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float, Float32
 
-from dsrun.arithmetic.formats import FLOAT32, Format
+from dsrun.arithmetic import random_bits as generator
+from dsrun.arithmetic.formats import (
+    DEFAULT_RANDOM_BITS,
+    FLOAT32,
+    NATIVE_NAMES,
+    RANDOM_MODES,
+    BlockFormat,
+    Format,
+    ScaledFormat,
+)
+from dsrun.arithmetic.random_bits import Key, fold_in, make_key
 from dsrun.arithmetic.rounding import round_to
+from dsrun.arithmetic.scaled import round_scaled
+from dsrun.arithmetic.summation import Rounder, product
+
+Role = Literal["storage", "compute", "accumulate", "gradient", "reduce", "master", "update", "state", "ctc"]
+Carrier = Literal["emulated", "native"]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def round_straight_through(x: Float32[Array, "*shape"], format: Format) -> Float32[Array, "*shape"]:
-    """`round_to` whose derivative is taken as 1."""
-    return round_to(x, format)
+@dataclass(frozen=True)
+class Rounding:
+    """A format and how a number becomes one of its values."""
+
+    format: Format = FLOAT32
+    mode: str = "ties_to_even"
+    random_bits: int = DEFAULT_RANDOM_BITS
+
+    @property
+    def is_exact(self) -> bool:
+        """Nothing is rounded: float32 is what values are carried in."""
+        return self.format == FLOAT32
+
+    @property
+    def draws(self) -> bool:
+        """Random bits are needed."""
+        return self.mode in RANDOM_MODES and not self.is_exact
+
+    def __call__(
+        self, x: Float32[Array, "*shape"], key: Key | None = None, *, axis: int = -1
+    ) -> Float32[Array, "*shape"]:
+        """`x` on the grid. `axis`: along which the blocks of a block format lie."""
+        if self.is_exact:
+            return x
+        key = key if self.draws else None
+        if isinstance(self.format, BlockFormat):
+            bits = None if key is None else generator.draw(key, x.shape)
+            return round_scaled(x, self.format, mode=self.mode, bits=bits, random_bits=self.random_bits, axis=axis)
+        return round_to(x, self.format, mode=self.mode, key=key, random_bits=self.random_bits)
+
+    def __str__(self) -> str:
+        draws = f"({self.random_bits})" if self.mode == "stochastic" else ""
+        return f"{self.format}" if self.is_exact else f"{self.format} {self.mode}{draws}"
 
 
-round_straight_through.defvjp(
-    lambda x, format: (round_to(x, format), None),
-    lambda format, _, gradient: (gradient,),
-)
+EXACT = Rounding()
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def round_gradient(x: Float32[Array, "*shape"], format: Format) -> Float32[Array, "*shape"]:
-    """`x` unchanged; what flows back through it is rounded to `format`."""
-    return x
+@dataclass(frozen=True)
+class Rule:
+    """Roundings for some roles at the paths that `pattern`, a regular expression, matches as a whole."""
 
-
-round_gradient.defvjp(
-    lambda x, format: (x, None),
-    lambda format, _, gradient: (round_to(gradient, format),),
-)
+    pattern: str
+    roundings: tuple[tuple[Role, Rounding], ...]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Formats by role. Hashable, so that it can be a static argument of a compiled function."""
+    """Roundings by role. Hashable, so that it can be a static argument of a compiled function.
 
-    storage: Format = FLOAT32
-    compute: Format = FLOAT32
+    `master` None keeps one copy of the weights, in the storage format. `chunk` is the number of products whose sum a narrow
+    `accumulate` takes in float32 before it rounds. `update_mode` and `update_random_bits` belong to the master's format.
+    """
 
-    def store(self, x: Float32[Array, "*shape"]) -> Float32[Array, "*shape"]:
-        """`x` on the storage grid, gradient straight through."""
-        return x if self.storage == FLOAT32 else round_straight_through(x, self.storage)
+    storage: Rounding = EXACT
+    compute: Rounding = EXACT
+    accumulate: Rounding = EXACT
+    chunk: int | None = None
+    gradient: Rounding = EXACT
+    reduce: Rounding = EXACT
+    master: Format | None = FLOAT32
+    update_mode: str = "ties_to_even"
+    update_random_bits: int = DEFAULT_RANDOM_BITS
+    compensation: Literal["none", "kahan"] = "none"
+    state: Rounding = EXACT
+    ctc: Rounding = EXACT
+    carrier: Carrier = "emulated"
+    rules: tuple[Rule, ...] = ()
 
-    def operand(self, x: Float32[Array, "*shape"]) -> Float32[Array, "*shape"]:
-        """`x` on the compute grid, gradient straight through."""
-        return x if self.compute == FLOAT32 else round_straight_through(x, self.compute)
+    def rounding(self, role: Role, path: str) -> Rounding:
+        """The rounding of a role at a path."""
+        found = self._ruled(role, path)
+        if role == "master":
+            return found or (self.rounding("storage", path) if self.master is None else Rounding(self.master))
+        if role == "update":
+            return found or Rounding(self.rounding("master", path).format, self.update_mode, self.update_random_bits)
+        return found or getattr(self, role)
 
-    def round_storage(self, x: Float32[Array, "*shape"]) -> Float32[Array, "*shape"]:
-        """`x` on the storage grid, without a rule for derivatives: for use inside a hand-written one."""
-        return round_to(x, self.storage)
+    def _ruled(self, role: Role, path: str) -> Rounding | None:
+        for rule in self.rules:
+            for named, rounding in rule.roundings:
+                if named == role and re.fullmatch(rule.pattern, path):
+                    return rounding
+        return None
 
-    def round_compute(self, x: Float32[Array, "*shape"]) -> Float32[Array, "*shape"]:
-        """`x` on the compute grid, without a rule for derivatives: for use inside a hand-written one."""
-        return round_to(x, self.compute)
+    @property
+    def draws_in_network(self) -> bool:
+        """Some rounding inside the network is random, so a pass needs a key."""
+        general = (self.storage, self.compute, self.accumulate, self.gradient, self.ctc)
+        return any(rounding.draws for rounding in (*general, *(r for rule in self.rules for _, r in rule.roundings)))
 
-    def dot(self, a: Float32[Array, "... inner"], b: Float32[Array, "inner outer"]) -> Float32[Array, "... outer"]:
-        """`a @ b` with operands on the compute grid and float32 partial sums."""
-        product = jnp.matmul(self.operand(a), self.operand(b), precision=jax.lax.Precision.HIGHEST)
-        return self._round_incoming(product)
+    @property
+    def stores_exactly(self) -> bool:
+        """The network reads the master itself: storage is float32, or the master is already on its grid."""
+        formats = [rounding.format for rule in self.rules for role, rounding in rule.roundings if role == "storage"]
+        if self.master is None and not any(role == "master" for rule in self.rules for role, _ in rule.roundings):
+            return True
+        return self.storage.is_exact and all(format == FLOAT32 for format in formats)
+
+    def round_weight(self, x: Float[Array, "*shape"], path: str, key: Key | None = None) -> Float[Array, "*shape"]:
+        """A weight as the network reads it, from the master: storage grid, and in the native carrier its dtype."""
+        rounding = self.rounding("storage", path)
+        # Blocks lie along the first axis, the inputs: the axis over which a product sums.
+        return self.to_carrier(rounding(to_float32(x), key, axis=0), rounding)
+
+    def to_carrier(self, x: Float32[Array, "*shape"], rounding: Rounding) -> Float[Array, "*shape"]:
+        """Values on a grid in the array that carries them; exact."""
+        if self.carrier == "emulated" or rounding.format.name not in NATIVE_NAMES:
+            return x
+        return x.astype(jnp.dtype(rounding.format.name))
+
+    def store(self, x: Float32[Array, "*shape"], path: str, key: Key | None = None) -> Float[Array, "*shape"]:
+        """`x` on the storage grid; backward straight through, then on the gradient grid."""
+        forward, backward = self.activation_rounding("storage", path), self.activation_rounding("gradient", path)
+        if forward.is_exact and backward.is_exact:
+            return x
+        keys = tuple(site_key(key, role, path) for role in ("storage", "gradient"))
+        return _passed(self, forward, backward, x, keys)
+
+    def receive(self, x: Float32[Array, "*shape"], path: str, key: Key | None = None) -> Float32[Array, "*shape"]:
+        """`x` itself; what flows back through it is put on the gradient grid."""
+        backward = self.activation_rounding("gradient", path)
+        return x if backward.is_exact else _passed(self, EXACT, backward, x, (None, site_key(key, "gradient", path)))
+
+    def load(self, x: Float[Array, "*shape"]) -> Float32[Array, "*shape"]:
+        """A stored value, or a weight, for arithmetic in float32."""
+        return x if x.dtype == jnp.float32 else _loaded(self, x)
+
+    def to_dtype(self, gradient: Float32[Array, "*shape"], dtype: Any) -> Float[Array, "*shape"]:
+        """A gradient in the dtype of what it belongs to, as JAX asks; native carrier only.
+
+        To nearest: the rounding that `gradient` asks for has its place where the value was stored.
+        """
+        return gradient if dtype == jnp.float32 else round_to(gradient, self.gradient.format).astype(dtype)
+
+    def activation_rounding(self, role: Role, path: str) -> Rounding:
+        """As `rounding`, for what layers hand on: a format with a scale takes it per frame."""
+        rounding = self.rounding(role, path)
+        if isinstance(rounding.format, ScaledFormat):
+            return replace(rounding, format=replace(rounding.format, granularity="frame"))
+        return rounding
+
+    def dot(
+        self, a: Float[Array, "... inner"], b: Float[Array, "inner outer"], path: str = "", key: Key | None = None
+    ) -> Float32[Array, "... outer"]:
+        """`a @ b`: operands on the compute grid, partial sums as `accumulate` says; `path` is the weight's."""
+        if self.is_plain(path):
+            return product(self.load(a), self.load(b))
+        return _dot(self, path, a, b, key)
+
+    def is_plain(self, path: str) -> bool:
+        """Products at this path are float32 products of float32 arrays."""
+        exact = self.rounding("compute", path).is_exact and self.rounding("accumulate", path).is_exact
+        return exact and self.carrier == "emulated"
+
+    def operand(
+        self, x: Float[Array, "*shape"], path: str, side: str, key: Key | None = None, *, axis: int = -1
+    ) -> Float[Array, "*shape"]:
+        """An operand of a product, on the compute grid; without a rule for derivatives.
+
+        `side` tells the operands of one product apart; `axis` is the one that the product sums over.
+        """
+        rounding = self.rounding("compute", path)
+        if isinstance(rounding.format, ScaledFormat) and side != "weight":
+            rounding = replace(rounding, format=replace(rounding.format, granularity="frame"))
+        value = to_float32(x)
+        if not rounding.is_exact:
+            value = rounding(value, site_key(key, f"compute {side}", path), axis=axis)
+        return self.to_carrier(value, rounding)
+
+    def sum_products(
+        self, a: Float[Array, "... inner"], b: Float[Array, "inner outer"], path: str, side: str, key: Key | None = None
+    ) -> Float32[Array, "... outer"]:
+        """`a @ b` of operands, with the partial sums of the path's `accumulate`."""
+        rounding = self.rounding("accumulate", path)
+        if rounding.is_exact:
+            return product(a, b)
+        return product(
+            to_float32(a),
+            to_float32(b),
+            chunk=self.chunk,
+            round=_numbered(rounding, site_key(key, f"accumulate {side}", path)),
+        )
 
     def convolve(
         self,
-        x: Float32[Array, "batch height width channel_in"],
-        kernel: Float32[Array, "kernel_height kernel_width channel_in channel_out"],
+        x: Float[Array, "batch height width channel_in"],
+        kernel: Float[Array, "kernel_height kernel_width channel_in channel_out"],
         *,
         strides: Sequence[int],
         padding: Sequence[tuple[int, int]],
+        path: str = "",
+        key: Key | None = None,
     ) -> Float32[Array, "batch height_out width_out channel_out"]:
-        """2-D correlation, channels last, with operands on the compute grid and float32 partial sums."""
-        y: Any = jax.lax.conv_general_dilated(
-            self.operand(x),
-            self.operand(kernel),
-            window_strides=tuple(strides),
-            padding=tuple(padding),
+        """2-D correlation, channels last, its products as in `dot`.
+
+        Where the arithmetic is not plain float32 it is a matrix product of the windows, so that operands and partial
+        sums are rounded in one place: slower, and with the memory of the windows.
+        """
+        if self.is_plain(path):
+            y: Any = jax.lax.conv_general_dilated(
+                self.load(x),
+                self.load(kernel),
+                window_strides=tuple(strides),
+                padding=tuple(padding),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                precision=jax.lax.Precision.HIGHEST,
+            )
+            return y
+        high, wide, channels, outputs = kernel.shape
+        windows = jax.lax.conv_general_dilated_patches(
+            self.load(x),
+            (high, wide),
+            tuple(strides),
+            tuple(padding),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             precision=jax.lax.Precision.HIGHEST,
-        )
-        return self._round_incoming(y)
-
-    def _round_incoming(self, product: Float32[Array, "*shape"]) -> Float32[Array, "*shape"]:
-        return product if self.compute == FLOAT32 else round_gradient(product, self.compute)
+        )  # features ordered channel, height, width
+        matrix = jnp.transpose(kernel, (2, 0, 1, 3)).reshape(channels * high * wide, outputs)
+        return self.dot(windows, matrix, path, key)
 
 
 FLOAT32_POLICY = Policy()
+
+
+def to_float32(x: Float[Array, "*shape"]) -> Float32[Array, "*shape"]:
+    """A value of any carrier in float32; exact."""
+    return x if x.dtype == jnp.float32 else x.astype(jnp.float32)
+
+
+def site_key(key: Key | None, role: str, path: str) -> Key | None:
+    """The key of a role at a path within a pass whose key is given."""
+    if key is None:
+        return None
+    digest = hashlib.sha256(f"{role}\0{path}".encode()).digest()
+    return fold_in(key, int.from_bytes(digest[:4], "little"))
+
+
+def pass_key(seed: Array | int, step: Array, shard: Array) -> Key:
+    """The key of one shard's pass through the network at one step."""
+    return fold_in(fold_in(fold_in(make_key(0, "network", ""), seed), step), shard)
+
+
+def _numbered(rounding: Rounding, key: Key | None) -> Rounder:
+    return lambda x, number: rounding(x, None if key is None else fold_in(key, number))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _passed(policy: Policy, forward: Rounding, backward: Rounding, x: Array, keys: tuple[Key | None, ...]) -> Array:
+    return policy.to_carrier(forward(x, keys[0]), forward)
+
+
+def _passed_backward(
+    policy: Policy, forward: Rounding, backward: Rounding, keys: Any, gradient: Array
+) -> tuple[Any, ...]:
+    return backward(to_float32(gradient), keys[1]), None
+
+
+_passed.defvjp(
+    lambda policy, forward, backward, x, keys: (_passed(policy, forward, backward, x, keys), keys), _passed_backward
+)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loaded(policy: Policy, x: Array) -> Array:
+    return x.astype(jnp.float32)
+
+
+def _loaded_backward(policy: Policy, like: Array, gradient: Array) -> tuple[Array]:
+    # The cotangent of a native array has its dtype: rounded by the kernel first, so that the cast rounds nothing.
+    return (policy.to_dtype(gradient, like.dtype),)
+
+
+_loaded.defvjp(lambda policy, x: (_loaded(policy, x), x[:0] if x.ndim else x), _loaded_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _dot(policy: Policy, path: str, a: Array, b: Array, key: Key | None) -> Array:
+    return _dot_forward(policy, path, a, b, key)[0]
+
+
+def _dot_forward(policy: Policy, path: str, a: Array, b: Array, key: Key | None) -> tuple[Array, tuple[Any, ...]]:
+    left, right = policy.operand(a, path, "input", key), policy.operand(b, path, "weight", key, axis=0)
+    kinds = (a[:0].astype(a.dtype), b[:0].astype(b.dtype))  # dtypes of what the cotangents belong to
+    return policy.sum_products(left, right, path, "output", key), (left, right, kinds, key)
+
+
+def _dot_backward(policy: Policy, path: str, saved: tuple[Any, ...], gradient: Array) -> tuple[Any, ...]:
+    left, right, (a_kind, b_kind), key = saved
+    incoming = policy.operand(gradient, path, "gradient", key)
+    da = policy.sum_products(incoming, right.T, path, "input", key)
+    rows = left.reshape(-1, left.shape[-1])
+    db = policy.sum_products(rows.T, incoming.reshape(-1, incoming.shape[-1]), path, "weight", key)
+    return policy.to_dtype(da, a_kind.dtype), policy.to_dtype(db, b_kind.dtype), None
+
+
+_dot.defvjp(_dot_forward, _dot_backward)

@@ -1,13 +1,16 @@
 """Connectionist temporal classification: labels for frames when nobody said which frame belongs to which label.
 
 Conventions: blank is class 0; arrays are batch first; lengths are integers, one an utterance; natural logarithm.
-Everything is float32 whatever the network's formats are: probabilities are tiny, and this room keeps their integer
-exponents apart (`cells`). Loss, greedy search and the feasibility rule; beam search is not here yet. Label ids are
+`ctc_loss` is float32 whatever the network's formats are: probabilities are tiny, and this room keeps their integer
+exponents apart (`cells`). `log_space_ctc_loss` is what that saves from: plain log space with every result rounded to a
+format, for the role `ctc`. Loss, greedy search and the feasibility rule; beam search is not here yet. Label ids are
 not checked: whoever reads the text does that (`speech`).
 """
 
 from dsrun.ctc.alignment import BLANK, frames_needed
+from dsrun.ctc.choice import policy_ctc_loss
 from dsrun.ctc.greedy import greedy_search
+from dsrun.ctc.log_space import log_space_ctc_loss
 from dsrun.ctc.loss import ctc_loss
 
-__all__ = ["BLANK", "ctc_loss", "frames_needed", "greedy_search"]
+__all__ = ["BLANK", "ctc_loss", "frames_needed", "greedy_search", "log_space_ctc_loss", "policy_ctc_loss"]

@@ -205,18 +205,35 @@ def _gradient(
 ) -> Float32[Array, "batch output_frame class"]:
     """softmax - occupancy; zero in padded frames and without an alignment, NaN where the loss is."""
     class_id = jnp.arange(softmax.relative.shape[2], dtype=jnp.int32)
-    # The columns of a class are summed by a product with 0 and 1: a scatter with repeated indices has no fixed order.
-    is_class = (label.ids[:, :, None] == class_id[None, None, :]).astype(jnp.float32)
-    occupancy = jnp.einsum("tbl,blc->btc", by_column, is_class, precision=jax.lax.Precision.HIGHEST)
+    occupancy = _sum_by_class(label.ids, by_column, class_id)
     occupancy = occupancy + jnp.where(class_id[None, None, :] == BLANK, blank.T[:, :, None], jnp.float32(0))
     # Dividing by the frame's own sum removes the rounding that all its cells share.
     in_frame = jnp.sum(occupancy, axis=2, keepdims=True)
     normalizer = 1.0 + softmax.others[:, :, None]
     gradient = softmax.relative / normalizer - occupancy / jnp.where(in_frame > 0.0, in_frame, jnp.float32(1))
-    is_used = (softmax.is_valid & has_alignment[:, None])[:, :, None]
+    return _masked_gradient(gradient, softmax.is_valid, has_alignment, softmax.is_bad)
+
+
+def _sum_by_class(
+    ids: Int32[Array, "batch column"],
+    by_column: Float32[Array, "output_frame batch column"],
+    class_id: Int32[Array, " class"],
+) -> Float32[Array, "batch output_frame class"]:
+    """Sums of the columns of each class, by a product with 0 and 1: a scatter with repeated indices has no fixed order."""
+    is_class = (ids[:, :, None] == class_id[None, None, :]).astype(jnp.float32)
+    return jnp.einsum("tbl,blc->btc", by_column, is_class, precision=jax.lax.Precision.HIGHEST)
+
+
+def _masked_gradient(
+    gradient: Float32[Array, "batch output_frame class"],
+    is_valid: Bool[Array, "batch output_frame"],
+    has_alignment: Bool[Array, " batch"],
+    is_bad: Bool[Array, " batch"],
+) -> Float32[Array, "batch output_frame class"]:
+    """Zero in padded frames and without an alignment, NaN in the valid frames of a bad utterance."""
+    is_used = (is_valid & has_alignment[:, None])[:, :, None]
     gradient = jnp.where(is_used, gradient, jnp.float32(0))
-    is_bad = (softmax.is_valid & softmax.is_bad[:, None])[:, :, None]
-    return jnp.where(is_bad, jnp.float32(jnp.nan), gradient)
+    return jnp.where((is_valid & is_bad[:, None])[:, :, None], jnp.float32(jnp.nan), gradient)
 
 
 def _from_left(x: Array, edge: int) -> Array:

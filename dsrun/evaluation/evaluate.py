@@ -13,10 +13,12 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dsrun.arithmetic import Policy
-from dsrun.ctc import ctc_loss, greedy_search
+from dsrun.arithmetic.policy import pass_key
+from dsrun.ctc import greedy_search, policy_ctc_loss
 from dsrun.evaluation.error_rate import ErrorCount, bootstrap_interval, character_errors, total_errors, word_errors
 from dsrun.model import ModelSettings, apply
 
@@ -125,8 +127,11 @@ class Evaluator:
 
 
 def _forward(settings, policy, weights, statistics, features, num_frames, labels, num_labels):
-    output = apply(settings, policy, weights, statistics, features, num_frames, mode="evaluate")
-    return output.logits, output.num_frames, ctc_loss(output.logits, output.num_frames, labels, num_labels)
+    # Random roundings draw the same bits for every batch: an evaluation is a function of weights and batches.
+    key = pass_key(0, jnp.uint32(0), jnp.uint32(0)) if policy.draws_in_network else None
+    output = apply(settings, policy, weights, statistics, features, num_frames, mode="evaluate", key=key)
+    losses = policy_ctc_loss(policy, output.logits, output.num_frames, labels, num_labels, key=key)
+    return output.logits, output.num_frames, losses
 
 
 def _score(id: str, reference: str, hypothesis: str, loss: float) -> UtteranceResult:

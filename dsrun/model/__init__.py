@@ -17,6 +17,7 @@ from dsrun.model.deep_speech import (
     initial_statistics,
     output_frames,
     parameter_table,
+    store_weights,
 )
 from dsrun.model.frontend import Conv2dSettings, FrameStackSettings, time_stride
 from dsrun.model.gru import GruWeights, Recurrence, bidirectional_gru
@@ -36,6 +37,7 @@ __all__ = [
     "initial_statistics",
     "output_frames",
     "parameter_table",
+    "store_weights",
     "time_stride",
     "update_running",
 ]

@@ -5,8 +5,9 @@ Each GRU layer normalises its input projection, the first layer's too, gate by g
 normalisation's shift is that bias), and never the recurrent product. The logits leave the network in float32,
 whatever the storage format is: CTC is a float32 island.
 
-Formats. What a layer hands on goes through `policy.store`: features, front-end outputs, normalised projections, states,
-dropped-out states, and every weight as it is read. Every product goes through `policy.dot` or `policy.convolve`.
+Formats. What a layer hands on goes through `ForwardPass.store`: features, front-end outputs, normalised projections, states,
+dropped-out states; what reads it, through `load`. Every product goes through `dot` or `convolve`. The weights come as the network
+reads them: whoever calls has put them on the storage grid, once a step and not once a shard (`store_weights`).
 
 Padding. An utterance's logits do not depend on what else is in its batch or on how far it is padded, as mathematics,
 except that batch normalisation in training is by definition over the shard. At equal shape that holds to the bit. At
@@ -26,9 +27,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float32, Int32, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Float32, Int32, PRNGKeyArray
 
 from dsrun.arithmetic import Policy
+from dsrun.arithmetic.policy import site_key
+from dsrun.arithmetic.random_bits import Key
 from dsrun.model.frontend import Frames, FrontEndSettings, front_end_frames, make_front_end
 from dsrun.model.gru import Direction, Gates, Recurrence, gru_sequence, sum_directions, valid_frames
 from dsrun.model.norm import ForwardPass, Moments, Normalization, NormalizationKind, Statistics
@@ -74,26 +77,27 @@ class GruDirection(nnx.Module):
         self.w_r, self.w_z, self.w_n = (_zeros(inputs, hidden) for _ in range(3))
         self.u_r, self.u_z, self.u_n = (_zeros(hidden, hidden) for _ in range(3))
         self.b_n = _zeros(hidden)
+        self.name = name
         self.normalization_r, self.normalization_z, self.normalization_n = (
             Normalization(normalization, hidden, f"{name}.{gate}") for gate in "rzn"
         )
 
     def projections(
         self,
-        x: Float32[Array, "output_frame batch input"],
+        x: Float[Array, "output_frame batch input"],
         is_valid: Bool[Array, "output_frame batch 1"],
         forward: ForwardPass,
     ) -> Gates:
         """Normalised input projections of all frames."""
-        dot, store = forward.policy.dot, forward.policy.store
-        weights = (self.w_r, self.w_z, self.w_n)
-        norms = (self.normalization_r, self.normalization_z, self.normalization_n)
-        products = [dot(x, store(w[...])) for w in weights]
-        return Gates(*(store(norm(y, is_valid, forward)) for norm, y in zip(norms, products, strict=True)))
+        gates = {"r": self.w_r, "z": self.w_z, "n": self.w_n}
+        norms = {"r": self.normalization_r, "z": self.normalization_z, "n": self.normalization_n}
+        products = {gate: forward.dot(x, w[...], f"{self.name}.w_{gate}") for gate, w in gates.items()}
+        normalized = {gate: norms[gate](y, is_valid, forward) for gate, y in products.items()}
+        return Gates(*(forward.store(y, f"{self.name}.projection_{gate}") for gate, y in normalized.items()))
 
-    def recurrence(self, policy: Policy) -> Recurrence:
+    def recurrence(self) -> Recurrence:
         """Recurrent weights as the loop reads them."""
-        return Recurrence(*(policy.store(p[...]) for p in (self.u_r, self.u_z, self.u_n, self.b_n)))
+        return Recurrence(self.u_r[...], self.u_z[...], self.u_n[...], self.b_n[...])
 
 
 class DeepSpeech(nnx.Module):
@@ -120,25 +124,38 @@ class DeepSpeech(nnx.Module):
         dropout_key: PRNGKeyArray | None,
     ) -> tuple[Float32[Array, "batch output_frame class"], Int32[Array, " batch"]]:
         """Logits and valid output frames."""
-        policy, rate = forward.policy, self.settings.dropout
-        x = self.front_end(policy.store(features), num_frames, forward)
+        rate = self.settings.dropout
+        x = self.front_end(forward.store(features, "features"), num_frames, forward)
         output_frames = front_end_frames(self.settings.front_end, num_frames)
         is_valid = valid_frames(output_frames, x.shape[1])
         x = jnp.swapaxes(x, 0, 1)  # time-major from here to the last layer
         for layer in range(self.settings.layers):
             x = self._gru_layer(layer, x, is_valid, forward)
             if dropout_key is not None and rate > 0.0:
-                x = policy.store(_dropout(x, rate, jax.random.fold_in(dropout_key, layer)))
-        logits = policy.dot(x, policy.store(self.output_kernel[...])) + policy.store(self.output_bias[...])[None, None]
-        return jnp.swapaxes(logits, 0, 1), output_frames
+                dropped = _dropout(forward.load(x), rate, jax.random.fold_in(dropout_key, layer))
+                x = forward.store(dropped, f"gru_{layer}.dropout")
+        product = forward.dot(x, self.output_kernel[...], "output_kernel")
+        logits = product + forward.load(self.output_bias[...])[None, None]
+        return jnp.swapaxes(forward.receive(logits, "logits"), 0, 1), output_frames
 
     def _gru_layer(self, layer: int, x: Array, is_valid: Array, forward: ForwardPass) -> Array:
         states = []
         for direction in _directions(self.settings):
-            module: GruDirection = getattr(self, f"gru_{layer}_{direction}")
-            projections, recurrence = module.projections(x, is_valid, forward), module.recurrence(forward.policy)
-            states.append(gru_sequence(projections, is_valid, recurrence, policy=forward.policy, direction=direction))
-        return sum_directions(states, forward.policy)
+            name = f"gru_{layer}_{direction}"
+            module: GruDirection = getattr(self, name)
+            projections, recurrence = module.projections(x, is_valid, forward), module.recurrence()
+            states.append(
+                gru_sequence(
+                    projections,
+                    is_valid,
+                    recurrence,
+                    policy=forward.policy,
+                    direction=direction,
+                    path=name,
+                    key=forward.key,
+                )
+            )
+        return sum_directions(states, forward, f"gru_{layer}.output")
 
 
 def apply(
@@ -151,16 +168,21 @@ def apply(
     *,
     mode: Literal["train", "evaluate"],
     dropout_key: PRNGKeyArray | None = None,
+    key: Key | None = None,
+    taps: dict[str, Array] | None = None,
+    probes: dict[str, Array] | None = None,
 ) -> ModelOutput:
     """The network as a pure function.
 
     Args:
         settings, policy: shape and number formats; static under jit.
-        parameters: nested dict as `init_parameters` makes it.
+        parameters: nested dict as `init_parameters` makes it, its values as the network reads them (`store_weights`).
         statistics: running statistics for "evaluate"; not read in "train", which uses the shard's own.
         features: normalised features; what lies behind `num_frames` has no effect, NaN included.
         num_frames: valid frames of each utterance; a row with none is filler, harmless and without gradient.
         dropout_key: randomness of this shard's dropout; None drops nothing. Not read in "evaluate".
+        key: of `arithmetic.random_bits`, for policies that draw inside the network; None where none does.
+        taps, probes: of `ForwardPass`, for watching; a dict to fill, and zeros by path.
 
     Returns:
         Logits float32. Those of padded output frames are finite and without meaning.
@@ -174,9 +196,26 @@ def apply(
     state = jax.tree.map(lambda leaf: leaf, state)  # the cached one must not be written to
     nnx.replace_by_pure_dict(state, parameters)
     model = nnx.merge(graph, state)
-    forward = ForwardPass(policy, statistics if mode == "evaluate" else None)
+    forward = ForwardPass(
+        policy,
+        statistics if mode == "evaluate" else None,
+        key if policy.draws_in_network else None,
+        taps=taps,
+        probes=probes,
+    )
     logits, output_frames = model(features, num_frames, forward, dropout_key if mode == "train" else None)
     return ModelOutput(logits, output_frames, forward.moments)
+
+
+def store_weights(policy: Policy, master: Parameters, key: Key | None = None) -> Parameters:
+    """The weights as the network reads them: each master value on the storage grid of its path.
+
+    Args:
+        master: nested dict as `init_parameters` makes it. key: for a storage rounding that draws; another one each step.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, w: policy.round_weight(w, _dotted(path), site_key(key, "storage", _dotted(path))), master
+    )
 
 
 def init_parameters(settings: ModelSettings, seed: int) -> Parameters:

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float32, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from dsrun.model.norm import ForwardPass, Normalization, NormalizationKind
 
@@ -70,20 +70,21 @@ class FrameStackFrontEnd(nnx.Module):
 
     def __call__(
         self,
-        features: Float32[Array, "batch frame bin"],
+        features: Float[Array, "batch frame bin"],
         num_frames: Int32[Array, " batch"],
         forward: ForwardPass,
-    ) -> Float32[Array, "batch output_frame input"]:
+    ) -> Float[Array, "batch output_frame input"]:
         """Output frame t sees frames t * stride - stack // 2 and the stack - 1 that follow; zeros in padded frames."""
         settings, frames = self.settings, features.shape[1]
-        present = jnp.where(_is_valid(num_frames, frames), features, 0.0)
+        present = jnp.where(_is_valid(num_frames, frames), features, jnp.zeros((), features.dtype))
         output_frames = front_end_frames(settings, frames)
         padded = jnp.pad(present, ((0, 0), (settings.stack // 2, settings.stack + settings.stride), (0, 0)))
         stop = settings.stride * (output_frames - 1) + 1
         window = [padded[:, i : i + stop : settings.stride] for i in range(settings.stack)]
-        y = forward.policy.dot(jnp.concatenate(window, axis=-1), forward.policy.store(self.kernel[...]))
+        y = forward.dot(jnp.concatenate(window, axis=-1), self.kernel[...], "front_end.kernel")
         is_valid = _is_valid(front_end_frames(settings, num_frames), output_frames)
-        return _activated(self.normalization(y, is_valid, forward), is_valid, self.relu_clip, forward)
+        normalized = self.normalization(y, is_valid, forward)
+        return _activated(normalized, is_valid, self.relu_clip, forward, "front_end.output")
 
 
 class Conv2dFrontEnd(nnx.Module):
@@ -102,21 +103,21 @@ class Conv2dFrontEnd(nnx.Module):
 
     def __call__(
         self,
-        features: Float32[Array, "batch frame bin"],
+        features: Float[Array, "batch frame bin"],
         num_frames: Int32[Array, " batch"],
         forward: ForwardPass,
-    ) -> Float32[Array, "batch output_frame input"]:
+    ) -> Float[Array, "batch output_frame input"]:
         """Arrays are [batch, time, frequency, channel]; zeros in padded frames before and after each layer."""
         is_valid = _is_valid(num_frames, features.shape[1])[..., None]
-        y = jnp.where(is_valid, features[..., None], 0.0)
+        y = jnp.where(is_valid, features[..., None], jnp.zeros((), features.dtype))
         for layer, ((high, wide), (step, stride)) in enumerate(zip(CONV_KERNELS, CONV_STRIDES, strict=True)):
-            kernel = forward.policy.store(getattr(self, f"kernel_{layer}")[...])
+            kernel, path = getattr(self, f"kernel_{layer}")[...], f"front_end.kernel_{layer}"
             padding = [(wide // 2, wide // 2), (high // 2, high // 2)]
-            y = forward.policy.convolve(y, kernel, strides=(stride, step), padding=padding)
+            y = forward.policy.convolve(y, kernel, strides=(stride, step), padding=padding, path=path, key=forward.key)
             num_frames = -(-num_frames // stride)
             is_valid = _is_valid(num_frames, y.shape[1])[..., None]
             normalized = getattr(self, f"normalization_{layer}")(y, is_valid, forward)
-            y = _activated(normalized, is_valid, self.relu_clip, forward)
+            y = _activated(normalized, is_valid, self.relu_clip, forward, f"front_end.output_{layer}")
         return y.reshape(*y.shape[:2], -1)
 
 
@@ -130,10 +131,10 @@ def make_front_end(
 
 
 def _activated(
-    y: Float32[Array, "*shape"], is_valid: Bool[Array, "..."], clip: float, forward: ForwardPass
-) -> Float32[Array, "*shape"]:
+    y: Float32[Array, "*shape"], is_valid: Bool[Array, "..."], clip: float, forward: ForwardPass, path: str
+) -> Float[Array, "*shape"]:
     """Clipped rectifier of valid frames, zero in padded ones, on the storage grid."""
-    return forward.policy.store(jnp.where(is_valid, jnp.clip(y, 0.0, clip), 0.0))
+    return forward.store(jnp.where(is_valid, jnp.clip(y, 0.0, clip), 0.0), path)
 
 
 def _is_valid(num_frames: Int32[Array, " batch"], frames: int) -> Bool[Array, "batch frame 1"]:

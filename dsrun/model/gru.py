@@ -25,50 +25,52 @@ Ragged lengths need no reversal of each utterance: the state is set to zero in p
 direction, which meets the padding first, starts each utterance at its own last frame with the state it should have.
 Outputs there are zero, gradients there are zero, whatever stands in the padding.
 
-Formats (`Policy`): operands of the products, forward and backward, on the compute grid; the state, which is handed on
-to the next frame and the next layer, on the storage grid; its rounding passes gradients straight through. Sums are
-float32.
+Formats (`Policy`). Operands of the products, forward and backward, are on the compute grid, their partial sums as `accumulate`
+says. The state, which is handed on to the next frame and the next layer, is on the storage grid; the error of a state, dh, passes
+that rounding straight through and is put on the gradient grid at each frame. Everything between is float32. Random roundings
+inside the loop draw by the frame's number.
 
 Inside the stack arrays are time-major, [output_frame, batch, hidden]; only the public function is batch first.
 """
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from dsrun.arithmetic import FLOAT32_POLICY, Policy
+from dsrun.arithmetic.policy import site_key, to_float32
+from dsrun.arithmetic.random_bits import Key, fold_in
+from dsrun.model.norm import ForwardPass
 
 Direction = Literal["forward", "backward"]
-
-_EXACT = jax.lax.Precision.HIGHEST  # float32 products in float32: JAX's default on recent GPUs is TensorFloat-32
 
 
 class Recurrence(NamedTuple):
     """Weights of the loop of one direction: U_r, U_z, U_n [hidden, hidden] and the candidate's bias b_n [hidden]."""
 
-    u_r: Float32[Array, "hidden hidden"]
-    u_z: Float32[Array, "hidden hidden"]
-    u_n: Float32[Array, "hidden hidden"]
-    b_n: Float32[Array, " hidden"]
+    u_r: Float[Array, "hidden hidden"]
+    u_z: Float[Array, "hidden hidden"]
+    u_n: Float[Array, "hidden hidden"]
+    b_n: Float[Array, " hidden"]
 
 
 class Gates(NamedTuple):
     """One array a gate, time-major: input projections, gradients with respect to them, or factors of those."""
 
-    r: Float32[Array, "output_frame batch hidden"]
-    z: Float32[Array, "output_frame batch hidden"]
-    n: Float32[Array, "output_frame batch hidden"]
+    r: Float[Array, "output_frame batch hidden"]
+    z: Float[Array, "output_frame batch hidden"]
+    n: Float[Array, "output_frame batch hidden"]
 
 
 class GruWeights(NamedTuple):
     """One direction without normalisation: input weights [input, hidden], input biases [hidden], and the recurrence."""
 
-    w_r: Float32[Array, "input hidden"]
-    w_z: Float32[Array, "input hidden"]
-    w_n: Float32[Array, "input hidden"]
+    w_r: Float[Array, "input hidden"]
+    w_z: Float[Array, "input hidden"]
+    w_n: Float[Array, "input hidden"]
     b_r: Float32[Array, " hidden"]
     b_z: Float32[Array, " hidden"]
     b_x: Float32[Array, " hidden"]
@@ -102,20 +104,25 @@ def bidirectional_gru(
     if len(weights) not in (1, 2):
         raise ValueError(f"weights has {len(weights)} directions; give (forward,) or (forward, backward).")
     is_valid = valid_frames(num_frames, x.shape[1])
-    inputs = policy.store(jnp.where(is_valid, jnp.swapaxes(x, 0, 1), 0.0))
-    directions: tuple[Direction, ...] = ("forward", "backward")
-    states = [
-        gru_sequence(_projections(inputs, w, policy), is_valid, _stored(w, policy), policy=policy, direction=direction)
-        for direction, w in zip(directions, weights, strict=False)
-    ]
-    return jnp.swapaxes(sum_directions(states, policy), 0, 1)
+    forward = ForwardPass(policy, None)
+    inputs = forward.store(jnp.where(is_valid, jnp.swapaxes(x, 0, 1), 0.0), "input")
+    states = []
+    for direction, w in zip(("forward", "backward"), weights, strict=False):
+        stored = jax.tree_util.tree_map_with_path(
+            lambda path, array: _stored(policy, array, jax.tree_util.keystr(path, simple=True)), w
+        )
+        projections = _projections(inputs, stored, forward)
+        states.append(gru_sequence(projections, is_valid, stored.recurrence, policy=policy, direction=direction))
+    return jnp.swapaxes(forward.load(sum_directions(states, forward, "output")), 0, 1)
 
 
 def sum_directions(
-    states: list[Float32[Array, "output_frame batch hidden"]], policy: Policy
-) -> Float32[Array, "output_frame batch hidden"]:
+    states: list[Float[Array, "output_frame batch hidden"]], forward: ForwardPass, path: str
+) -> Float[Array, "output_frame batch hidden"]:
     """What a layer hands on: its only direction's states, or the sum of both on the storage grid."""
-    return states[0] if len(states) == 1 else policy.store(states[0] + states[1])
+    if len(states) == 1:
+        return states[0]
+    return forward.store(forward.load(states[0]) + forward.load(states[1]), path)
 
 
 def valid_frames(num_frames: Int32[Array, " batch"], frames: int) -> Bool[Array, "output_frame batch 1"]:
@@ -131,72 +138,164 @@ def gru_sequence(
     *,
     policy: Policy,
     direction: Direction,
-) -> Float32[Array, "output_frame batch hidden"]:
+    path: str = "",
+    key: Key | None = None,
+) -> Float[Array, "output_frame batch hidden"]:
     """States of one direction for given input projections, time-major; zero in padded frames.
 
-    Projections of padded frames may be anything: neither the states nor any gradient depends on them.
+    Projections of padded frames may be anything: neither the states nor any gradient depends on them. `path` is the layer's, for
+    rules and random bits.
     """
-    return _sequence(policy, direction == "backward", projections, is_valid, weights)
+    return _sequence(policy, direction == "backward", path, projections, is_valid, weights, key)
 
 
-def _projections(x: Float32[Array, "output_frame batch input"], w: GruWeights, policy: Policy) -> Gates:
-    pairs = ((w.w_r, w.b_r), (w.w_z, w.b_z), (w.w_n, w.b_x))
-    products = [policy.dot(x, policy.store(matrix)) + policy.store(bias)[None, None, :] for matrix, bias in pairs]
-    return Gates(*(policy.store(product) for product in products))
+def _projections(x: Float[Array, "output_frame batch input"], w: GruWeights, forward: ForwardPass) -> Gates:
+    named = (("w_r", w.w_r, w.b_r), ("w_z", w.w_z, w.b_z), ("w_n", w.w_n, w.b_x))
+    products = [forward.dot(x, matrix, name) + forward.load(bias)[None, None, :] for name, matrix, bias in named]
+    return Gates(
+        *(forward.store(product, f"projection_{name}") for product, (name, _, _) in zip(products, named, strict=True))
+    )
 
 
-def _stored(w: GruWeights, policy: Policy) -> Recurrence:
-    return Recurrence(*(policy.store(array) for array in w.recurrence))
+def _stored(policy: Policy, x: Float32[Array, "*shape"], path: str) -> Float[Array, "*shape"]:
+    """A weight on the storage grid, the gradient straight through."""
+    rounded = policy.round_weight(x, path)
+    if rounded is x:
+        return x
+    return rounded + (x - jax.lax.stop_gradient(x)).astype(rounded.dtype)
 
 
 class _Residuals(NamedTuple):
     """What the backward pass reads: states, gates and the candidate's recurrent product, each for all frames."""
 
-    h: Float32[Array, "*frames hidden"]
+    h: Float[Array, "*frames hidden"]
     r: Float32[Array, "*frames hidden"]
     z: Float32[Array, "*frames hidden"]
     n: Float32[Array, "*frames hidden"]
     q: Float32[Array, "*frames hidden"]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+class _Products:
+    """The products of one direction's loop: operands, partial sums and the random bits of both, by gate and frame."""
+
+    def __init__(self, policy: Policy, path: str, key: Key | None):
+        self.policy, self.path, self.key = policy, f"{path}." if path else "", key
+        self.storage = policy.activation_rounding("storage", f"{self.path}state")
+        self.gradient = policy.activation_rounding("gradient", f"{self.path}state")
+        paths = [self._path(gate) for gate in "rzn"]
+        # One grid for the three gates' operands: the state is rounded for them once.
+        self.is_shared = len({policy.rounding("compute", path) for path in paths}) == 1
+
+    def _path(self, gate: str) -> str:
+        return f"{self.path}u_{gate}"
+
+    def at(self, frame: Array | None) -> Key | None:
+        """The key of one frame."""
+        return None if self.key is None or frame is None else fold_in(self.key, frame)
+
+    def weights(self, weights: Recurrence) -> list[Array]:
+        """The recurrent matrices as operands, r, z, n."""
+        return [
+            self.policy.operand(u, self._path(gate), "weight", self.key, axis=0)
+            for gate, u in zip("rzn", weights[:3], strict=True)
+        ]
+
+    def operands(self, values: list[Array], side: str, key: Key | None) -> list[Array]:
+        """What the matrices are multiplied with, r, z, n; equal values on equal grids are rounded once."""
+        if self.is_shared and all(value is values[0] for value in values):
+            return [self.policy.operand(values[0], self._path("r"), side, key)] * 3
+        return [
+            self.policy.operand(value, self._path(gate), side, key) for gate, value in zip("rzn", values, strict=True)
+        ]
+
+    def __call__(self, a: list[Array], b: list[Array], side: str, key: Key | None) -> list[Array]:
+        """Products of operands, r, z, n."""
+        return [
+            self.policy.sum_products(x, y, self._path(gate), side, key) for gate, x, y in zip("rzn", a, b, strict=True)
+        ]
+
+    def store(self, h: Float32[Array, "batch hidden"], key: Key | None) -> Float32[Array, "batch hidden"]:
+        """A state on the storage grid."""
+        return self.storage(h, site_key(key, "storage", f"{self.path}state"))
+
+    def pass_back(self, dh: Float32[Array, "batch hidden"], key: Key | None) -> Float32[Array, "batch hidden"]:
+        """The error of a state on the gradient grid."""
+        return self.gradient(dh, site_key(key, "gradient", f"{self.path}state"))
+
+    def frames(self, count: int) -> Array | None:
+        """Frame numbers for the loop, where something draws."""
+        return None if self.key is None else jnp.arange(count, dtype=jnp.uint32)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _sequence(
-    policy: Policy, is_backward: bool, projections: Gates, is_valid: Array, weights: Recurrence
-) -> Float32[Array, "output_frame batch hidden"]:
-    return _run(policy, is_backward, projections, is_valid, weights).h
+    policy: Policy,
+    is_backward: bool,
+    path: str,
+    projections: Gates,
+    is_valid: Array,
+    weights: Recurrence,
+    key: Key | None,
+) -> Float[Array, "output_frame batch hidden"]:
+    return _run(policy, is_backward, path, projections, is_valid, weights, key).h
 
 
-def _run(policy: Policy, is_backward: bool, projections: Gates, is_valid: Array, weights: Recurrence) -> _Residuals:
+def _run(
+    policy: Policy,
+    is_backward: bool,
+    path: str,
+    projections: Gates,
+    is_valid: Array,
+    weights: Recurrence,
+    key: Key | None,
+) -> _Residuals:
     """The forward loop. Where only the states are used, XLA drops the other residuals from it."""
-    u_r, u_z, u_n = (policy.round_compute(u) for u in weights[:3])
-    bias = weights.b_n[None, :]
+    products = _Products(policy, path, key)
+    matrices = products.weights(weights)
+    bias = policy.load(weights.b_n)[None, :]
 
-    def step(h: Array, inputs: tuple[Gates, Array]) -> tuple[Array, _Residuals]:
-        x, valid = inputs
-        operand = policy.round_compute(h)
-        r = jax.nn.sigmoid(x.r + _product(operand, u_r))
-        z = jax.nn.sigmoid(x.z + _product(operand, u_z))
-        q = _product(operand, u_n) + bias
-        n = jnp.tanh(x.n + r * q)
-        h = jnp.where(valid, policy.round_storage(n + z * (h - n)), 0.0)
-        return h, _Residuals(h, r, z, n, q)
+    def step(h: Array, inputs: tuple[Gates, Array, Array | None]) -> tuple[Array, _Residuals]:
+        x, valid, frame = inputs
+        own = products.at(frame)
+        operands = products.operands([h, h, h], "state", own)
+        for_r, for_z, for_n = products(operands, matrices, "state", own)
+        r = jax.nn.sigmoid(to_float32(x.r) + for_r)
+        z = jax.nn.sigmoid(to_float32(x.z) + for_z)
+        q = for_n + bias
+        n = jnp.tanh(to_float32(x.n) + r * q)
+        h = jnp.where(valid, products.store(n + z * (h - n), own), 0.0)
+        return h, _Residuals(policy.to_carrier(h, products.storage), r, z, n, q)
 
-    start = jnp.zeros_like(projections.r[0])
-    _, residuals = jax.lax.scan(step, start, (projections, is_valid), reverse=is_backward)
+    start = jnp.zeros(projections.r[0].shape, jnp.float32)
+    inputs = (projections, is_valid, products.frames(len(is_valid)))
+    _, residuals = jax.lax.scan(step, start, inputs, reverse=is_backward)
     return residuals
 
 
 def _sequence_forward(
-    policy: Policy, is_backward: bool, projections: Gates, is_valid: Array, weights: Recurrence
-) -> tuple[Array, tuple[_Residuals, Array, Recurrence]]:
-    residuals = _run(policy, is_backward, projections, is_valid, weights)
-    return residuals.h, (residuals, is_valid, weights)
+    policy: Policy,
+    is_backward: bool,
+    path: str,
+    projections: Gates,
+    is_valid: Array,
+    weights: Recurrence,
+    key: Key | None,
+) -> tuple[Array, tuple[_Residuals, Gates, Array, Recurrence, Key | None]]:
+    residuals = _run(policy, is_backward, path, projections, is_valid, weights, key)
+    kinds = Gates(*(x[:0] for x in projections))  # dtypes of what the gradients belong to
+    return residuals.h, (residuals, kinds, is_valid, weights, key)
 
 
 def _sequence_backward(
-    policy: Policy, is_backward: bool, saved: tuple[_Residuals, Array, Recurrence], h_gradient: Array
-) -> tuple[Gates, None, Recurrence]:
-    (h, r, z, n, q), is_valid, weights = saved
+    policy: Policy,
+    is_backward: bool,
+    path: str,
+    saved: tuple[_Residuals, Gates, Array, Recurrence, Key | None],
+    h_gradient: Array,
+) -> tuple[Gates, None, Recurrence, None]:
+    (h, r, z, n, q), kinds, is_valid, weights, key = saved
+    products = _Products(policy, path, key)
+    h = to_float32(h)
     start = jnp.zeros_like(h[:1])
     previous = jnp.concatenate([h[1:], start] if is_backward else [start, h[:-1]])
 
@@ -206,32 +305,46 @@ def _sequence_backward(
     factor_r = jnp.where(is_valid, factor_n * (q * r * (1.0 - r)), 0.0)
     factor_z = jnp.where(is_valid, (previous - n) * z * (1.0 - z), 0.0)
     keep = jnp.where(is_valid, z, 0.0)
-    incoming = jnp.where(is_valid, h_gradient, 0.0)
-    u_r, u_z, u_n = (policy.round_compute(u).T for u in weights[:3])
+    incoming = jnp.where(is_valid, to_float32(h_gradient), 0.0)
+    transposed = [u.T for u in products.weights(weights)]
 
-    def step(dh: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
-        gradient, f_r, f_z, f_q, kept = inputs
-        dh = dh + gradient
-        terms = [_product(policy.round_compute(dh * f), u) for f, u in ((f_r, u_r), (f_z, u_z), (f_q, u_n))]
+    def step(dh: Array, inputs: tuple[Any, ...]) -> tuple[Array, Array]:
+        gradient, f_r, f_z, f_q, kept, frame = inputs
+        own = products.at(frame)
+        dh = products.pass_back(dh + gradient, own)
+        operands = products.operands([dh * f_r, dh * f_z, dh * f_q], "gradient", own)
+        terms = products(operands, transposed, "gradient", own)
         return dh * kept + (terms[0] + terms[1] + terms[2]), dh
 
-    inputs = (incoming, factor_r, factor_z, factor_q, keep)
+    inputs = (incoming, factor_r, factor_z, factor_q, keep, products.frames(len(is_valid)))
     _, dh = jax.lax.scan(step, jnp.zeros_like(h[0]), inputs, reverse=not is_backward)
     gates, dq = Gates(dh * factor_r, dh * factor_z, dh * factor_n), dh * factor_q
-    operand = policy.round_compute(previous)
-    du_r, du_z, du_n = (_outer(operand, policy.round_compute(d)) for d in (gates.r, gates.z, dq))
-    return gates, None, Recurrence(du_r, du_z, du_n, jnp.sum(dq, axis=(0, 1)))
+    states = products.operands([previous, previous, previous], "states", key)
+    errors = products.operands([gates.r, gates.z, dq], "errors", key)
+    if policy.rounding("accumulate", products._path("r")).is_exact:
+        matrices = [_outer(a, b) for a, b in zip(states, errors, strict=True)]
+    else:
+        matrices = products([_rows(a).T for a in states], [_rows(b) for b in errors], "weight", key)
+    gradients = Recurrence(*matrices, jnp.sum(dq, axis=(0, 1)))
+    return (
+        Gates(*(policy.to_dtype(g, kind.dtype) for g, kind in zip(gates, kinds, strict=True))),
+        None,
+        Recurrence(*(policy.to_dtype(g, w.dtype) for g, w in zip(gradients, weights, strict=True))),
+        None,
+    )
 
 
 _sequence.defvjp(_sequence_forward, _sequence_backward)
 
 
-def _product(a: Float32[Array, "batch inner"], b: Float32[Array, "inner outer"]) -> Float32[Array, "batch outer"]:
-    return jnp.matmul(a, b, precision=_EXACT)
+def _rows(x: Float[Array, "output_frame batch hidden"]) -> Float[Array, "row hidden"]:
+    return x.reshape(-1, x.shape[-1])
 
 
 def _outer(
-    a: Float32[Array, "output_frame batch hidden"], b: Float32[Array, "output_frame batch hidden"]
+    a: Float[Array, "output_frame batch hidden"], b: Float[Array, "output_frame batch hidden"]
 ) -> Float32[Array, "hidden hidden"]:
     """Sum over all frames of a^T b, as one product."""
-    return jax.lax.dot_general(a, b, (((0, 1), (0, 1)), ((), ())), precision=_EXACT)
+    return jax.lax.dot_general(
+        a, b, (((0, 1), (0, 1)), ((), ())), precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
+    )

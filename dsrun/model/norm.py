@@ -23,9 +23,10 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float32
+from jaxtyping import Array, Bool, Float, Float32
 
 from dsrun.arithmetic import Policy
+from dsrun.arithmetic.random_bits import Key
 
 NormalizationKind = Literal["batch", "layer", "none"]
 
@@ -50,12 +51,43 @@ class ForwardPass:
     """What one pass through the network carries along.
 
     `statistics` are the running ones to normalise with, by the normalisation's name. None is training: each batch
-    normalisation uses the shard's own and leaves its sums in `moments`.
+    normalisation uses the shard's own and leaves its sums in `moments`. `key` is for roundings that draw. `taps`, where it is
+    a dict, collects what is stored, before it is rounded, by path; `probes` are zeros added there, whose gradients are the
+    errors between layers.
     """
 
     policy: Policy
     statistics: Statistics | None
+    key: Key | None = None
     moments: dict[str, Moments] = field(default_factory=dict)
+    taps: dict[str, Array] | None = None
+    probes: dict[str, Array] | None = None
+
+    def store(self, x: Float32[Array, "*shape"], path: str) -> Float[Array, "*shape"]:
+        """`Policy.store` of what a layer hands on."""
+        if self.taps is not None:
+            self.taps[path] = x
+        if self.probes is not None:
+            x = x + self.probes[path]
+        return self.policy.store(x, path, self.key)
+
+    def receive(self, x: Float32[Array, "*shape"], path: str) -> Float32[Array, "*shape"]:
+        """`Policy.receive` of what leaves the network."""
+        if self.taps is not None:
+            self.taps[path] = x
+        if self.probes is not None:
+            x = x + self.probes[path]
+        return self.policy.receive(x, path, self.key)
+
+    def load(self, x: Float[Array, "*shape"]) -> Float32[Array, "*shape"]:
+        """`Policy.load`."""
+        return self.policy.load(x)
+
+    def dot(
+        self, x: Float[Array, "... inner"], weight: Float[Array, "inner outer"], path: str
+    ) -> Float32[Array, "... outer"]:
+        """`Policy.dot` with the weight at `path`."""
+        return self.policy.dot(x, weight, path, self.key)
 
 
 class Normalization(nnx.Module):
@@ -71,7 +103,6 @@ class Normalization(nnx.Module):
         self, x: Float32[Array, "*frames feature"], is_valid: Bool[Array, "*broadcastable 1"], forward: ForwardPass
     ) -> Float32[Array, "*frames feature"]:
         """Padded frames come out as anything; the caller clears them."""
-        store = forward.policy.store
         if self.kind == "batch":
             if forward.statistics is None:
                 x, forward.moments[self.name] = batch_normalize(x, is_valid)
@@ -80,8 +111,8 @@ class Normalization(nnx.Module):
         elif self.kind == "layer":
             x = layer_normalize(x)
         if self.kind != "none":
-            x = x * _like(store(self.scale[...]), x)
-        return x + _like(store(self.shift[...]), x)
+            x = x * _like(forward.load(self.scale[...]), x)
+        return x + _like(forward.load(self.shift[...]), x)
 
 
 def batch_normalize(

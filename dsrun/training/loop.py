@@ -47,6 +47,7 @@ class LoopSettings:
     checkpoint_every_epochs: int
     checkpoint_every_steps: int | None
     log_every_steps: int
+    max_skipped_steps: int
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ class Loop:
         """Train on from `state`.
 
         Raises:
-            DivergedError: loss or gradient norm is not finite; names step and utterances. The last checkpoint stays.
+            DivergedError: more steps in a row than `max_skipped_steps` had a loss or gradient that was not finite; names step,
+                utterances and loss scale. The last checkpoint stays.
         """
         number, pending = int(state.step), None
         self._last_finish = time.monotonic()
@@ -188,7 +190,7 @@ class Loop:
         return patience is not None and best.evaluations_without_gain * self.settings.evaluate_every_epochs >= patience
 
     def _finish(self, pending: _Pending | None) -> None:
-        """Read a step's figures, log them, and stop the run if they are not finite."""
+        """Read a step's figures, log them, and stop the run if too many in a row are not finite."""
         if pending is None:
             return
         record = {name: value.item() for name, value in _host(pending.record).items()}
@@ -211,11 +213,12 @@ class Loop:
         self.progress.step(
             pending.step, record, utterances=utterances, audio_seconds=audio, wait_seconds=pending.wait_seconds
         )
-        if not is_finite:
+        if record["skipped_steps"] > self.settings.max_skipped_steps:
             raise DivergedError(
-                f"step {pending.step}: loss {record['loss']}, gradient norm {record['grad_norm']}: not finite. "
-                f"Utterances: {', '.join(id for id in pending.batch.ids if id)}. Checkpoints from before are kept; "
-                "lower optimizer.learning_rate or training.clip_norm, or use a format with more range."
+                f"step {pending.step}: loss {record['loss']}, gradient norm {record['grad_norm']}: not finite, "
+                f"{record['skipped_steps']} steps in a row (training.max_skipped_steps {self.settings.max_skipped_steps}), loss scale "
+                f"{record['loss_scale']:g}. Utterances: {', '.join(id for id in pending.batch.ids if id)}. Checkpoints from before are "
+                "kept; lower optimizer.learning_rate or training.clip_norm, use a format with more range, or a dynamic loss scale."
             )
 
     def _evaluate(self, state: TrainState, number: int, epoch: int, best: Best) -> Best:

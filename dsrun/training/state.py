@@ -22,11 +22,17 @@ class TrainState:
     """State after `step` updates.
 
     Fields:
-        step: number of updates made, int32 scalar.
-        master: the copy of the weights that accumulates updates, float32, nested dict by parameter path.
-        optimizer: momentum or Adam moments, as optax keeps them, float32.
+        step: number of updates made or skipped, int32 scalar.
+        master: the copy of the weights that accumulates updates, nested dict by parameter path; values of the master's format, or of
+            the storage format where there is no other copy.
+        optimizer: momentum or Adam moments, as optax keeps them, values of the state's format.
         statistics: running mean and variance of the normalisations, float32, nested dict.
-        loss_scale: what the loss is multiplied by before the backward pass, float32 scalar.
+        loss_scale: what the loss is multiplied by before the backward pass, float32 scalar, a power of two.
+        finite_steps: finite steps since the scale last changed, int32 scalar.
+        skipped_steps: steps skipped in a row up to now because they were not finite, int32 scalar.
+        compensation: what the last updates lost, by Kahan's summation, like `master`; empty without it.
+
+    Arrays are float32, or in the native carrier of the format's dtype.
     """
 
     step: Scalar
@@ -34,6 +40,9 @@ class TrainState:
     optimizer: Tree
     statistics: Tree
     loss_scale: Scalar
+    finite_steps: Scalar
+    skipped_steps: Scalar
+    compensation: Tree
 
     def to_dict(self) -> dict[str, Tree]:
         """Nested dict of arrays for a checkpoint; the optimizer's leaves are numbered in optax's order."""
@@ -61,7 +70,8 @@ class StepRecord:
     """What one step reports; scalars on the device until they are read.
 
     `loss` is the mean over the utterances of the global batch of -log p(labels), in nats; `grad_norm` the Euclidean norm
-    of its gradient before clipping; `blank_share` the share of valid output frames whose best class is blank.
+    of its gradient before clipping; `blank_share` the share of valid output frames whose best class is blank; `skipped_steps`
+    those skipped in a row up to this one, 0 where it is finite.
     """
 
     loss: Scalar
@@ -69,6 +79,7 @@ class StepRecord:
     learning_rate: Scalar
     loss_scale: Scalar
     finite: Scalar
+    skipped_steps: Scalar
     blank_share: Scalar
 
 

@@ -1,13 +1,21 @@
 """One training step: gradient of each shard, fixed-order sum, update.
 
-    weights  = store(master)                          storage format; the master itself when storage is float32
+    weights  = store(master)                          storage format; the master itself when that changes nothing
     parts[j] = gradient(weights, shard j)             one compiled function, the same for every shard and device
-    total    = parts summed in a fixed binary tree    adds only
-    state    = update(state, total)                   clip, momentum, learning rate, add to the master
+    total    = parts summed in a fixed binary tree    adds only, rounded as `reduce` says
+    state    = update(state, total)                   unscale, clip, momentum, learning rate, add to the master, round
 
 Four executables and not one: XLA fuses across what it can see, fusion decides where a multiply-add is contracted, and so a
 single program gives other bits when its surroundings change. Separate programs cannot. For the same reason each device runs a
 single-device program and not a partition of one: shard_map over one device and over two gave different bits on CPU.
+
+The update. In float32, as one expression: master - rate * direction; then one rounding to the master's format, as `update`
+says. With Kahan's compensation c, the part of the last update that rounding took:
+
+    y = update - c      t = master + y      c = (t - master) - y      each of the four results rounded
+
+The moments are rounded as they are kept; the direction comes from those before that rounding. A step whose loss or gradient is not
+finite changes nothing but the step number, the loss scale and the count of skipped steps.
 
 The loss of a step is the mean over the utterances of the global batch; a shard computes sums, the update divides by
 the count, so a batch with filler rows is weighted by what it holds.
@@ -24,11 +32,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt32
 
-from dsrun.arithmetic import FLOAT32, Policy
-from dsrun.ctc import BLANK, ctc_loss
-from dsrun.model import ModelSettings, apply, init_parameters, initial_statistics, update_running
+from dsrun.arithmetic import Policy
+from dsrun.arithmetic.policy import Rounding, pass_key, site_key, to_float32
+from dsrun.arithmetic.random_bits import Key, fold_in, make_key
+from dsrun.ctc import BLANK, policy_ctc_loss
+from dsrun.model import ModelSettings, apply, init_parameters, initial_statistics, store_weights, update_running
+from dsrun.training.loss_scale import NO_LOSS_SCALE, LossScale
 from dsrun.training.optimizer import Optimizer
-from dsrun.training.reduction import global_norm, tree_sum
+from dsrun.training.reduction import global_norm, parameter_path, rounded_sum, tree_sum
 from dsrun.training.state import Scalar, StepRecord, TrainState, Tree
 
 
@@ -65,7 +76,8 @@ class TrainStep:
         optimizer: direction and learning rate.
         clip_norm: the gradient's Euclidean norm is scaled down to this where it is larger; None never.
         shards: pieces that a global batch is cut into.
-        seed: of initial weights and dropout.
+        seed: of initial weights, dropout and random roundings.
+        loss_scale: none, fixed or dynamic.
         devices: shard j is worked on by device j modulo their number; does not change a bit of the result.
     """
 
@@ -79,31 +91,39 @@ class TrainStep:
         shards: int,
         seed: int,
         statistics_momentum: float,
+        loss_scale: LossScale = NO_LOSS_SCALE,
         devices: Sequence[jax.Device] | None = None,
     ):
         self.settings, self.policy, self.optimizer = settings, policy, optimizer
-        self.shards, self.seed = shards, seed
+        self.shards, self.seed, self.loss_scale = shards, seed, loss_scale
         self.devices = list(devices) if devices else jax.devices()[:1]
         self._threads = ThreadPoolExecutor(len(self.devices), thread_name_prefix="dsrun-device")
-        self._store = jax.jit(partial(jax.tree.map, policy.round_storage))
+        rules = UpdateRules(policy, optimizer, loss_scale, clip_norm, statistics_momentum, seed)
+        self._store = jax.jit(partial(weights_as_read, policy, seed))
         self._gradient = jax.jit(partial(_shard_sums, settings, policy))
-        self._reduce = jax.jit(lambda parts: tree_sum(parts))
-        self._update = jax.jit(partial(_update, optimizer, clip_norm, statistics_momentum), donate_argnums=0)
+        self._reduce = jax.jit(partial(_reduce, policy, seed))
+        self.update_rules = rules
+        self._update = jax.jit(partial(update, rules), donate_argnums=0)
 
     def initial_state(self) -> TrainState:
         """State before the first update, a function of the model's settings and the seed."""
-        master = init_parameters(self.settings, self.seed)
+        initial = init_parameters(self.settings, self.seed)
+        master = jax.tree_util.tree_map_with_path(partial(_to_master, self.policy), initial)
+        moments = self.optimizer.direction.init(initial)
         return TrainState(
             step=jnp.int32(0),
             master=master,
-            optimizer=self.optimizer.direction.init(master),
+            optimizer=jax.tree_util.tree_map_with_path(partial(_keep_moment, self.policy, None), moments),
             statistics=initial_statistics(self.settings),
-            loss_scale=jnp.float32(1.0),
+            loss_scale=jnp.float32(self.loss_scale.initial),
+            finite_steps=jnp.int32(0),
+            skipped_steps=jnp.int32(0),
+            compensation=jax.tree.map(jnp.zeros_like, master) if self.policy.compensation == "kahan" else {},
         )
 
     def weights(self, state: TrainState) -> Tree:
-        """The weights as the network reads them: the master, rounded to the storage format."""
-        return state.master if self.policy.storage == FLOAT32 else self._store(state.master)
+        """The weights as the network reads them: the master on the storage grid."""
+        return state.master if self.policy.stores_exactly else self._store(state.master, state.step)
 
     def shard_sums(self, state: TrainState, shards: Sequence[Shard]) -> list[ShardSums]:
         """Gradient and sums of each shard, on the first device."""
@@ -122,8 +142,11 @@ class TrainStep:
 
     def __call__(self, state: TrainState, shards: Sequence[Shard]) -> tuple[TrainState, StepRecord]:
         """One update. Dispatches and returns, nothing waits for the device; `state`'s buffers are reused."""
-        total = self._reduce(self.shard_sums(state, shards))
-        return self._update(state, total)
+        return self._update(state, self.total(state, shards))
+
+    def total(self, state: TrainState, shards: Sequence[Shard]) -> ShardSums:
+        """The sums over all shards."""
+        return self._reduce(state.step, self.shard_sums(state, shards))
 
 
 def split_batch(batch: Any, shards: int) -> list[Shard]:
@@ -137,6 +160,42 @@ def split_batch(batch: Any, shards: int) -> list[Shard]:
     ]
 
 
+@dataclass(frozen=True)
+class UpdateRules:
+    """What decides an update beside the state and the gradient."""
+
+    policy: Policy
+    optimizer: Optimizer
+    loss_scale: LossScale
+    clip_norm: float | None
+    statistics_momentum: float
+    seed: int
+
+    def key(self, role: str, path: str, step: Int32[Array, ""]) -> Key:
+        """Random bits of a role at a parameter in one step."""
+        return fold_in(make_key(self.seed, role, path), step.astype(jnp.uint32))
+
+
+def weights_as_read(policy: Policy, seed: int, master: Tree, step: Int32[Array, ""]) -> Tree:
+    """The weights as the network reads them at a step: the master on the storage grid."""
+    return store_weights(policy, master, fold_in(make_key(seed, "storage", ""), step.astype(jnp.uint32)))
+
+
+def _to_master(policy: Policy, path: tuple, value: Float32[Array, "*shape"]) -> Array:
+    """An initial weight as a value of the master's format, to nearest."""
+    rounding = Rounding(policy.rounding("master", parameter_path(path)).format)
+    return policy.to_carrier(rounding(value), rounding)
+
+
+def _keep_moment(policy: Policy, key: Key | None, path: tuple, value: Array) -> Array:
+    """An optimizer's array as it is kept; counts are not numbers of the experiment."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        return value
+    rounding = policy.rounding("state", parameter_path(path))
+    own = site_key(key, "state", jax.tree_util.keystr(path))
+    return policy.to_carrier(rounding(value, own) if key is not None else value, rounding)
+
+
 def _shard_sums(
     settings: ModelSettings,
     policy: Policy,
@@ -147,15 +206,25 @@ def _shard_sums(
     shard: Shard,
 ) -> ShardSums:
     """Gradient of the shard's summed loss, scaled by `loss_scale`, and the other sums."""
-    dropout_key = jax.random.key(seed_and_shard[0])
-    for number in (step.astype(jnp.uint32), seed_and_shard[1]):
-        dropout_key = jax.random.fold_in(dropout_key, number)
+    seed, number = seed_and_shard
+    dropout_key = jax.random.key(seed)
+    for part in (step.astype(jnp.uint32), number):
+        dropout_key = jax.random.fold_in(dropout_key, part)
+    key = pass_key(seed, step.astype(jnp.uint32), number) if policy.draws_in_network else None
 
     def scaled_loss(weights: Tree) -> tuple[Float32[Array, ""], ShardSums]:
         output = apply(
-            settings, policy, weights, None, shard.features, shard.num_frames, mode="train", dropout_key=dropout_key
+            settings,
+            policy,
+            weights,
+            None,
+            shard.features,
+            shard.num_frames,
+            mode="train",
+            dropout_key=dropout_key,
+            key=key,
         )
-        losses = ctc_loss(output.logits, output.num_frames, shard.labels, shard.num_labels)
+        losses = policy_ctc_loss(policy, output.logits, output.num_frames, shard.labels, shard.num_labels, key=key)
         loss = jnp.sum(losses)
         frame = jnp.arange(output.logits.shape[1], dtype=jnp.int32)
         is_valid = frame[None, :] < output.num_frames[:, None]
@@ -171,37 +240,112 @@ def _shard_sums(
         return loss * loss_scale, sums
 
     gradient, sums = jax.grad(scaled_loss, has_aux=True)(weights)
-    return replace(sums, gradient=gradient)
+    return replace(sums, gradient=jax.tree_util.tree_map_with_path(partial(_rounded_gradient, policy, key), gradient))
 
 
-def _update(
-    optimizer: Optimizer, clip_norm: float | None, statistics_momentum: float, state: TrainState, total: ShardSums
-) -> tuple[TrainState, StepRecord]:
-    """The state after one update, or, where loss or gradient are not finite, the state as it was with `step` advanced."""
-    gradient = jax.tree.map(lambda g: g / state.loss_scale / total.utterances, total.gradient)
-    norm = global_norm(gradient)
-    if clip_norm is not None:
-        factor = jnp.minimum(jnp.float32(1.0), jnp.float32(clip_norm) / norm)
-        gradient = jax.tree.map(lambda g: g * factor, gradient)
-    rate = optimizer.learning_rate(state.step)
-    with jax.numpy_dtype_promotion("standard"):  # optax raises a Python float to an int32 step count
-        direction, optimizer_state = optimizer.direction.update(gradient, state.optimizer, state.master)
-    proposed = TrainState(
-        step=state.step,
-        master=jax.tree.map(lambda w, u: w - rate * u, state.master, direction),
-        optimizer=optimizer_state,
-        statistics=update_running(state.statistics, total.moments, momentum=statistics_momentum),
-        loss_scale=state.loss_scale,
+def _rounded_gradient(policy: Policy, key: Key | None, path: tuple, gradient: Array) -> Array:
+    """A weight's gradient on the gradient grid, in the array it came in."""
+    name = parameter_path(path)
+    rounding = policy.rounding("gradient", name)
+    if rounding.is_exact:
+        return gradient
+    return rounding(to_float32(gradient), site_key(key, "weight gradient", name)).astype(gradient.dtype)
+
+
+def _reduce(policy: Policy, seed: int, step: Int32[Array, ""], parts: list[ShardSums]) -> ShardSums:
+    gradients = [part.gradient for part in parts]
+    rest = tree_sum([replace(part, gradient=None) for part in parts])
+    key = fold_in(make_key(seed, "reduce", ""), step.astype(jnp.uint32))
+    return replace(rest, gradient=rounded_sum(policy, gradients, key))
+
+
+def update(rules: UpdateRules, state: TrainState, total: ShardSums) -> tuple[TrainState, StepRecord]:
+    """The state after one update, or, where loss or gradient are not finite, the state as it was with the step skipped."""
+    proposal = propose(rules, state, total)
+    rounded = {
+        name: _updated(rules, name, w, u, c, proposal.rate, state.step)
+        for name, w, u, c in _by_name(state.master, proposal.direction, state.compensation)
+    }
+    structure = jax.tree_util.tree_structure(state.master)
+    master = jax.tree_util.tree_unflatten(structure, [w for w, _ in rounded.values()])
+    compensation = jax.tree_util.tree_unflatten(structure, [c for _, c in rounded.values()])
+    proposed = replace(
+        state,
+        master=master,
+        optimizer=proposal.optimizer,
+        statistics=update_running(state.statistics, total.moments, momentum=rules.statistics_momentum),
+        compensation=compensation if state.compensation else {},
     )
     loss = total.loss / total.utterances
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    finite = jnp.isfinite(loss) & jnp.isfinite(proposal.norm)
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, state)
+    scale, finite_steps = rules.loss_scale.after(state.loss_scale, state.finite_steps, finite)
+    skipped = jnp.where(finite, 0, state.skipped_steps + 1)
     record = StepRecord(
         loss=loss,
-        grad_norm=norm,
-        learning_rate=rate,
+        grad_norm=proposal.norm,
+        learning_rate=proposal.rate,
         loss_scale=state.loss_scale,
         finite=finite,
+        skipped_steps=skipped,
         blank_share=total.blank_frames / jnp.maximum(total.frames, 1.0),
     )
-    return replace(kept, step=state.step + 1), record
+    counts = {"step": state.step + 1, "loss_scale": scale, "finite_steps": finite_steps, "skipped_steps": skipped}
+    return replace(kept, **counts), record
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What an update would subtract: rate * direction; the new moments as they would be kept; the gradient and its norm."""
+
+    gradient: Tree
+    norm: Scalar
+    rate: Scalar
+    direction: Tree
+    optimizer: Tree
+
+
+def propose(rules: UpdateRules, state: TrainState, total: ShardSums) -> Proposal:
+    """Unscale, clip, ask the optimizer."""
+    policy = rules.policy
+    gradient = jax.tree.map(lambda g: g / state.loss_scale / total.utterances, total.gradient)
+    norm = global_norm(gradient)
+    clipped = gradient
+    if rules.clip_norm is not None:
+        factor = jnp.minimum(jnp.float32(1.0), jnp.float32(rules.clip_norm) / norm)
+        clipped = jax.tree.map(lambda g: g * factor, gradient)
+    rate = rules.optimizer.learning_rate(state.step)
+    moments = jax.tree.map(lambda m: to_float32(m) if jnp.issubdtype(m.dtype, jnp.floating) else m, state.optimizer)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a Python float to an int32 step count
+        direction, moments = rules.optimizer.direction.update(clipped, moments, jax.tree.map(to_float32, state.master))
+    key = rules.key("state", "", state.step)
+    kept = jax.tree_util.tree_map_with_path(partial(_keep_moment, policy, key), moments)
+    return Proposal(gradient, norm, rate, direction, kept)
+
+
+def _by_name(master: Tree, direction: Tree, compensation: Tree) -> list[tuple[str, Array, Array, Array | None]]:
+    weights = jax.tree_util.tree_leaves_with_path(master)
+    lost = jax.tree_util.tree_leaves(compensation) or [None] * len(weights)
+    leaves = zip(weights, jax.tree_util.tree_leaves(direction), lost, strict=True)
+    return [(parameter_path(path), w, u, c) for (path, w), u, c in leaves]
+
+
+def _updated(
+    rules: UpdateRules, path: str, w: Array, u: Array, c: Array | None, rate: Float32[Array, ""], step: Int32[Array, ""]
+) -> tuple[Array, Array | None]:
+    """An updated weight on the master's grid, and what rounding took from the update where that is kept."""
+    policy = rules.policy
+    rounding = policy.rounding("update", path)
+    key = rules.key("update", path, step) if rounding.draws else None
+    before = to_float32(w)
+    if c is None:
+        return policy.to_carrier(rounding(before - rate * u, key), rounding), None
+
+    def rounded(x: Array, number: int) -> Array:
+        # Between the operations of Kahan's sum, or a compiler would find that it adds up to nothing.
+        return rounding(x, None if key is None else fold_in(key, number))
+
+    change = rounded(-rate * u - to_float32(c), 0)
+    after = rounded(before + change, 1)
+    lost = rounded(rounded(after - before, 2) - change, 3)
+    return policy.to_carrier(after, rounding), policy.to_carrier(lost, rounding)

@@ -1,0 +1,283 @@
+"""`dsrun study`: experiments with numbers alone, in seconds, each a table, a figure (-o) and one JSON document (--json).
+
+On the roof beside `cli.py`. What a command computes is in the room `study/`; here are its options, its tables and nothing else.
+Commands import what they need when they run, so that `--help` answers without JAX.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+study_app = typer.Typer(
+    help="What formats and roundings do to numbers: no data and no run needed.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+FormatOption = Annotated[
+    list[str] | None,
+    typer.Option("--format", metavar="NAME", help="Format, e.g. bfloat16, float_e6m9 or fixed_q4.12. Repeatable."),
+]
+DrawsOption = Annotated[int, typer.Option(min=2, help="Repetitions of what is rounded stochastically.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the random bits.")]
+RandomBitsOption = Annotated[
+    int | None, typer.Option(min=1, max=31, help="Bits that a stochastic rounding compares; default 24.")
+]
+FigureOption = Annotated[Path | None, typer.Option("-o", "--output", help="Draw a figure, .svg or .png.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+StartOption = Annotated[float, typer.Option(help="First value, rounded to each format.")]
+
+
+@study_app.command(
+    epilog="Example: dsrun study accumulate --format float16 --format fixed_q12.4 --rounding stochastic --random-bits 6 -o sums.svg"
+)
+def accumulate(
+    start: StartOption = 100.0,
+    increment: Annotated[float, typer.Option(help="Added each time.")] = 0.01,
+    times: Annotated[int, typer.Option(min=1, help="Additions.")] = 100,
+    format: FormatOption = None,
+    rounding: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODE", help="Rounding mode. Repeatable. Default: ties_to_even and stochastic."),
+    ] = None,
+    random_bits: RandomBitsOption = None,
+    draws: DrawsOption = 10_000,
+    uniforms: Annotated[
+        int, typer.Option(min=0, max=2**20, help="Also sum so many numbers uniform in [0, 1); 0 leaves that out.")
+    ] = 10_000,
+    seed: SeedOption = 0,
+    output: FigureOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """100 + 0.01, a hundred times: what small sums do in a format, by rounding, beside what must come out.
+
+    To nearest the sum stays at 100 in float16: the spacing there is 1/16. Stochastic rounding gives 101 on average, a
+    float32 accumulator rounded once at the end 101. Few random bits bring the bias back. The same with sums of uniform
+    numbers, where float16 stops at 2048. Default formats: float16, bfloat16, and the integers (fixed_q16.0).
+    """
+    from dsrun.study.plots import check_suffix, draw_accumulate
+
+    if output is not None:
+        check_suffix(output)
+    _start_jax()
+    from dsrun.arithmetic import FLOAT32
+    from dsrun.study.accumulate import (
+        accumulate,
+        master_row,
+        rounded_once,
+        sum_uniforms,
+        sweep_random_bits,
+    )
+    from dsrun.study.grid import check_mode, parse_grid
+
+    formats = [parse_grid(name) for name in format or ("float16", "bfloat16", "fixed_q16.0")]
+    modes = tuple(dict.fromkeys(rounding or ("ties_to_even", "stochastic")))
+    _require_stochastic(random_bits, "stochastic" in modes)
+    for one in formats:
+        for mode in modes if rounding or one != FLOAT32 else ():
+            check_mode(one, mode)
+    numbers: dict[str, Any] = {"start": start, "increment": increment, "times": times}
+    options = numbers | {"draws": draws, "seed": seed}
+    if random_bits:
+        options["random_bits"] = random_bits
+    pairs = [(one, mode) for one in formats for mode in (modes if one != FLOAT32 else ("ties_to_even",))]
+    sums = [accumulate(one, mode, **options) for one, mode in pairs]
+    small = [one for one in formats if one != FLOAT32]
+    rows = [found.row() for found in sums] + [master_row(one, **numbers) for one in small]
+    swept = small if "stochastic" in modes else []
+    sweeps = [sweep_random_bits(one, **numbers, draws=draws, seed=seed) for one in swept]
+    totals = [sum_uniforms(one, mode, count=uniforms, seed=seed) for one, mode in pairs] if uniforms else []
+    if uniforms and small:
+        wide = sum_uniforms(FLOAT32, "ties_to_even", count=uniforms, seed=seed)
+        totals += [rounded_once(wide, one) for one in small]
+    report: dict[str, Any] = {
+        **{"seed": seed, **numbers, "sums": rows},
+        "random_bits": [row for sweep in sweeps for row in sweep],
+        "uniforms": [total.row() for total in totals],
+        "figure": str(output) if output else None,
+    }
+    if output is not None:
+        draw_accumulate(sums, sweeps, totals, output)
+    if json_output:
+        _print_json(report)
+        return
+    print(f"{start:g} + {increment:g}, {times} times")
+    _print_rows(
+        rows,
+        "format accumulator rounding draws start mean standard_error sd min max at_start predicted_mean predicted_sd",
+    )
+    if sweeps:
+        print("\nthe mean by the number of random bits")
+        _print_rows(report["random_bits"], "format random_bits mean standard_error predicted_mean sd predicted_sd")
+    if totals:
+        print(f"\nsum of {uniforms:,} numbers uniform in [0, 1), {totals[0].final.size} sequences")
+        _print_rows(report["uniforms"], "format accumulator rounding mean sd min max exact_mean relative_error")
+    _print_figure(output)
+
+
+@study_app.command(
+    epilog="Example: dsrun study cartoon --format float16 --format fixed_q4.8 --rounded operations -o cartoon.svg"
+)
+def cartoon(
+    format: FormatOption = None,
+    start: StartOption = 0.0,
+    learning_rate: Annotated[float, typer.Option(help="gamma: the update is 2 gamma (3 - w).")] = 0.01,
+    steps: Annotated[int, typer.Option(min=1, help="Updates.")] = 2000,
+    rounded: Annotated[
+        str,
+        typer.Option(help="weight: only the new weight is rounded; operations: the difference and the product too."),
+    ] = "weight",
+    random_bits: RandomBitsOption = None,
+    draws: DrawsOption = 10_000,
+    at: Annotated[
+        list[int] | None,
+        typer.Option(min=1, metavar="STEP", help="Step whose mean is printed. Repeatable; default 50, 100, 200."),
+    ] = None,
+    seed: SeedOption = 0,
+    output: FigureOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Gradient descent on one weight, Q = -(w-3)^2 + 3, learning rate 0.01: where nearest stalls and what does not.
+
+    Q has a maximum at 3, so the update adds 2 gamma (3 - w) (the talk's slide writes a minus, which would run away). To
+    nearest it stops at 2.953125 in float16 and at 2.625 in bfloat16, where the update is half of the spacing. Stochastic
+    rounding, a float32 master and Kahan's compensated sum go on to 3; the stochastic mean is 3 (1 - 0.98^t) in every format.
+    Default formats: float16, bfloat16, float8_e4m3fn, float8_e5m2.
+    """
+    from dsrun.errors import UsageError
+    from dsrun.study.plots import check_suffix, draw_cartoon
+
+    if output is not None:
+        check_suffix(output)
+    if rounded not in ("weight", "operations"):
+        raise UsageError(f"--rounded is {rounded!r}: write weight or operations.")
+    _start_jax()
+    from dsrun.arithmetic import FLOAT32
+    from dsrun.study.cartoon import METHODS, climb
+    from dsrun.study.grid import parse_grid
+
+    formats = [parse_grid(name) for name in format or ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")]
+    small = list(dict.fromkeys(one for one in formats if one != FLOAT32))
+    options: dict[str, Any] = {
+        "start": start,
+        "learning_rate": learning_rate,
+        "steps": steps,
+        "rounded": rounded,
+        "seed": seed,
+    }
+    if random_bits:
+        options["random_bits"] = random_bits
+    ways = [climb(one, method, draws=draws, **options) for one in small for method in METHODS]
+    stochastic = [way for way in ways if way.method == "stochastic"]
+    wide = climb(FLOAT32, "ties_to_even", **options)
+    shown = [step for step in dict.fromkeys(at or (50, 100, 200)) if step <= steps]
+    report: dict[str, Any] = {
+        **{"seed": seed, "start": start, "learning_rate": learning_rate, "steps": steps, "rounded": rounded},
+        "ways": [way.row() for way in (*ways, wide)],
+        "expectation": [way.expectation_row(step) for way in stochastic for step in shown],
+        "figure": str(output) if output else None,
+    }
+    if output is not None:
+        draw_cartoon(ways or [wide], output)
+    if json_output:
+        _print_json(report)
+        return
+    print(f"w <- w + {2 * learning_rate:g} (3 - w), {steps} steps from {start:g}; rounded: {rounded}")
+    _print_rows(report["ways"], "format method draws final min max at_target last_moved distance stall_radius")
+    if report["expectation"]:
+        print("\nmean of the stochastic draws beside the sequence in real numbers")
+        _print_rows(report["expectation"], "format step expected mean standard_error standard_errors_off sd")
+    _print_figure(output)
+
+
+@study_app.command(epilog="Example: dsrun study formats float16 float_e6m9 fixed_q4.12")
+def formats(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Formats; default the whole table.")
+    ] = None,
+    output: FigureOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """What each format can hold: precision, range, smallest numbers, spacing at 1, how many values, what is beyond.
+
+    Besides the table there are two families: float_eXmY (X exponent bits, Y stored significand bits; IEEE-like) and
+    fixed_qM.N (M bits before the point, the sign among them, N behind). Of formats with a scale the numbers are in units of
+    the scale. `values` counts different finite values, zero once. `overflow` is the default; --json lists the others.
+    `roles`: what it may be in a config's `arithmetic` (with a scale, storage needs a master copy). Every format can be
+    emulated in float32; a native one can also be the dtype of a network's arrays.
+    """
+    from dsrun.study.format_table import format_rows
+    from dsrun.study.plots import check_suffix, draw_formats
+
+    if output is not None:
+        check_suffix(output)
+    rows = format_rows(names or ())
+    if output is not None:
+        draw_formats(rows, output)
+    if json_output:
+        _print_json({"formats": rows, "figure": str(output) if output else None})
+        return
+    columns = (
+        "format bits precision exponents largest smallest_normal smallest_subnormal spacing_at_1 values specials overflow "
+        "roles carrier scale"
+    )
+    _print_rows([row | _format_words(row) for row in rows], columns)
+    _print_figure(output)
+
+
+def _format_words(row: dict[str, Any]) -> dict[str, Any]:
+    """Several fields of a format's row in one word each, for the table."""
+    specials = [word for word, name in (("inf", "infinity"), ("NaN", "nan"), ("-0", "negative_zero")) if row[name]]
+    has_exponents = row["min_exponent"] is not None
+    return {
+        "exponents": f"{row['min_exponent']}..{row['max_exponent']}" if has_exponents else None,
+        "specials": " ".join(specials) or None,
+        "roles": " ".join(row["roles"]) if row["scale"] else "all" if "ctc" in row["roles"] else "all but ctc",
+        "carrier": "native" if row["native"] else "emulated",
+    }
+
+
+def _start_jax() -> None:
+    """Pin what results depend on, before JAX starts."""
+    from dsrun.record import configure_runtime
+
+    configure_runtime()
+
+
+def _require_stochastic(random_bits: int | None, is_stochastic: bool) -> None:
+    from dsrun.errors import UsageError
+
+    if random_bits is not None and not is_stochastic:
+        raise UsageError("--random-bits belongs to stochastic rounding; add --rounding stochastic or leave it out.")
+
+
+def _print_json(report: dict[str, Any]) -> None:
+    print(json.dumps(_finite(report), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """Numbers that JSON does not have, infinities and NaN, as null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+def _print_rows(rows: Sequence[dict[str, Any]], columns: str) -> None:
+    """Some columns of rows as a table, with enough digits to see what a sum did."""
+    from dsrun.cli import print_table
+
+    print_table([{name: _text(row[name]) for name in columns.split()} for row in rows])
+
+
+def _text(value: Any) -> Any:
+    return f"{value:.7g}" if isinstance(value, float) else value
+
+
+def _print_figure(output: Path | None) -> None:
+    if output is not None:
+        print(f"\nfigure: {output}")
