@@ -337,7 +337,7 @@ def print_description(report: dict[str, Any]) -> None:
     print_table(report["parameters"])
     print(f"parameters: {report['parameter_count']:,}")
     for name, size in report["bytes"].items():
-        print(f"  {name:<10} {size / 1e6:.2f} MB")
+        print(f"  {name}: {size / 1e6:.2f} MB")
     print(
         f"batches: {report['steps_per_epoch']} an epoch, {report['total_steps']} steps in all; "
         f"{len(report['batch_shapes'])} shapes (one compilation each), padding {report['padding']:.1%} of frames"

@@ -58,64 +58,42 @@ def accumulate(
     float32 accumulator rounded once at the end 101. Few random bits bring the bias back. The same with sums of uniform
     numbers, where float16 stops at 2048. Default formats: float16, bfloat16, and the integers (fixed_q16.0).
     """
-    from dsrun.study.plots import check_suffix, draw_accumulate
-
-    if output is not None:
-        check_suffix(output)
-    _start_jax()
-    from dsrun.arithmetic import FLOAT32
-    from dsrun.study.accumulate import (
-        accumulate,
-        master_row,
-        rounded_once,
-        sum_uniforms,
-        sweep_random_bits,
-    )
     from dsrun.study.grid import check_mode, parse_grid
+    from dsrun.study.plots import draw_accumulate
 
-    formats = [parse_grid(name) for name in format or ("float16", "bfloat16", "fixed_q16.0")]
-    modes = tuple(dict.fromkeys(rounding or ("ties_to_even", "stochastic")))
-    _require_stochastic(random_bits, "stochastic" in modes)
+    _check_figure(output)
+    names = format or ("float16", "bfloat16", "fixed_q16.0")
+    formats = list(dict.fromkeys(parse_grid(name) for name in names))
     for one in formats:
-        for mode in modes if rounding or one != FLOAT32 else ():
+        for mode in rounding or ():
             check_mode(one, mode)
-    numbers: dict[str, Any] = {"start": start, "increment": increment, "times": times}
-    options = numbers | {"draws": draws, "seed": seed}
-    if random_bits:
-        options["random_bits"] = random_bits
-    pairs = [(one, mode) for one in formats for mode in (modes if one != FLOAT32 else ("ties_to_even",))]
-    sums = [accumulate(one, mode, **options) for one, mode in pairs]
-    small = [one for one in formats if one != FLOAT32]
-    rows = [found.row() for found in sums] + [master_row(one, **numbers) for one in small]
-    swept = small if "stochastic" in modes else []
-    sweeps = [sweep_random_bits(one, **numbers, draws=draws, seed=seed) for one in swept]
-    totals = [sum_uniforms(one, mode, count=uniforms, seed=seed) for one, mode in pairs] if uniforms else []
-    if uniforms and small:
-        wide = sum_uniforms(FLOAT32, "ties_to_even", count=uniforms, seed=seed)
-        totals += [rounded_once(wide, one) for one in small]
-    report: dict[str, Any] = {
-        **{"seed": seed, **numbers, "sums": rows},
-        "random_bits": [row for sweep in sweeps for row in sweep],
-        "uniforms": [total.row() for total in totals],
-        "figure": str(output) if output else None,
-    }
+    _require_stochastic(random_bits, rounding)
+    _start_jax()
+    from dsrun.study.accumulate import DEFAULT_MODES, study_sums
+
+    options: dict[str, Any] = {"start": start, "increment": increment, "times": times, "seed": seed}
+    bits = {"random_bits": random_bits} if random_bits else {}
+    modes = tuple(dict.fromkeys(rounding or DEFAULT_MODES))
+    found = study_sums(formats, modes, **options, **bits, draws=draws, uniforms=uniforms)
+    report = options | found.report() | {"figure": str(output) if output else None}
     if output is not None:
-        draw_accumulate(sums, sweeps, totals, output)
-    if json_output:
-        _print_json(report)
-        return
-    print(f"{start:g} + {increment:g}, {times} times")
+        draw_accumulate(found.sums, found.sweeps, found.uniforms, output)
+    _print_json(report) if json_output else _print_sums(report)
+
+
+def _print_sums(report: dict[str, Any]) -> None:
+    print(f"{report['start']:g} + {report['increment']:g}, {report['times']} times")
     _print_rows(
-        rows,
+        report["sums"],
         "format accumulator rounding draws start mean standard_error sd min max at_start predicted_mean predicted_sd",
     )
-    if sweeps:
+    if rows := report["random_bits"]:
         print("\nthe mean by the number of random bits")
-        _print_rows(report["random_bits"], "format random_bits mean standard_error predicted_mean sd predicted_sd")
-    if totals:
-        print(f"\nsum of {uniforms:,} numbers uniform in [0, 1), {totals[0].final.size} sequences")
-        _print_rows(report["uniforms"], "format accumulator rounding mean sd min max exact_mean relative_error")
-    _print_figure(output)
+        _print_rows(rows, "format random_bits mean standard_error predicted_mean sd predicted_sd")
+    if rows := report["uniforms"]:
+        print(f"\nsum of {rows[0]['uniforms']:,} numbers uniform in [0, 1), {rows[0]['sequences']} sequences")
+        _print_rows(rows, "format accumulator rounding mean sd min max exact_mean relative_error")
+    _print_figure(report)
 
 
 @study_app.command(
@@ -148,49 +126,35 @@ def cartoon(
     Default formats: float16, bfloat16, float8_e4m3fn, float8_e5m2.
     """
     from dsrun.errors import UsageError
-    from dsrun.study.plots import check_suffix, draw_cartoon
+    from dsrun.study.grid import parse_grid
+    from dsrun.study.plots import draw_cartoon
 
-    if output is not None:
-        check_suffix(output)
+    _check_figure(output)
     if rounded not in ("weight", "operations"):
         raise UsageError(f"--rounded is {rounded!r}: write weight or operations.")
+    names = format or ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+    formats = list(dict.fromkeys(parse_grid(name) for name in names))
     _start_jax()
-    from dsrun.arithmetic import FLOAT32
-    from dsrun.study.cartoon import METHODS, climb
-    from dsrun.study.grid import parse_grid
+    from dsrun.study.cartoon import study_cartoon
 
-    formats = [parse_grid(name) for name in format or ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")]
-    small = list(dict.fromkeys(one for one in formats if one != FLOAT32))
-    options: dict[str, Any] = {
-        "start": start,
-        "learning_rate": learning_rate,
-        "steps": steps,
-        "rounded": rounded,
-        "seed": seed,
-    }
-    if random_bits:
-        options["random_bits"] = random_bits
-    ways = [climb(one, method, draws=draws, **options) for one in small for method in METHODS]
-    stochastic = [way for way in ways if way.method == "stochastic"]
-    wide = climb(FLOAT32, "ties_to_even", **options)
-    shown = [step for step in dict.fromkeys(at or (50, 100, 200)) if step <= steps]
-    report: dict[str, Any] = {
-        **{"seed": seed, "start": start, "learning_rate": learning_rate, "steps": steps, "rounded": rounded},
-        "ways": [way.row() for way in (*ways, wide)],
-        "expectation": [way.expectation_row(step) for way in stochastic for step in shown],
-        "figure": str(output) if output else None,
-    }
+    options: dict[str, Any] = {"start": start, "learning_rate": learning_rate, "steps": steps, "rounded": rounded}
+    options["seed"] = seed
+    bits = {"random_bits": random_bits} if random_bits else {}
+    found = study_cartoon(formats, compared=tuple(dict.fromkeys(at or (50, 100, 200))), draws=draws, **options, **bits)
+    report = options | found.report() | {"figure": str(output) if output else None}
     if output is not None:
-        draw_cartoon(ways or [wide], output)
-    if json_output:
-        _print_json(report)
-        return
-    print(f"w <- w + {2 * learning_rate:g} (3 - w), {steps} steps from {start:g}; rounded: {rounded}")
+        draw_cartoon(found.ways or [found.float32], output)
+    _print_json(report) if json_output else _print_ways(report)
+
+
+def _print_ways(report: dict[str, Any]) -> None:
+    rate, start = 2 * report["learning_rate"], report["start"]
+    print(f"w <- w + {rate:g} (3 - w), {report['steps']} steps from {start:g}; rounded: {report['rounded']}")
     _print_rows(report["ways"], "format method draws final min max at_target last_moved distance stall_radius")
-    if report["expectation"]:
+    if rows := report["expectation"]:
         print("\nmean of the stochastic draws beside the sequence in real numbers")
-        _print_rows(report["expectation"], "format step expected mean standard_error standard_errors_off sd")
-    _print_figure(output)
+        _print_rows(rows, "format step expected mean standard_error standard_errors_off sd")
+    _print_figure(report)
 
 
 @study_app.command(epilog="Example: dsrun study formats float16 float_e6m9 fixed_q4.12")
@@ -210,22 +174,23 @@ def formats(
     emulated in float32; a native one can also be the dtype of a network's arrays.
     """
     from dsrun.study.format_table import format_rows
-    from dsrun.study.plots import check_suffix, draw_formats
+    from dsrun.study.plots import draw_formats
 
-    if output is not None:
-        check_suffix(output)
+    _check_figure(output)
     rows = format_rows(names or ())
+    report = {"formats": rows, "figure": str(output) if output else None}
     if output is not None:
         draw_formats(rows, output)
-    if json_output:
-        _print_json({"formats": rows, "figure": str(output) if output else None})
-        return
+    _print_json(report) if json_output else _print_formats(report)
+
+
+def _print_formats(report: dict[str, Any]) -> None:
     columns = (
         "format bits precision exponents largest smallest_normal smallest_subnormal spacing_at_1 values specials overflow "
         "roles carrier scale"
     )
-    _print_rows([row | _format_words(row) for row in rows], columns)
-    _print_figure(output)
+    _print_rows([row | _format_words(row) for row in report["formats"]], columns)
+    _print_figure(report)
 
 
 def _format_words(row: dict[str, Any]) -> dict[str, Any]:
@@ -247,11 +212,18 @@ def _start_jax() -> None:
     configure_runtime()
 
 
-def _require_stochastic(random_bits: int | None, is_stochastic: bool) -> None:
+def _require_stochastic(random_bits: int | None, modes: Sequence[str] | None) -> None:
     from dsrun.errors import UsageError
 
-    if random_bits is not None and not is_stochastic:
+    if random_bits is not None and modes and "stochastic" not in modes:
         raise UsageError("--random-bits belongs to stochastic rounding; add --rounding stochastic or leave it out.")
+
+
+def _check_figure(output: Path | None) -> None:
+    from dsrun.study.plots import check_suffix
+
+    if output is not None:
+        check_suffix(output)
 
 
 def _print_json(report: dict[str, Any]) -> None:
@@ -278,6 +250,6 @@ def _text(value: Any) -> Any:
     return f"{value:.7g}" if isinstance(value, float) else value
 
 
-def _print_figure(output: Path | None) -> None:
-    if output is not None:
-        print(f"\nfigure: {output}")
+def _print_figure(report: dict[str, Any]) -> None:
+    if report["figure"]:
+        print(f"\nfigure: {report['figure']}")

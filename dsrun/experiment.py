@@ -295,10 +295,14 @@ def _dev_evaluation(experiment: Experiment) -> Callable[[Any, Any], DevResult]:
 
 
 def parameters_text(settings: ModelSettings, config: Config) -> str:
-    """Table of parameters: path, shape, values, format; and the sums."""
-    storage = config.arithmetic.storage.format
+    """Table of parameters: path, shape, values, storage and master format with their rounding; and the sums."""
+    policy = build.build_policy(config)
     rows = parameter_table(settings)
-    lines = [f"{path:<44} {'x'.join(map(str, shape)):>16} {count:>12,}  {storage}" for path, shape, count in rows]
+    lines = [
+        f"{path:<44} {'x'.join(map(str, shape)):>16} {count:>12,}  {policy.rounding('storage', path)}, updated in "
+        f"{policy.rounding('update', path)}"
+        for path, shape, count in rows
+    ]
     return "\n".join([*lines, f"{'all':<44} {'':>16} {sum(count for *_, count in rows):>12,}"]) + "\n"
 
 
@@ -311,24 +315,13 @@ def describe(resolved: Resolved, *, run_dir: Path | None, devices: int | None) -
     experiment = prepare(without_cache, devices=devices)
     rows = parameter_table(experiment.settings)
     count = sum(count for *_, count in rows)
-    roles = config.arithmetic
-    moments = {"sgd": 1, "adamw": 2}[config.optimizer.kind]
-    is_own = roles.storage.format != "float32"
-    storage = {
-        f"storage ({roles.storage.format}){'' if is_own else ': the master itself'}": is_own * count * CARRIER_BYTES
-    }
     return {
         "config": str(resolved.path),
         "run_dir": str(run_dir or default_run_dir(resolved)),
         "parameters": [{"path": path, "shape": "x".join(map(str, shape)), "count": n} for path, shape, n in rows],
         "parameter_count": count,
-        "bytes": {
-            f"master ({roles.master.format})": count * CARRIER_BYTES,
-            **storage,
-            f"gradient ({roles.gradient.format}), a shard": count * CARRIER_BYTES,
-            f"state ({roles.state.format})": moments * count * CARRIER_BYTES,
-        },
-        "carrier": roles.carrier,
+        "bytes": _bytes_by_role(config, experiment.step),
+        "carrier": config.arithmetic.carrier,
         "batch_shapes": [
             {"rows": config.batches.global_batch, "frames": frames, "labels": labels, "utterances": len(bucket.members)}
             for bucket, (frames, labels) in zip(experiment.batcher.buckets, experiment.batcher.shapes(), strict=True)
@@ -344,7 +337,24 @@ def describe(resolved: Resolved, *, run_dir: Path | None, devices: int | None) -
     }
 
 
-CARRIER_BYTES = 4  # values of every format are carried in float32 arrays
+def _bytes_by_role(config: Config, step: TrainStep) -> dict[str, int]:
+    """Bytes of the arrays that a training step keeps, by role; of the arrays themselves, so the carrier shows."""
+    roles = config.arithmetic
+    state = jax.eval_shape(step.initial_state)
+    weights = jax.eval_shape(step.weights, state)
+    is_one_copy = step.policy.stores_exactly
+    accumulates = roles.storage.format + ", no master" if roles.master.format == "none" else roles.master.format
+    return {
+        f"weights that accumulate updates ({accumulates})": _bytes(state.master),
+        f"weights as read ({roles.storage.format}){': the same' if is_one_copy else ''}": 0 if is_one_copy else _bytes(weights),
+        f"gradient ({roles.gradient.format}), a shard": _bytes(weights),
+        f"optimizer's state ({roles.state.format})": _bytes(state.optimizer),
+        **({"Kahan's compensation": _bytes(state.compensation)} if state.compensation else {}),
+    }
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 # --- using a finished run -----------------------------------------------------------------------------------------------------

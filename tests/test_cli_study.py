@@ -63,6 +63,7 @@ def test_a_number_that_json_lacks_is_null():
         (("accumulate", "--rounding", "nearest"), ("ambiguous", "ties_to_even or ties_to_away")),
         (("accumulate", "--rounding", "toward_zero", "--random-bits", 4), ("--random-bits belongs to stochastic",)),
         (("accumulate", "--draws", 0), ("--draws",)),
+        (("accumulate", "--increment", "nan"), ("increment nan lies beyond float32",)),
         (("cartoon", "--format", "int8"), ("int8 takes its scale from all values",)),
         (("cartoon", "--rounded", "all"), ("write weight or operations",)),
         (("cartoon", "-o", "figure.pdf"), ("figure.pdf", ".png or .svg")),
@@ -80,3 +81,9 @@ def test_help_gives_an_example_and_needs_no_jax(command):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     assert f"Example: dsrun study {command}" in " ".join(result.stdout.split())
+
+
+def test_the_table_of_formats_needs_no_jax():
+    code = "import sys\nfrom dsrun.study.format_table import format_rows\nprint(len(format_rows()) > 20, 'jax' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout == "True False\n", result.stderr

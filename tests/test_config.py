@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsrun.config import (
-    AVAILABLE_FORMATS,
     PATH_KEYS,
     Config,
     config_hash,
@@ -133,26 +132,59 @@ def test_a_mistake_is_refused_at_its_line_with_a_way_out(folder: Path, old: str,
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
-        ("storage.format=float8_e4m3fn", "float8_e4m3fn is not available yet: storage and compute take float32, "
-         "float16 or bfloat16; the other roles float32"),
-        ("storage.format=fixed_q2.14", "fixed_q2.14 is not available yet"),
-        ("storage.format=int8", "int8 is not available yet"),
-        ("storage.format=float_e6m9", "float_e6m9 is not available yet"),
-        ("storage.format=fp17", "unknown format 'fp17'; did you mean 'fp16'?"),
-        ("storage.format=half", "unknown format 'half'; did you mean 'float16'?"),
-        ("storage.format=16", "found 16; write one of float32, float16, bfloat16"),
-        ("accumulate.format=fp16", "float16 is not available for this role yet: storage and compute take"),
-        ("storage.rounding=nearest", "'nearest' is ambiguous: IEEE 754 has two nearest modes. Write ties_to_even or "
-         "ties_to_away."),
-        ("storage.rounding=stochastic", "stochastic is not available yet: write ties_to_even"),
-        ("update.rounding=ties_to_evn", "found text 'ties_to_evn'; did you mean 'ties_to_even'? Write ties_to_even"),
-        ("carrier=native", "native is not available yet: write emulated"),
-        ("master=none", "training without a master copy is not available yet: write {format: float32}"),
+        ("storage.format=fp17", "storage.format: unknown format 'fp17'; did you mean 'fp16'? There are float32, "),
+        ("storage.format=half", "storage.format: unknown format 'half'; did you mean 'float16'?"),
+        ("storage.format=16", "storage.format: must be text, found 16"),
+        ("storage.format=float_e9m2", "storage.format: float_e9m2: float32 carries 2 to 8 exponent bits"),
+        ("storage.format=fixed_q20.14", "storage.format: fixed point of 34 bits: 2 to 25 are carried exactly"),
+        ("storage.format={word_length: 16, fraction_length: 16}", "storage.format: fixed point of 16 bits with 16"),
+        ("storage.format=float8_e4m3fn", "storage.overflow: must be written for float8_e4m3fn: nan or saturate; the"),
+        ("storage={format: float8_e4m3fn, overflow: infinity}", "storage.overflow: float8_e4m3fn cannot overflow to "
+         "'infinity'; write nan or saturate."),
+        ("storage={format: fixed_q4.12, overflow: infinity}", "storage.overflow: fixed_q4.12 cannot overflow to"),
+        ("storage={format: int8, overflow: saturate}", "storage.overflow: int8 cannot overflow to 'saturate'; its scale"),
+        ("storage={format: float16, granularity: channel}", "storage.granularity: float16 has no scale of its own"),
+        ("storage={format: float16, subnormals: false}", "storage.subnormals: float16 is defined with subnormals"),
+        ("storage.rounding=nearest", "storage.rounding: 'nearest' is ambiguous: IEEE 754 has two nearest modes. Write "
+         "ties_to_even or ties_to_away."),
+        ("storage.rounding=stochastic", "storage.rounding: float32 is what values are carried in and is not rounded to: "
+         "stochastic cannot be honoured"),
+        ("storage={format: binary, rounding: toward_zero}", "storage.rounding: binary has no value between -scale and"),
+        ("storage={format: float16, random_bits: 8}", "storage.random_bits: belongs to rounding: stochastic; ties_to_even"),
+        ("storage={format: float16, rounding: stochastic, random_bits: 40}", "storage.random_bits: must be at most 31"),
+        ("update.rounding=ties_to_evn", "update.rounding: unknown rounding 'ties_to_evn'; did you mean 'ties_to_even'?"),
+        ("update.rounding=stochastic", "update: the weights that are updated are float32, which nothing rounds to"),
+        ("update.compensation=kahan", "update: kahan compensates what a narrow format loses"),
+        ("master.format=int8", "master.format: int8 takes a scale from finished data; the sum of updates needs one grid"),
+        ("accumulate={format: float16, chunk: 8}", "accumulate.rounding: missing: how a number becomes a float16"),
+        ("accumulate={format: float16, rounding: ties_to_even}", "accumulate.chunk: missing: products summed before float16"),
+        ("accumulate.chunk=8", "accumulate.chunk: has no effect on a float32 sum; remove it"),
+        ("ctc={format: fixed_q4.12, rounding: ties_to_even}", "ctc: fixed_q4.12 has no infinity to stand for the log"),
+        ("reduce={format: ternary, rounding: ties_to_even}", "reduce: ternary takes a scale from finished data"),
+        ("loss_scale={kind: static, scale: 1000}", "loss_scale.scale: must be a power of two, so that scaling is exact; "
+         "write 512 or 1024"),
+        ("loss_scale={kind: dynamic, initial: 2, minimum: 4}", "loss_scale.maximum: initial 2 must lie between minimum 4"),
+        ("rules=[{path: 'gru_.*'}]", "rules.0.state: the rule names no role; write storage, compute, gradient or state"),
+        ("rules=[{path: 'gru_(', compute: {format: float16, rounding: ties_to_even}}]", "rules.0.path: 'gru_(' is not a "
+         "regular expression"),
+        ("carrier=float32", "carrier: found text 'float32'; write one of emulated, native"),
     ],
 )  # fmt: skip
-def test_arithmetic_that_is_not_there_yet_is_refused_and_not_ignored(folder: Path, sets: str, message: str):
-    key = "arithmetic." + sets.partition("=")[0]
-    assert refusal(sets=(f"arithmetic.{sets}",)).startswith(f"--set #1  {key}: {message}")
+def test_arithmetic_that_cannot_be_honoured_is_refused_at_its_line(folder: Path, sets: str, message: str):
+    assert refusal(sets=(f"arithmetic.{sets}",)).startswith(f"--set #1  arithmetic.{message}")
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (("storage.format=int8", "master=none"), "--set #2  arithmetic.master: int8 takes a scale from finished data"),
+        (("storage.format=float16", "carrier=native"), "--set #2  arithmetic.carrier: in a native network errors have the dtype"),
+        (("storage.format=fixed_q4.12", "carrier=native"), "--set #2  arithmetic.carrier: native arrays are float32, float16"),
+        (("storage.format=binary", "update.rounding=ties_to_even", "storage.rounding=toward_zero"), "--set #3  arithmetic.storage"),
+    ],
+)  # fmt: skip
+def test_roles_that_do_not_fit_each_other_are_refused(folder: Path, sets: tuple[str, ...], message: str):
+    assert refusal(sets=tuple(f"arithmetic.{text}" for text in sets)).startswith(message)
 
 
 def test_all_problems_come_at_once_in_the_order_of_lines(folder: Path):
@@ -281,10 +313,17 @@ def test_aliases_of_formats_are_resolved_to_the_canonical_name(folder: Path):
     assert load_config("x.yaml", ["arithmetic.ctc.format=fp32"]).config == load_config("x.yaml").config
 
 
-def test_the_available_formats_are_those_of_the_arithmetic_room():
-    from dsrun.arithmetic.formats import FORMATS
+def test_fixed_point_by_its_lengths_has_a_canonical_name(folder: Path):
+    sets = ["arithmetic.storage.format={word_length: 16, fraction_length: 12}", "arithmetic.master=none"]
+    roles = load_config("x.yaml", sets).config.arithmetic
+    assert (roles.storage.format, roles.master.format) == ("fixed_q4.12", "none")
 
-    assert set(AVAILABLE_FORMATS) == set(FORMATS)
+
+def test_stochastic_rounding_has_24_random_bits_unless_written(folder: Path):
+    sets = ["arithmetic.storage={format: float16, rounding: stochastic}", "arithmetic.update.rounding=ties_to_even"]
+    assert load_config("x.yaml", sets).config.arithmetic.storage.random_bits == 24
+    few = ["arithmetic.storage={format: float16, rounding: stochastic, random_bits: 3}"]
+    assert load_config("x.yaml", few).config.arithmetic.storage.random_bits == 3
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -50,18 +50,25 @@ class Reader(ast.NodeVisitor):
 
     def bind(self, target: ast.expr, value: ast.expr) -> None:
         """A name stands for what is assigned to it."""
-        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        starred = isinstance(target, ast.Tuple) and any(isinstance(part, ast.Starred) for part in target.elts)
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and not starred:
             for name, part in zip(target.elts, value.elts, strict=True):
                 self.bind(name, part)
         elif isinstance(target, ast.Name):
             self.names[target.id] = self.keys(value)
 
+    def annotated(self, annotation: ast.expr | None) -> set[str]:
+        """Dotted keys of the classes that an annotation names, alternatives too."""
+        if isinstance(annotation, ast.BinOp):
+            return self.annotated(annotation.left) | self.annotated(annotation.right)
+        return self.classes.get(annotation.id, set()) if isinstance(annotation, ast.Name) else set()
+
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         self.names = {}
         for parameter in (*node.args.args, *node.args.kwonlyargs):
-            annotation = parameter.annotation
-            if isinstance(annotation, ast.Name) and annotation.id in self.classes:
-                self.names[parameter.arg] = self.classes[annotation.id]
+            named = self.annotated(parameter.annotation)
+            if named:
+                self.names[parameter.arg] = named
         self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> None:
@@ -110,6 +117,7 @@ def test_a_field_that_is_no_longer_read_is_found(field: str):
         ("def f(a):\n return a.config.seed", {"", "seed"}),
         ("def f(config):\n m, d = config.model, config.data\n return m.layers", {"model", "data", "model.layers"}),
         ("def f(o: Sgd):\n return o.momentum", {"optimizer.momentum"}),
+        ("def f(o: Sgd | AdamW | None):\n return o.beta1", {"optimizer.beta1"}),
         ("def f(x):\n return x.model.hidden", set()),
     ],
 )

@@ -81,7 +81,11 @@ class FloatFormat:
     @property
     def overflows(self) -> tuple[Overflow, ...]:
         """What this format can do beyond its range."""
-        possible: list[Overflow] = ["infinity"] * self.infinity + ["nan"] * self.nan + ["saturate"]  # type: ignore[list-item]
+        possible: list[Overflow] = ["saturate"]
+        if self.nan:
+            possible.insert(0, "nan")
+        if self.infinity:
+            possible.insert(0, "infinity")
         return tuple(possible)
 
     def __str__(self) -> str:

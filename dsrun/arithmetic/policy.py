@@ -224,9 +224,7 @@ class Policy:
 
         `side` tells the operands of one product apart; `axis` is the one that the product sums over.
         """
-        rounding = self.rounding("compute", path)
-        if isinstance(rounding.format, ScaledFormat) and side != "weight":
-            rounding = replace(rounding, format=replace(rounding.format, granularity="frame"))
+        rounding = self.rounding("compute", path) if side == "weight" else self.activation_rounding("compute", path)
         value = to_float32(x)
         if not rounding.is_exact:
             value = rounding(value, site_key(key, f"compute {side}", path), axis=axis)
@@ -256,24 +254,51 @@ class Policy:
         path: str = "",
         key: Key | None = None,
     ) -> Float32[Array, "batch height_out width_out channel_out"]:
-        """2-D correlation, channels last, its products as in `dot`.
+        """2-D correlation, channels last, its products as in `dot`, in float32 arrays whatever the carrier.
 
-        Where the arithmetic is not plain float32 it is a matrix product of the windows, so that operands and partial
-        sums are rounded in one place: slower, and with the memory of the windows.
+        With a narrow accumulator it is a matrix product of the windows, whose chunks can be rounded: slower, and with the
+        memory of the windows.
         """
-        if self.is_plain(path):
-            y: Any = jax.lax.conv_general_dilated(
-                self.load(x),
-                self.load(kernel),
-                window_strides=tuple(strides),
-                padding=tuple(padding),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                precision=jax.lax.Precision.HIGHEST,
-            )
+        emulated = replace(self, carrier="emulated")
+        x, kernel = self.load(x), self.load(kernel)
+        if not self.rounding("accumulate", path).is_exact:
+            return emulated._convolve_windows(x, kernel, strides=strides, padding=padding, path=path, key=key)
+        left, right = emulated._passed_operand(x, path, "input", key), emulated._passed_operand(kernel, path, "weight", key)
+        y: Any = jax.lax.conv_general_dilated(
+            left,
+            right,
+            window_strides=tuple(strides),
+            padding=tuple(padding),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        incoming = self.activation_rounding("compute", path)
+        if incoming.is_exact:
             return y
+        return _passed(emulated, EXACT, incoming, y, (None, site_key(key, "compute gradient", path)))
+
+    def _passed_operand(
+        self, x: Float32[Array, "*shape"], path: str, side: Literal["input", "weight"], key: Key | None
+    ) -> Float32[Array, "*shape"]:
+        """An operand on the compute grid, the gradient straight through."""
+        rounding = self.rounding("compute", path) if side == "weight" else self.activation_rounding("compute", path)
+        if rounding.is_exact:
+            return x
+        return _passed(self, rounding, EXACT, x, (site_key(key, f"compute {side}", path), None))
+
+    def _convolve_windows(
+        self,
+        x: Float32[Array, "batch height width channel_in"],
+        kernel: Float32[Array, "kernel_height kernel_width channel_in channel_out"],
+        *,
+        strides: Sequence[int],
+        padding: Sequence[tuple[int, int]],
+        path: str,
+        key: Key | None,
+    ) -> Float32[Array, "batch height_out width_out channel_out"]:
         high, wide, channels, outputs = kernel.shape
         windows = jax.lax.conv_general_dilated_patches(
-            self.load(x),
+            x,
             (high, wide),
             tuple(strides),
             tuple(padding),

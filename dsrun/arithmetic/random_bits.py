@@ -4,11 +4,11 @@ No generator with a state: what is drawn does not depend on the number of device
 is sharded, or on what else was drawn. A resumed run draws the same bits, and adding a layer reshuffles no other.
 
     key   two uint32 words, mixed from seed, role, path, step and what else tells one use from another
-    bits  bits(key, i) = f(f(f(i ^ k0) + k1))   for element i, f one round of an integer mix
+    bits  bits(key, i) = s(f(f(f(i ^ m(k0)) + m(~k1))))   for element i; f a round of an integer mix, s its shift alone, m two rounds and s
 
 One round is x ^= x >> s; x *= odd: a bijection of 32-bit words, so element i's bits are a bijection of i under a fixed key: over
 2**32 elements every word comes exactly once. The constants are those of `lowbias32` (C. Wellons, "Prospecting for Hash
-Functions": found by search for the least bias in avalanche), the key's second word enters between the rounds, so two keys
+Functions": found by search for the least bias in avalanche), the key's second word enters after the first round, so two keys
 give unrelated sequences and not shifts of one another. It is no cryptographic generator; `tests/arithmetic/test_random_bits.py`
 has what it is held to. Cost on a CPU: about that of reading the array.
 """
@@ -60,10 +60,13 @@ def draw(key: Key, shape: tuple[int, ...], *, start: UInt32[Array, ""] | int = 0
 
 def hash_bits(key: Key, index: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
     """The mixing function itself: 32 bits for element `index` under `key`."""
-    x = index ^ key[0]
+    first, second = _mix(key[0]), _mix(~key[1])  # of the key alone: no cost an element
+    x = index ^ first
     x = x ^ (x >> jnp.uint32(16))
-    x = x * jnp.uint32(_MULTIPLIER_1)
-    x = (x ^ (x >> jnp.uint32(15))) + key[1]
+    # The second word enters before a shift. After it, a difference in its top bit would go through the next product alone, and
+    # the words of two such keys would always differ in their top bit. The mixing above keeps such pairs from lying one bit apart.
+    x = x * jnp.uint32(_MULTIPLIER_1) + second
+    x = x ^ (x >> jnp.uint32(15))
     x = x * jnp.uint32(_MULTIPLIER_2)
     x = x ^ (x >> jnp.uint32(16))
     x = x * jnp.uint32(_MULTIPLIER_1)

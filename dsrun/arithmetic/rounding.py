@@ -76,12 +76,14 @@ def round_to(
         ValueError: a mode that does not exist or that the format cannot honour, a key given to a mode that draws nothing, or
             none given to one that does.
 
-    Arithmetic: correctly rounded, once, from float32; the same bits under jit, vmap, any sharding and on every backend. The input
-        is float32: rounding a float64 result here would be its second rounding.
+    Arithmetic: correctly rounded, once, from float32; the same bits under jit, vmap and any sharding. The input is float32: rounding
+        a float64 result here would be its second rounding. The same bits on every backend too, but for the formats with a scale:
+        they divide, and a backend whose float32 division is not correctly rounded may choose another code near a tie.
     """
     check_rounding(format, mode, None if random_bits == DEFAULT_RANDOM_BITS else random_bits)
     if (key is None) == (mode in RANDOM_MODES):
-        raise ValueError(f"{mode} draws random bits; give key." if key is None else f"{mode} draws no random bits; call it without key.")  # fmt: skip
+        reason = "random bits; give key" if key is None else "no random bits; call it without key"
+        raise ValueError(f"{mode} draws {reason}.")
     if format == FLOAT32:
         return x
     bits = None if key is None else generator.draw(key, x.shape)
@@ -114,7 +116,8 @@ def round_on_grid(
         below = jax.lax.bitcast_convert_type(value, jnp.uint32)
         rounded = jnp.where(magnitude < jnp.uint32(grid.threshold), below, rounded)
     if format.overflow == "wrap":
-        assert units is not None and isinstance(format, FixedFormat)
+        assert units is not None
+        assert isinstance(format, FixedFormat)
         return _wrapped(magnitude, sign, units, grid, format)
     beyond, of_infinity = _overflow_bits(format, grid, mode, sign)
     limit = jnp.where(sign != 0, jnp.uint32(grid.min_bits), jnp.uint32(grid.max_bits))

@@ -25,6 +25,7 @@ Courbariaux et al. 2015, BinaryConnect; OCP Microscaling Formats specification.
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -55,15 +56,15 @@ def round_scaled(
     axis: int = -1,
 ) -> Float32[Array, "*shape"]:
     """`x` on the grid that its own values choose. `axis`: along which the blocks of a block format lie."""
-    options = {"mode": mode, "bits": bits, "random_bits": random_bits}
     if isinstance(format, BlockFormat):
-        return _round_blocks(x, format, axis=axis, **options)
+        return _round_blocks(x, format, mode=mode, bits=bits, random_bits=random_bits, axis=axis)
+    rounded = partial(round_on_grid, mode=mode, bits=bits, random_bits=random_bits)
     scale = scale_of(x, format)
     ratio = _without_underflow(x, x / scale)
     if format.has_zero:
-        codes = round_on_grid(jnp.clip(ratio, -format.max_code, format.max_code), _INTEGER, **options)
+        codes = rounded(jnp.clip(ratio, -format.max_code, format.max_code), _INTEGER)
     elif mode in RANDOM_MODES:
-        codes = 2.0 * round_on_grid(jnp.clip(0.5 * (ratio + 1.0), 0.0, 1.0), _UNIT, **options) - 1.0
+        codes = 2.0 * rounded(jnp.clip(0.5 * (ratio + 1.0), 0.0, 1.0), _UNIT) - 1.0
     else:  # the sign itself: ratio + 1 would lose a ratio below 2**-24
         is_up = (ratio >= 0) if mode == "ties_to_away" else (ratio > 0)
         codes = jnp.where(jnp.isnan(ratio), ratio, jnp.where(is_up, jnp.float32(1), jnp.float32(-1)))

@@ -144,17 +144,17 @@ class DeepSpeech(nnx.Module):
             name = f"gru_{layer}_{direction}"
             module: GruDirection = getattr(self, name)
             projections, recurrence = module.projections(x, is_valid, forward), module.recurrence()
-            states.append(
-                gru_sequence(
-                    projections,
-                    is_valid,
-                    recurrence,
-                    policy=forward.policy,
-                    direction=direction,
-                    path=name,
-                    key=forward.key,
-                )
+            state = gru_sequence(
+                projections,
+                is_valid,
+                recurrence,
+                policy=forward.policy,
+                direction=direction,
+                path=name,
+                key=forward.key,
             )
+            forward.tap(state, f"{name}.state")
+            states.append(forward.probed(state, f"{name}.state"))
         return sum_directions(states, forward, f"gru_{layer}.output")
 
 

@@ -107,7 +107,8 @@ def bidirectional_gru(
     forward = ForwardPass(policy, None)
     inputs = forward.store(jnp.where(is_valid, jnp.swapaxes(x, 0, 1), 0.0), "input")
     states = []
-    for direction, w in zip(("forward", "backward"), weights, strict=False):
+    directions: tuple[Direction, ...] = ("forward", "backward")
+    for direction, w in zip(directions, weights, strict=False):
         stored = jax.tree_util.tree_map_with_path(
             lambda path, array: _stored(policy, array, jax.tree_util.keystr(path, simple=True)), w
         )
@@ -325,7 +326,7 @@ def _sequence_backward(
         matrices = [_outer(a, b) for a, b in zip(states, errors, strict=True)]
     else:
         matrices = products([_rows(a).T for a in states], [_rows(b) for b in errors], "weight", key)
-    gradients = Recurrence(*matrices, jnp.sum(dq, axis=(0, 1)))
+    gradients = Recurrence(matrices[0], matrices[1], matrices[2], jnp.sum(dq, axis=(0, 1)))
     return (
         Gates(*(policy.to_dtype(g, kind.dtype) for g, kind in zip(gates, kinds, strict=True))),
         None,

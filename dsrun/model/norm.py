@@ -52,8 +52,8 @@ class ForwardPass:
 
     `statistics` are the running ones to normalise with, by the normalisation's name. None is training: each batch
     normalisation uses the shard's own and leaves its sums in `moments`. `key` is for roundings that draw. `taps`, where it is
-    a dict, collects what is stored, before it is rounded, by path; `probes` are zeros added there, whose gradients are the
-    errors between layers.
+    a dict, collects what is stored, before it is rounded, by path; `probes` are zeros added behind the rounding, whose gradients are
+    the errors between layers before they are rounded.
     """
 
     policy: Policy
@@ -65,19 +65,22 @@ class ForwardPass:
 
     def store(self, x: Float32[Array, "*shape"], path: str) -> Float[Array, "*shape"]:
         """`Policy.store` of what a layer hands on."""
-        if self.taps is not None:
-            self.taps[path] = x
-        if self.probes is not None:
-            x = x + self.probes[path]
-        return self.policy.store(x, path, self.key)
+        self.tap(x, path)
+        return self.probed(self.policy.store(x, path, self.key), path)
 
     def receive(self, x: Float32[Array, "*shape"], path: str) -> Float32[Array, "*shape"]:
         """`Policy.receive` of what leaves the network."""
+        self.tap(x, path)
+        return self.probed(self.policy.receive(x, path, self.key), path)
+
+    def tap(self, x: Float[Array, "*shape"], path: str) -> None:
+        """Leave `x` in `taps`, where they are asked for."""
         if self.taps is not None:
             self.taps[path] = x
-        if self.probes is not None:
-            x = x + self.probes[path]
-        return self.policy.receive(x, path, self.key)
+
+    def probed(self, x: Float[Array, "*shape"], path: str) -> Float[Array, "*shape"]:
+        """`x` itself, with its probe added where there are probes."""
+        return x if self.probes is None else x + self.probes[path].astype(x.dtype)
 
     def load(self, x: Float[Array, "*shape"]) -> Float32[Array, "*shape"]:
         """`Policy.load`."""

@@ -18,6 +18,7 @@ Source: the example of the talk "Computer Arithmetic in Deep Learning" (B. Catan
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -35,6 +36,7 @@ from dsrun.arithmetic.rounding import round_on_grid, round_to
 from dsrun.errors import UsageError
 from dsrun.study.grid import check_mode, nearest, require_in_range, ulp
 
+DEFAULT_MODES = ("ties_to_even", "stochastic")
 SEQUENCES = 200  # of uniform numbers
 MAX_UNIFORMS = 2**20  # up to here their sum is exact in two uint32
 _UNIFORM_BITS = 24
@@ -118,6 +120,62 @@ class UniformSums:
         }
 
 
+@dataclass(frozen=True)
+class SumsStudy:
+    """All that `dsrun study accumulate` shows."""
+
+    sums: list[Accumulation]
+    masters: list[dict[str, Any]]  # rows of the float32 accumulators
+    sweeps: list[list[dict[str, Any]]]  # rows by number of random bits, a list for each format
+    uniforms: list[UniformSums]
+
+    def report(self) -> dict[str, Any]:
+        """Rows for a table or for JSON."""
+        return {
+            "sums": [found.row() for found in self.sums] + self.masters,
+            "random_bits": [row for rows in self.sweeps for row in rows],
+            "uniforms": [found.row() for found in self.uniforms],
+        }
+
+
+def study_sums(
+    formats: Sequence[GridFormat],
+    modes: Sequence[str] = DEFAULT_MODES,
+    *,
+    start: float = 100.0,
+    increment: float = 0.01,
+    times: int = 100,
+    draws: int = 10_000,
+    random_bits: int = DEFAULT_RANDOM_BITS,
+    uniforms: int = 10_000,
+    seed: int = 0,
+) -> SumsStudy:
+    """The sums in every format and mode, each beside a float32 accumulator; the same with uniform numbers (0: without).
+
+    Float32 itself is shown in its only mode, and the number of random bits is swept where stochastic is among the modes.
+
+    Raises:
+        UsageError: as `accumulate`.
+    """
+    small = [format for format in formats if format != FLOAT32]
+    pairs = [(format, mode) for format in formats for mode in (modes if format in small else ("ties_to_even",))]
+    for format, mode in pairs:
+        check_mode(format, mode, random_bits if mode == "stochastic" else None)
+        require_in_range(format, start, "start")
+    numbers: dict[str, Any] = {"start": start, "increment": increment, "times": times}
+    repeated = numbers | {"draws": draws, "seed": seed}
+    totals = [sum_uniforms(*pair, count=uniforms, seed=seed) for pair in pairs] if uniforms else []
+    if uniforms and small:
+        wide = sum_uniforms(FLOAT32, "ties_to_even", count=uniforms, seed=seed)
+        totals += [rounded_once(wide, format) for format in small]
+    return SumsStudy(
+        [accumulate(*pair, random_bits=random_bits, **repeated) for pair in pairs],
+        [master_row(format, **numbers) for format in small],
+        [sweep_random_bits(format, **repeated) for format in small] if "stochastic" in modes else [],
+        totals,
+    )
+
+
 def accumulate(
     format: GridFormat,
     mode: str,
@@ -136,10 +194,11 @@ def accumulate(
         draws: independent repetitions of a mode that draws random bits; the others need one.
 
     Raises:
-        UsageError: the format cannot honour the mode, or `start` lies beyond it.
+        UsageError: the format cannot honour the mode, `start` lies beyond it, or `increment` beyond float32.
     """
     check_mode(format, mode, random_bits if mode == "stochastic" else None)
     require_in_range(format, start, "start")
+    require_in_range(FLOAT32, increment, "increment")
     first = nearest(format, start)
     count = draws if mode in RANDOM_MODES else 1
     final, mean, sd = _accumulate(

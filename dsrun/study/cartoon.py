@@ -28,6 +28,7 @@ Source: the example of the talk "Computer Arithmetic in Deep Learning" (B. Catan
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -37,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
+from dsrun.arithmetic import FLOAT32
 from dsrun.arithmetic.formats import DEFAULT_RANDOM_BITS, GridFormat
 from dsrun.arithmetic.random_bits import fold_in, make_key
 from dsrun.arithmetic.rounding import round_to
@@ -98,6 +100,40 @@ class Trajectory:
             "standard_errors_off": (mean - expected) / error if error else None,
             "sd": sd,
         }
+
+
+@dataclass(frozen=True)
+class CartoonStudy:
+    """All that `dsrun study cartoon` shows."""
+
+    ways: list[Trajectory]
+    float32: Trajectory
+    steps: tuple[int, ...]  # whose mean is compared
+
+    def report(self) -> dict[str, Any]:
+        """Rows for a table or for JSON."""
+        stochastic = [way for way in self.ways if way.method == "stochastic"]
+        return {
+            "ways": [way.row() for way in (*self.ways, self.float32)],
+            "expectation": [way.expectation_row(step) for way in stochastic for step in self.steps],
+        }
+
+
+def study_cartoon(
+    formats: Sequence[GridFormat], *, compared: Sequence[int] = (50, 100, 200), draws: int = 10_000, **options: Any
+) -> CartoonStudy:
+    """All methods in every format, and float32; the stochastic mean at the steps `compared` that there are.
+
+    Args:
+        options: of `climb`.
+
+    Raises:
+        UsageError: as `climb`.
+    """
+    wide = climb(FLOAT32, "ties_to_even", **options)
+    small = [format for format in formats if format != FLOAT32]
+    ways = [climb(format, method, draws=draws, **options) for format in small for method in METHODS]
+    return CartoonStudy(ways, wide, tuple(step for step in compared if step < len(wide.mean)))
 
 
 def real_sequence(step: int, *, start: float, learning_rate: float) -> float:

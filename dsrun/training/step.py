@@ -142,7 +142,11 @@ class TrainStep:
 
     def __call__(self, state: TrainState, shards: Sequence[Shard]) -> tuple[TrainState, StepRecord]:
         """One update. Dispatches and returns, nothing waits for the device; `state`'s buffers are reused."""
-        return self._update(state, self.total(state, shards))
+        return self.update(state, self.total(state, shards))
+
+    def update(self, state: TrainState, total: ShardSums) -> tuple[TrainState, StepRecord]:
+        """The second half of a step; `state`'s buffers are reused."""
+        return self._update(state, total)
 
     def total(self, state: TrainState, shards: Sequence[Shard]) -> ShardSums:
         """The sums over all shards."""

@@ -66,7 +66,9 @@ def test_the_number_of_finite_values_and_of_nan_codes_is_the_published_one(name,
     assert np.isnan(codes).sum() == nans
 
 
-@pytest.mark.parametrize(("member", "name"), [("float_e5m10", "float16"), ("float_e8m7", "bfloat16"), ("float_e5m2", "float8_e5m2")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("member", "name"), [("float_e5m10", "float16"), ("float_e8m7", "bfloat16"), ("float_e5m2", "float8_e5m2")]
+)
 def test_a_member_of_the_family_has_the_values_of_the_standard_format_of_its_shape(member, name):
     assert mismatches(decoded(parse_format(member)), decoded(parse_format(name))) == 0
 
@@ -87,7 +89,9 @@ def test_fixed_point_counts_the_sign_among_the_bits_before_the_point():
     assert (format.min_value, format.max_value, format.smallest_positive) == (-2.0, 2.0 - 2.0**-14, 2.0**-14)
 
 
-@pytest.mark.parametrize(("alias", "name"), [("fp16", "float16"), ("bf16", "bfloat16"), ("tf32", "tensorfloat32"), ("mxfp6", "mxfp6_e3m2")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("alias", "name"), [("fp16", "float16"), ("bf16", "bfloat16"), ("tf32", "tensorfloat32"), ("mxfp6", "mxfp6_e3m2")]
+)
 def test_an_alias_is_the_format_itself(alias, name):
     assert parse_format(alias) is FORMATS[name]
 

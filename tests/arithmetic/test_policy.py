@@ -1,10 +1,13 @@
 """Policy: float32 costs nothing, smaller formats round where the page says, forward and backward."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsrun.arithmetic import BFLOAT16, FLOAT16, FLOAT32_POLICY, Policy, round_to
+from dsrun.arithmetic import BFLOAT16, FLOAT16, FLOAT32, FLOAT32_POLICY, Policy, parse_format, round_to
+from dsrun.arithmetic.policy import Rounding, Rule, pass_key, site_key
 
 RNG = np.random.default_rng(0)
 
@@ -18,21 +21,21 @@ def primitives(f, *args):
 
 
 def test_float32_adds_no_operation():
-    assert primitives(FLOAT32_POLICY.store, normal(3)) == set()
+    assert primitives(lambda x: FLOAT32_POLICY.store(x, "place"), normal(3)) == set()
     assert primitives(FLOAT32_POLICY.dot, normal(2, 3), normal(3, 4)) == {"dot_general"}
 
 
 def test_store_puts_values_on_the_grid_and_passes_the_gradient_through():
-    policy = Policy(storage=FLOAT16)
+    policy = Policy(storage=Rounding(FLOAT16))
     x = normal(1000) * 1e-5
-    value, pullback = jax.vjp(policy.store, x)
+    value, pullback = jax.vjp(lambda v: policy.store(v, "place"), x)
     np.testing.assert_array_equal(value, round_to(x, FLOAT16))
     g = normal(1000)
     np.testing.assert_array_equal(pullback(g)[0], g)
 
 
 def test_dot_rounds_both_operands_forward_and_the_incoming_gradient_backward():
-    policy = Policy(compute=BFLOAT16)
+    policy = Policy(compute=Rounding(BFLOAT16))
     a, b, g = normal(5, 7), normal(7, 3), normal(5, 3)
     y, pullback = jax.vjp(policy.dot, a, b)
     a16, b16, g16 = (round_to(v, BFLOAT16) for v in (a, b, g))
@@ -51,3 +54,123 @@ def test_convolve_equals_the_sum_over_the_window_written_out():
             window = padded[:, 2 * i : 2 * i + 3, j : j + 2]
             expected = np.einsum("bhwc,hwco->bo", window, np.asarray(kernel, np.float64))
             np.testing.assert_allclose(y[:, i, j], expected, rtol=0, atol=1e-5)  # 18 float32 products of size ~1
+
+
+KEY = pass_key(1, jnp.uint32(2), jnp.uint32(0))
+
+
+def test_the_error_behind_a_store_is_rounded_to_the_gradient_format():
+    policy = Policy(storage=Rounding(FLOAT16), gradient=Rounding(BFLOAT16))
+    g = normal(1000)
+    _, pullback = jax.vjp(lambda v: policy.store(v, "place"), normal(1000))
+    np.testing.assert_array_equal(pullback(g)[0], round_to(g, BFLOAT16))
+
+
+def test_the_error_of_the_logits_is_rounded_and_they_are_not():
+    policy = Policy(gradient=Rounding(BFLOAT16))
+    x, g = normal(1000), normal(1000)
+    y, pullback = jax.vjp(lambda v: policy.receive(v, "logits"), x)
+    np.testing.assert_array_equal(y, x)
+    np.testing.assert_array_equal(pullback(g)[0], round_to(g, BFLOAT16))
+
+
+def test_random_roundings_differ_by_place_step_and_shard_and_repeat_by_key():
+    policy = Policy(storage=Rounding(BFLOAT16, "stochastic"))
+    x = normal(1000)
+    here = policy.store(x, "here", KEY)
+    np.testing.assert_array_equal(here, policy.store(x, "here", KEY))
+    others = [policy.store(x, "there", KEY)]
+    others += [policy.store(x, "here", pass_key(*place)) for place in _places((1, 3, 0), (1, 2, 1), (2, 2, 0))]
+    assert all(not np.array_equal(here, other) for other in others)
+    assert site_key(None, "storage", "here") is None
+
+
+def _places(*places):
+    return [(seed, jnp.uint32(step), jnp.uint32(shard)) for seed, step, shard in places]
+
+
+def test_for_each_role_the_first_rule_counts_that_matches_and_names_it():
+    narrow, wide = Rounding(parse_format("float8_e5m2")), Rounding(FLOAT32)
+    policy = Policy(
+        storage=Rounding(FLOAT16),
+        compute=Rounding(BFLOAT16),
+        rules=(
+            Rule("output_.*", (("compute", wide),)),
+            Rule(".*", (("storage", narrow),)),
+            Rule("output_kernel", (("storage", wide), ("compute", narrow))),
+        ),
+    )
+    assert policy.rounding("storage", "output_kernel") == narrow
+    assert policy.rounding("compute", "output_kernel") == wide
+    assert policy.rounding("compute", "front_end.kernel") == Rounding(BFLOAT16)
+    assert policy.rounding("storage", "an.output_kernel") == narrow, "a pattern matches the whole path"
+
+
+def test_without_a_master_the_updated_weight_has_the_storage_format_of_its_path():
+    rule = Rule("bias", (("storage", Rounding(FLOAT32)),))
+    policy = Policy(storage=Rounding(FLOAT16), master=None, update_mode="stochastic", rules=(rule,))
+    assert policy.rounding("update", "kernel") == Rounding(FLOAT16, "stochastic")
+    assert policy.rounding("update", "bias").is_exact
+
+
+def test_a_narrow_accumulator_rounds_the_sum_after_each_chunk():
+    policy = Policy(accumulate=Rounding(FLOAT16), chunk=4)
+    a, b = normal(3, 10), normal(10, 2)
+    expected = np.zeros((3, 2), np.float32)
+    for start in (0, 4, 8):
+        part = FLOAT32_POLICY.dot(a[:, start : start + 4], b[start : start + 4])
+        expected = round_to(expected + round_to(part, FLOAT16), FLOAT16)
+    np.testing.assert_array_equal(policy.dot(a, b), expected)
+    # 2048 + 1 is 2048 in float16, once a product; 4096 exactly if 2048 ones are summed first.
+    ones = jnp.ones((1, 4096), jnp.float32)
+    assert float(replace(policy, chunk=1).dot(ones, ones.T)[0, 0]) == 2048.0
+    assert float(replace(policy, chunk=2048).dot(ones, ones.T)[0, 0]) == 4096.0
+
+
+def test_the_products_of_the_derivative_have_the_narrow_accumulator_too():
+    policy = Policy(accumulate=Rounding(FLOAT16), chunk=1)
+    ones = jnp.ones((4096, 1), jnp.float32)
+    _, pullback = jax.vjp(policy.dot, ones, jnp.ones((1, 1), jnp.float32))
+    assert float(pullback(ones)[1][0, 0]) == 2048.0
+
+
+def test_a_narrow_accumulator_convolves_as_float32_does_but_for_its_rounding():
+    x, kernel = normal(2, 6, 5, 3), normal(3, 2, 3, 4)
+    options = {"strides": (2, 1), "padding": ((1, 1), (0, 0))}
+    exact = FLOAT32_POLICY.convolve(x, kernel, **options)
+    narrow = Policy(accumulate=Rounding(FLOAT16), chunk=6).convolve(x, kernel, **options)
+    assert not np.array_equal(narrow, exact)
+    np.testing.assert_array_equal(narrow, round_to(narrow, FLOAT16))
+    np.testing.assert_allclose(narrow, exact, rtol=0, atol=8 * 2.0**-9)  # four roundings of sums up to 8
+
+
+def test_a_frame_of_an_activation_has_a_scale_of_its_own_and_a_weight_one_a_tensor():
+    policy = Policy(storage=Rounding(parse_format("int8")))
+    x = normal(5, 40)
+    together = policy.store(x, "place")
+    np.testing.assert_array_equal(together[2], policy.store(x[2:3], "place")[0])
+    weight = policy.round_weight(x, "w")
+    assert len(np.unique(np.asarray(weight) / (np.abs(weight).max() / 127))) <= 255
+
+
+def test_native_arrays_hold_the_values_that_emulated_ones_hold():
+    emulated = Policy(storage=Rounding(FLOAT16), compute=Rounding(FLOAT16), gradient=Rounding(FLOAT16))
+    native = replace(emulated, carrier="native")
+    x, w, g = normal(6, 40), normal(40, 3), normal(6, 3)
+
+    def network(policy):
+        def run(x, w):
+            return policy.dot(policy.store(x, "x"), w, "w")
+
+        return run
+
+    stored = {policy: policy.round_weight(w, "w") for policy in (emulated, native)}
+    assert stored[native].dtype == native.store(x, "x").dtype == jnp.float16
+    np.testing.assert_array_equal(stored[native].astype(jnp.float32), stored[emulated])
+    results = {policy: jax.vjp(network(policy), x, stored[policy]) for policy in (emulated, native)}
+    # Products of float16 values are exact in float32; 40 of them are summed in an order of the backend's.
+    np.testing.assert_allclose(results[native][0], results[emulated][0], rtol=1e-5, atol=1e-5)
+    (dx, dw), (true_dx, true_dw) = results[native][1](g), results[emulated][1](g)
+    np.testing.assert_allclose(dx, true_dx, rtol=2.0**-10, atol=1e-5)
+    np.testing.assert_array_equal(dw, round_to(jnp.asarray(dw, jnp.float32), FLOAT16).astype(jnp.float16))
+    np.testing.assert_allclose(dw.astype(jnp.float32), true_dw, rtol=2.0**-10, atol=1e-5)

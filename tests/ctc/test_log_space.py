@@ -164,8 +164,8 @@ def test_an_occupancy_beyond_the_format_is_an_infinite_gradient_and_not_a_nan():
 
 
 def test_loss_below_the_range_of_the_format_is_infinite_with_zero_gradient():
-    # float8_e4m3 ends at 240; 70 frames of these logits are worth some 320 nats.
-    loss, gradient = evaluate(*random_problem(70, 14), format=parse_format("float8_e4m3"))
+    # float8_e3m4 ends at 15.5; 40 frames of these logits are worth some 170 nats.
+    loss, gradient = evaluate(*random_problem(40, 8), format=parse_format("float8_e3m4"))
     assert np.all(np.isposinf(loss))
     assert np.all(gradient == 0.0)
 
@@ -189,12 +189,11 @@ def test_every_rounding_of_every_frame_has_a_key_of_its_own(monkeypatch):
         return round_to(x, format, key=key, **options)
 
     monkeypatch.setattr(log_space, "round_to", record)
-    frames, classes = 5, 6
     with jax.disable_jit():
-        problem = random_problem(frames, 2, classes=classes)
+        problem = random_problem(2, 1, classes=3, utterances=1)
         evaluate(*problem, function=loss_and_gradient, format=FLOAT16, mode="stochastic", key=KEY)
-    # Softmax 5 and 3 levels of additions; 9 and 12 a frame in the two loops; 3 in the gradient.
-    assert len(keys) == 8 + frames * (9 + 12) + 3
+    # Softmax 5 and 2 levels of additions; 9 and 12 a frame in the two loops; 3 in the gradient.
+    assert len(keys) == 7 + 2 * (9 + 12) + 3
     assert len(set(keys)) == len(keys)
 
 
@@ -277,9 +276,8 @@ def test_the_loss_is_the_same_bits_with_and_without_a_gradient(mode):
     np.testing.assert_array_equal(np.asarray(plain), np.asarray(with_gradient))
 
 
-@pytest.mark.parametrize("mode", ["ties_to_even", "stochastic"])
-def test_jit_equals_eager(mode):
-    options = {"format": FLOAT16, "mode": mode} | ({"key": KEY} if mode == "stochastic" else {})
+def test_jit_equals_eager():
+    options = {"format": FLOAT16, "mode": "stochastic", "key": KEY}
     problem = random_problem(40, 8)
     jitted, eager = evaluate(*problem, **options), evaluate(*problem, function=loss_and_gradient, **options)
     for a, b in zip(jitted, eager, strict=True):
@@ -287,10 +285,11 @@ def test_jit_equals_eager(mode):
 
 
 def test_incoming_gradient_scales_each_utterance_in_float32():
-    arguments = [jnp.asarray(x, jnp.float32 if i == 0 else jnp.int32) for i, x in enumerate(random_problem(20, 4))]
-    _, pull = jax.vjp(lambda x: log_space_ctc_loss(x, *arguments[1:], format=FLOAT16), arguments[0])
-    unit, scaled = (np.asarray(pull(jnp.array(w, jnp.float32))[0]) for w in ([1.0, 1.0], [2.0, -0.3]))
-    np.testing.assert_array_equal(scaled, unit * np.array([2.0, -0.3], np.float32)[:, None, None])
+    problem = random_problem(40, 8)
+    weights = jnp.array([2.0, -0.3], jnp.float32)
+    _, unit = evaluate(*problem, format=FLOAT16)
+    _, scaled = evaluate(*problem, loss=lambda *x: weights * log_space_ctc_loss(*x, format=FLOAT16))
+    np.testing.assert_array_equal(scaled, unit * np.asarray(weights)[:, None, None])
 
 
 def test_formats_without_infinity_and_keys_that_do_not_fit_the_mode_are_refused():

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrun.arithmetic import FLOAT32, FLOAT32_POLICY, Policy, parse_format, round_to
+from dsrun.arithmetic import FLOAT32_POLICY, Policy, parse_format, round_to
+from dsrun.arithmetic.policy import Rounding
 from dsrun.model import (
     Conv2dSettings,
     FrameStackSettings,
@@ -270,12 +271,12 @@ def test_dropout_acts_in_training_with_a_key_only():
 )
 def test_every_operand_of_every_product_and_every_projection_is_on_the_storage_grid(name, front_end):
     """With float32 compute nothing but `store` can have put it there: weights as read, activations as handed on."""
-    settings, policy = replace(SMALL, front_end=front_end, layers=1, dropout=0.3), Policy(parse_format(name), FLOAT32)
+    settings, policy = replace(SMALL, front_end=front_end, layers=1, dropout=0.3), Policy(storage=Rounding(parse_format(name)))
     seen = []
     to_grid = jax.jit(round_to, static_argnums=1)
 
     def watch(operand):
-        seen.append(np.array_equal(operand, to_grid(jnp.asarray(operand), policy.storage)))
+        seen.append(np.array_equal(operand, to_grid(jnp.asarray(operand), policy.storage.format)))
 
     def watched(function):
         def call(a, b, *args, **kwargs):
@@ -291,24 +292,26 @@ def test_every_operand_of_every_product_and_every_projection_is_on_the_storage_g
         patch.setattr(jax.lax, "conv_general_dilated", watched(jax.lax.conv_general_dilated))
         patch.setattr("dsrun.model.deep_speech.gru_sequence", watched(gru_sequence))
         run = jax.jit(partial(apply, settings, policy, mode="train"))
-        output = run(parameters_of(settings), None, *batch(), dropout_key=jax.random.key(1))
+        output = run(store_weights(policy, parameters_of(settings)), None, *batch(), dropout_key=jax.random.key(1))
         jax.effects_barrier()
     frames = output.logits.shape[1]
     products = (2 if front_end == CONV.front_end else 1) + 2 * (3 + 3 * frames) + 1
     assert len(seen) == 2 * products + 2 * 3  # and the three projections that each direction's loop is given
     assert all(seen)
     # Logits are a float32 island.
-    assert not np.array_equal(output.logits, to_grid(output.logits, policy.storage))
+    assert not np.array_equal(output.logits, to_grid(output.logits, policy.storage.format))
 
 
 @pytest.mark.parametrize(
     ("settings", "name"), [(SMALL, "float16"), (replace(CONV, layers=1), "bfloat16")], ids=["stack", "conv"]
 )
 def test_gradients_in_a_small_format_are_finite_and_point_the_way_of_float32(settings, name):
-    small = parse_format(name)
+    small = Rounding(parse_format(name))
     features, num_frames = batch()
     _, truth = compiled_gradient(settings)(parameters_of(settings), features, num_frames)
-    _, found = compiled_gradient(settings, Policy(small, small))(parameters_of(settings), features, num_frames)
+    policy = Policy(storage=small, compute=small, gradient=small)
+    weights = store_weights(policy, parameters_of(settings))
+    _, found = compiled_gradient(settings, policy)(weights, features, num_frames)
     a, b = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]) for tree in (truth, found))
     assert np.all(np.isfinite(b))
     assert np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) > 0.99

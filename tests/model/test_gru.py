@@ -9,6 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 from dsrun.arithmetic import FLOAT32_POLICY, Policy, parse_format, round_to
+from dsrun.arithmetic.policy import Rounding
 from dsrun.model.gru import Gates, GruWeights, Recurrence, bidirectional_gru, gru_sequence, valid_frames
 from tests.reference import gru as reference
 
@@ -238,11 +239,11 @@ def test_states_stay_finite_and_bounded_on_saturating_inputs():
 @pytest.mark.parametrize("compute", ["float32", "float16", "bfloat16"])
 def test_states_are_on_the_storage_grid_and_near_the_float32_layer(storage, compute):
     x, num_frames, weights = make_case()
-    policy = Policy(parse_format(storage), parse_format(compute))
+    policy = Policy(storage=Rounding(parse_format(storage)), compute=Rounding(parse_format(compute)))
     y = run(x, num_frames, weights, policy)
-    assert is_on_grid(y, policy.storage)
+    assert is_on_grid(y, policy.storage.format)
     # Rounding of states and weights, 2^-9 (bfloat16) or 2^-12 relative; the recurrence averages it over the frames.
-    coarsest = 2.0 ** -min(policy.storage.precision, policy.compute.precision)
+    coarsest = 2.0 ** -min(policy.storage.format.precision, policy.compute.format.precision)
     error = np.max(np.abs(np.asarray(y) - reference.bidirectional(x, num_frames, weights)))
     assert 0.0 < error < 8 * coarsest
 
@@ -250,11 +251,11 @@ def test_states_are_on_the_storage_grid_and_near_the_float32_layer(storage, comp
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_gradients_of_a_small_format_are_finite_and_near_the_float32_ones(name):
     x, num_frames, weights = make_case()
-    policy = Policy(parse_format(name), parse_format(name))
+    policy = Policy(storage=Rounding(parse_format(name)), compute=Rounding(parse_format(name)))
     output_gradient = np.random.default_rng(1).standard_normal((4, 30, 12))
     dx, dweights = gradients(x, num_frames, weights, output_gradient.astype(np.float32), policy)
     true_dx, true_dweights = reference.bidirectional_gradients(x, num_frames, weights, output_gradient)
-    bound = 8 * 2.0**-policy.compute.precision  # relative to the largest: a handful of roundings to the format
+    bound = 8 * 2.0**-policy.compute.format.precision  # relative to the largest: a handful of roundings to the format
     assert relative_error(dx, true_dx) < bound
     for found, truth in zip(dweights, true_dweights, strict=True):
         assert all(relative_error(array, truth[name]) < bound for name, array in flat(found).items())
@@ -263,11 +264,11 @@ def test_gradients_of_a_small_format_are_finite_and_near_the_float32_ones(name):
 def test_every_operand_of_the_loop_is_on_the_compute_grid():
     """Read from the traced program: each product in the loops of both passes has two operands on bfloat16's grid."""
     x, num_frames, weights = make_case()
-    policy = Policy(parse_format("float32"), parse_format("bfloat16"))
+    policy = Policy(compute=Rounding(parse_format("bfloat16")))
     seen = []
 
     def watch(a, b):
-        seen.append(all(is_on_grid(v, policy.compute) for v in (a, b)))
+        seen.append(all(is_on_grid(v, policy.compute.format) for v in (a, b)))
 
     original = jnp.matmul, jax.lax.dot_general
 

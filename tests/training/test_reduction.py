@@ -3,9 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from dsrun.training.reduction import global_norm, sum_elements, tree_sum
+from dsrun.arithmetic import BFLOAT16, Policy, round_to
+from dsrun.arithmetic.policy import Rounding
+from dsrun.arithmetic.random_bits import make_key
+from dsrun.training.reduction import global_norm, parameter_path, rounded_sum, sum_elements, tree_sum
 
 RNG = np.random.default_rng(0)
 
@@ -45,3 +49,18 @@ def test_global_norm_is_the_euclidean_norm_over_all_leaves():
     tree = {"a": wide_range(3, 5), "b": {"c": wide_range(7)}}
     exact = np.sqrt(sum(np.sum(np.square(leaf.astype(np.float64))) for leaf in (tree["a"], tree["b"]["c"])))
     np.testing.assert_allclose(global_norm(tree), exact, rtol=1e-6)
+
+
+def test_a_rounded_sum_rounds_each_part_and_each_addition():
+    parts = [{"a": jnp.asarray(wide_range(1000))} for _ in range(4)]
+    found = rounded_sum(Policy(reduce=Rounding(BFLOAT16)), parts, make_key(0, "reduce", ""))["a"]
+    a, b, c, d = (round_to(part["a"], BFLOAT16) for part in parts)
+    left, right = round_to(a + b, BFLOAT16), round_to(c + d, BFLOAT16)
+    np.testing.assert_array_equal(found, round_to(left + right, BFLOAT16))
+    assert not np.array_equal(found, round_to(tree_sum(parts)["a"], BFLOAT16))
+
+
+def test_a_parameters_path_is_found_inside_an_optimizers_state():
+    state = optax.adam(1e-3).init({"gru": {"u_r": jnp.ones(2)}})
+    paths = {parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)}
+    assert paths == {"", "gru.u_r"}

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrun.arithmetic import BFLOAT16, FLOAT16, FLOAT32_POLICY, Policy, round_to
+from dsrun.arithmetic import BFLOAT16, FLOAT16, FLOAT32_POLICY, Policy, parse_format, round_to
+from dsrun.arithmetic.policy import Rounding, Rule
 from dsrun.model import FrameStackSettings, ModelSettings
+from dsrun.training.loss_scale import NO_LOSS_SCALE, LossScale
 from dsrun.training.optimizer import Optimizer, constant_schedule, sgd_direction
 from dsrun.training.state import TrainState
 from dsrun.training.step import TrainStep, split_batch
@@ -23,6 +25,17 @@ SETTINGS = ModelSettings(
     normalization="batch",
     dropout=0.2,
     relu_clip=20.0,
+)
+
+
+MIXED = Policy(
+    storage=Rounding(FLOAT16),
+    compute=Rounding(BFLOAT16),
+    gradient=Rounding(BFLOAT16, "stochastic"),
+    reduce=Rounding(FLOAT16, "stochastic"),
+    master=None,
+    update_mode="stochastic",
+    state=Rounding(BFLOAT16, "stochastic"),
 )
 
 
@@ -48,8 +61,8 @@ def make_batch(rows=8, frames=24, labels=4, filler=0):
     )
 
 
-def make_step(*, policy=FLOAT32_POLICY, devices=1, shards=8, clip_norm=None, momentum=0.9):
-    optimizer = Optimizer(sgd_direction(momentum=momentum, nesterov=True, weight_decay=0.0), constant_schedule(0.05))
+def make_step(*, policy=FLOAT32_POLICY, devices=1, shards=8, clip_norm=None, momentum=0.9, rate=0.05, loss_scale=NO_LOSS_SCALE):
+    optimizer = Optimizer(sgd_direction(momentum=momentum, nesterov=True, weight_decay=0.0), constant_schedule(rate))
     return TrainStep(
         SETTINGS,
         policy,
@@ -58,6 +71,7 @@ def make_step(*, policy=FLOAT32_POLICY, devices=1, shards=8, clip_norm=None, mom
         shards=shards,
         seed=3,
         statistics_momentum=0.9,
+        loss_scale=loss_scale,
         devices=jax.devices()[:devices],
     )
 
@@ -79,7 +93,7 @@ def bits(state):
 
 
 @pytest.mark.parametrize(
-    "policy", [FLOAT32_POLICY, Policy(storage=FLOAT16, compute=BFLOAT16)], ids=["float32", "mixed"]
+    "policy", [FLOAT32_POLICY, MIXED], ids=["float32", "mixed"]
 )
 def test_state_is_bitwise_equal_on_1_2_3_and_8_devices(policy):
     one, two, three, eight = (bits(run(make_step(policy=policy, devices=n))[0]) for n in (1, 2, 3, 8))
@@ -97,7 +111,7 @@ def test_loss_falls_on_a_batch_seen_again_and_again():
 
 
 def test_storage_rounds_what_the_network_reads_and_not_the_master():
-    step = make_step(policy=Policy(storage=FLOAT16))
+    step = make_step(policy=Policy(storage=Rounding(FLOAT16)))
     state, _ = run(step)
     weights = step.weights(state)
     for master, weight in zip(jax.tree.leaves(state.master), jax.tree.leaves(weights), strict=True):
@@ -150,8 +164,8 @@ def test_no_compiled_module_of_a_step_has_a_scatter_or_an_all_reduce():
     inputs = (step.weights(state), state.step, state.loss_scale, np.zeros(2, np.uint32), shards[0])
     compiled = [
         step._gradient.lower(*inputs).compile(),
-        step._reduce.lower(parts).compile(),
-        step._update.lower(state, step._reduce(parts)).compile(),
+        step._reduce.lower(state.step, parts).compile(),
+        step._update.lower(state, step._reduce(state.step, parts)).compile(),
     ]
     for module in compiled:
         text = module.as_text()
@@ -167,7 +181,8 @@ def test_state_survives_a_round_trip_through_plain_arrays():
 
 def test_more_than_a_hundred_optimizer_tensors_come_back_in_their_order():
     moments = [jnp.full((1,), i, jnp.float32) for i in range(180)]
-    state = TrainState(jnp.int32(7), {"w": jnp.ones(2)}, moments, {}, jnp.float32(1.0))
+    zero = jnp.int32(0)
+    state = TrainState(jnp.int32(7), {"w": jnp.ones(2)}, moments, {}, jnp.float32(1.0), zero, zero, {})
     arrays = jax.device_get(state.to_dict())
     shuffled = arrays | {"optimizer": dict(sorted(arrays["optimizer"].items()))}  # as a checkpoint gives it back
     assert [int(x[0]) for x in state.from_dict(shuffled).optimizer] == list(range(180))
@@ -179,3 +194,92 @@ def test_a_state_of_another_shape_is_refused_by_name():
     arrays["master"]["output_bias"] = np.zeros(9, np.float32)
     with pytest.raises(ValueError, match=r"master.output_bias: run has float32\[9\], config asks float32\[5\]"):
         state.from_dict(arrays)
+
+
+def leaves(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def test_without_a_master_the_one_copy_is_on_the_storage_grid():
+    step = make_step(policy=Policy(storage=Rounding(BFLOAT16), master=None))
+    state, _ = run(step)
+    assert all(np.array_equal(w, round_to(jnp.asarray(w), BFLOAT16)) for w in leaves(state.master))
+    assert step.weights(state) is state.master
+
+
+def test_tiny_updates_vanish_to_nearest_and_get_through_stochastically_and_by_kahan():
+    """At rate 1e-6 an update is far below half an ulp of a bfloat16 weight of size 0.1 to 1."""
+    def moved(**choices):
+        step = make_step(policy=Policy(storage=Rounding(BFLOAT16), master=None, **choices), rate=1e-6)
+        before, (after, _) = leaves(step.initial_state().master), run(step, steps=10)
+        weights = [(a, b) for a, b in zip(before, leaves(after.master), strict=True) if np.abs(a).min() > 0.02]
+        return sum(int((a != b).sum()) for a, b in weights), after
+
+    nearest, state = moved()
+    assert state.compensation == {}
+    assert nearest == 0
+    assert moved(update_mode="stochastic")[0] > 0
+    kahan, state = moved(compensation="kahan")
+    assert kahan == 0, "ten updates are still less than half an ulp"
+    lost = leaves(state.compensation)
+    assert sum(int((c != 0).sum()) for c in lost) > 100, "and are kept"
+    assert all(np.array_equal(c, round_to(jnp.asarray(c), BFLOAT16)) for c in lost)
+
+
+def test_moments_are_kept_on_the_grid_of_their_role():
+    state, _ = run(make_step(policy=Policy(state=Rounding(BFLOAT16))))
+    assert all(np.array_equal(m, round_to(jnp.asarray(m), BFLOAT16)) for m in leaves(state.optimizer))
+
+
+def test_a_scaled_loss_gives_the_same_float32_weights_bit_for_bit():
+    """Powers of two scale exactly: a wrong unscaling, before clipping or after, would show."""
+    plain = run(make_step(clip_norm=1.0))[0]
+    scaled = run(make_step(clip_norm=1.0, loss_scale=LossScale(initial=1024.0)))[0]
+    assert bits(plain.master) == bits(scaled.master)
+    assert bits(plain.optimizer) == bits(scaled.optimizer)
+
+
+def test_a_dynamic_scale_halves_at_each_skipped_step_and_doubles_after_finite_ones():
+    bad = make_batch()
+    bad.features[0, 0, 0] = np.inf
+    step = make_step(loss_scale=LossScale("dynamic", initial=8.0, growth_interval=2, minimum=4.0, maximum=16.0))
+    state, seen = step.initial_state(), []
+    for batch in (bad, bad, bad, *[make_batch()] * 7, bad):
+        state, record = step(state, split_batch(batch, step.shards))
+        seen.append((float(record.loss_scale), int(record.skipped_steps), float(state.loss_scale)))
+    assert seen == [
+        (8, 1, 4), (4, 2, 4), (4, 3, 4), (4, 0, 4), (4, 0, 8), (8, 0, 8), (8, 0, 16), (16, 0, 16), (16, 0, 16), (16, 0, 16),
+        (16, 1, 8),
+    ]  # fmt: skip
+
+
+def test_a_gradient_that_underflows_float16_survives_with_a_loss_scale():
+    gradient = Policy(gradient=Rounding(FLOAT16))
+    tiny = make_batch()
+    tiny.features[:] *= 1e-7
+    steps = [make_step(policy=gradient, loss_scale=LossScale(initial=s), momentum=0.0) for s in (1.0, 2.0**16)]
+    kernels = [np.asarray(step.total(step.initial_state(), split_batch(tiny, 8)).gradient["output_kernel"]) for step in steps]
+    assert (kernels[1] != 0).sum() > (kernels[0] != 0).sum()
+
+
+def test_native_arrays_have_the_dtype_of_their_role_and_train():
+    half = Rounding(FLOAT16)
+    policy = Policy(
+        storage=half, compute=half, gradient=half, master=None, state=Rounding(BFLOAT16), carrier="native",
+        update_mode="stochastic",
+    )  # fmt: skip
+    step = make_step(policy=policy, loss_scale=LossScale(initial=128.0))
+    state, records = run(step, steps=20)
+    assert {leaf.dtype for leaf in leaves(state.master)} == {np.dtype(np.float16)}
+    assert {leaf.dtype.name for leaf in leaves(state.optimizer)} == {"bfloat16"}
+    assert records[-1].loss < 0.8 * records[0].loss
+    arrays = jax.device_get(state.to_dict())
+    assert bits(step.initial_state().from_dict(arrays)) == bits(state)
+
+
+def test_a_rule_makes_the_matrices_ternary_and_leaves_the_rest():
+    rule = Rule("gru_.*[.][wu]_[rzn]", (("storage", Rounding(parse_format("ternary"))),))
+    step = make_step(policy=Policy(rules=(rule,)))
+    weights = step.weights(run(step)[0])
+    assert len(np.unique(weights["gru_0_forward"]["u_r"])) == 3
+    assert len(np.unique(weights["output_kernel"])) > 20

@@ -1,0 +1,95 @@
+"""Every setting of the arithmetic is obeyed: changed alone, it changes the state after three steps of training.
+
+From YAML to bits, through the config, `build.py` and a real training step of a small network. A setting that is read and
+then ignored is the fault that this room's neighbours have most of all.
+"""
+
+import sys
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import jax
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "training"))
+from test_step import SETTINGS, bits, make_batch
+
+from dsrun import build
+from dsrun.config import load_config
+from dsrun.training.optimizer import Optimizer, constant_schedule, sgd_direction
+from dsrun.training.step import TrainStep, split_batch
+
+CONFIG = Path(__file__).parent.parent / "configs" / "prompts_float32.yaml"
+FLOAT16 = "{format: float16, rounding: ties_to_even}"
+NARROW = ("storage={format: bfloat16, rounding: ties_to_even}", "master=none")
+SMALL_RANGE = "storage={format: fixed_q1.8, rounding: ties_to_even%s}"
+FEW_BITS = "storage={format: float_e3m2, overflow: saturate, rounding: ties_to_even%s}"
+
+
+@lru_cache(maxsize=None)
+def state_after_three_steps(sets):
+    """The bits of the state of a small network trained with the baseline's config and some changes to its arithmetic."""
+    config = load_config(CONFIG, [f"arithmetic.{text}" for text in sets]).config
+    step = TrainStep(
+        replace(SETTINGS, direction="forward", dropout=0.0),
+        build.build_policy(config),
+        Optimizer(sgd_direction(momentum=0.9, nesterov=False, weight_decay=0.0), constant_schedule(0.02)),
+        clip_norm=None,
+        shards=2,
+        seed=1,
+        statistics_momentum=0.9,
+        loss_scale=build.build_loss_scale(config),
+    )
+    state = step.initial_state()
+    for _ in range(3):
+        state, record = step(state, split_batch(make_batch(), 2))
+        assert record.finite
+    return tuple(sorted(bits(jax.device_get(state)).items()))
+
+
+CHANGES = [
+    ((), f"storage={FLOAT16}"),
+    ((), f"compute={FLOAT16}"),
+    ((), f"gradient={FLOAT16}"),
+    ((), f"reduce={FLOAT16}"),
+    ((), f"state={FLOAT16}"),
+    ((), "master.format=float16"),
+    ((), f"ctc={FLOAT16}"),
+    ((), "accumulate={format: float16, rounding: ties_to_even, chunk: 4}"),
+    (("accumulate={format: float16, rounding: ties_to_even, chunk: 4}",), "accumulate.chunk=2"),
+    (("accumulate={format: float16, rounding: ties_to_even, chunk: 4}",), "accumulate.rounding=toward_zero"),
+    ((), "loss_scale={kind: static, scale: 2}"),
+    ((), "loss_scale={kind: dynamic}"),
+    (("loss_scale={kind: dynamic}",), "loss_scale.growth_interval=2"),
+    (("loss_scale={kind: dynamic, growth_interval: 1}",), "loss_scale.maximum=32768"),
+    ((), "rules=[{path: output_kernel, storage: {format: float16, rounding: ties_to_even}}]"),
+    ((), "rules=[{path: output_kernel, compute: {format: float16, rounding: ties_to_even}}]"),
+    ((), "rules=[{path: output_kernel, gradient: {format: float16, rounding: ties_to_even}}]"),
+    ((), "rules=[{path: output_kernel, state: {format: float16, rounding: ties_to_even}}]"),
+    (NARROW, "update.rounding=stochastic"),
+    (NARROW, "update.rounding=toward_zero"),
+    (NARROW, "update.compensation=kahan"),
+    ((*NARROW, "update.rounding=stochastic"), "update.random_bits=2"),
+    ((SMALL_RANGE % "",), SMALL_RANGE % ", overflow: wrap"),
+    ((FEW_BITS % "",), FEW_BITS % ", subnormals: false"),
+    (("storage={format: int8, rounding: ties_to_even}",), "storage.granularity=channel"),
+    *[((f"storage={FLOAT16}",), f"storage.rounding={mode}") for mode in
+      ("ties_to_away", "toward_zero", "toward_positive", "toward_negative", "stochastic", "stochastic_equal")],
+    *[((), f"{role}={{format: bfloat16, rounding: stochastic}}") for role in
+      ("compute", "gradient", "reduce", "state", "ctc")],
+    ((f"storage={FLOAT16}", f"gradient={FLOAT16}"), "carrier=native"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("base", "change"), CHANGES, ids=[change for _, change in CHANGES])
+def test_a_setting_changed_alone_changes_the_state(base, change):
+    assert state_after_three_steps(base) != state_after_three_steps((*base, change))
+
+
+def test_the_same_settings_give_the_same_state():
+    sets = (*NARROW, "update.rounding=stochastic")
+    first = state_after_three_steps(sets)
+    state_after_three_steps.cache_clear()
+    assert state_after_three_steps(sets) == first
