@@ -210,7 +210,7 @@ def doctor(json_output: JsonOption = False) -> None:
         for name, value in report["facts"].items():
             print(f"{name:<22} {value}")
         for check in report["checks"]:
-            print(f"{'PASS' if check['passed'] else 'FAIL'}  {check['name']}: {check['found']}")
+            print(f"{check['status']}  {check['name']}: {check['found']}")
     if not all(check["passed"] for check in report["checks"]):
         raise typer.Exit(1)
 

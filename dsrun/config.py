@@ -731,6 +731,8 @@ class Training(Section):
     """Checkpoints kept besides the best."""
     log_every_steps: Count = 1
     """A line in events.jsonl for each so many steps."""
+    watch_every_steps: Count | None = 100
+    """Count magnitudes and surviving updates at step 1 and each so many steps, for `dsrun study magnitudes`; null for never."""
 
 
 class Config(Section):

@@ -31,6 +31,7 @@ from dsrun.record import (
     require_in_force,
     write_atomically,
 )
+from dsrun.record.magnitudes import Magnitudes, remove_magnitudes_after
 from dsrun.record.run_dir import Mode
 from dsrun.speech import (
     Alphabet,
@@ -47,6 +48,7 @@ from dsrun.training.loop import Best, DevResult, Loop, Outcome, Recorder
 from dsrun.training.progress import Progress
 from dsrun.training.state import TrainState
 from dsrun.training.step import TrainStep, weights_as_read
+from dsrun.training.watch import Watcher
 
 RUNS = Path("runs")
 
@@ -188,10 +190,13 @@ def _train(config: Config, run: RunDir, experiment: Experiment) -> Outcome:
             recorder=Recorder(
                 event=events.append,
                 checkpoint=lambda state, best: _save(run, config, data, events, state, best),
+                magnitudes=partial(_record_magnitudes, run, events),
             ),
             audio_seconds=lambda batch: data.train.audio_seconds(batch.ids),
             settings=loop_settings,
             progress=progress,
+            # One shape for all batches, so that watching compiles once.
+            watcher=Watcher(step, frames=max(frames for frames, _ in shapes), labels=max(labels for _, labels in shapes)),
         )
         outcome = loop.run(state, best)
         progress.message(f"{run.path}: {outcome.reason}")
@@ -210,10 +215,12 @@ def _start_or_resume(
     found = checkpoints.restore(run.checkpoints, "last") if checkpoints.available_steps(run.checkpoints) else None
     if found is None:
         events.truncate_after(-1)
+        remove_magnitudes_after(run.magnitudes, -1)
         return state, Best()
     _require_same_alphabet(found.meta, experiment.data.alphabet, run)
     _require_same_recordings(found.arrays["features"], experiment.data.normalization, run)
     events.truncate_after(found.step)
+    remove_magnitudes_after(run.magnitudes, found.step)
     _restore_checkpoint_event(run, events, found)
     progress.message(f"{run.path}: resuming from step {found.step}")
     return state.from_dict(found.arrays["state"]), Best(**found.meta["best"])
@@ -261,6 +268,11 @@ def _require_same_recordings(arrays: dict[str, Any], normalization: Normalizatio
             f"{run.path}: the training recordings have another mean or deviation than at the checkpoint, so they (or the library "
             "that decodes them) have changed since the run began. Restore them to go on, or train in another --run-dir."
         )
+
+
+def _record_magnitudes(run: RunDir, events: EventLog, magnitudes: Magnitudes) -> None:
+    magnitudes.save(run.magnitudes)
+    events.append("watch", magnitudes.step, **magnitudes.summary())
 
 
 def _save(

@@ -41,6 +41,7 @@ CONTENTS = (
     "checkpoints",
     "events.jsonl",
     "log.txt",
+    "magnitudes",
     "evaluation",
     "report",
     "export",
@@ -64,6 +65,7 @@ class RunDir:
         self.log = self.path / "log.txt"
         self.events = self.path / "events.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.magnitudes = self.path / "magnitudes"
         self.evaluation = self.path / "evaluation"
         self.report = self.path / "report"
         self.export = self.path / "export"

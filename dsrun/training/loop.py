@@ -4,7 +4,8 @@ What it promises: the state after step n is a function of the config alone, so a
 with the same bits as one that was not. Therefore a checkpoint holds the training state and the best-so-far and nothing of the
 loader or the random generator; what was recorded after the checkpoint is cut off on resume and happens again, identically.
 
-Step n+1 is dispatched before step n's figures are read, so the device does not wait for the log.
+Step n+1 is dispatched before step n's figures are read, so the device does not wait for the log. What is watched of a step is
+dispatched before its update and read with its figures; it changes no bit (`watch.py`).
 """
 
 import signal
@@ -17,9 +18,11 @@ from typing import Any
 import jax
 
 from dsrun.errors import EXIT_INTERRUPTED, EXIT_STOPPED, DivergedError
+from dsrun.record.magnitudes import Magnitudes
 from dsrun.training.progress import Progress
 from dsrun.training.state import StepRecord, TrainState
 from dsrun.training.step import TrainStep, split_batch
+from dsrun.training.watch import Observation, Watcher
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class LoopSettings:
     checkpoint_every_steps: int | None
     log_every_steps: int
     max_skipped_steps: int
+    watch_every_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,11 @@ class DevResult:
 
 @dataclass(frozen=True)
 class Recorder:
-    """Where the loop writes: an event line, and a checkpoint (returns its digest)."""
+    """Where the loop writes: an event line, a checkpoint (returns its digest), and what was watched."""
 
     event: Callable[..., None]
     checkpoint: Callable[[TrainState, Best], str]
+    magnitudes: Callable[[Magnitudes], None]
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ class _Pending:
     record: StepRecord
     batch: Any
     wait_seconds: float
+    observation: Observation | None
 
 
 class Loop:
@@ -118,6 +124,7 @@ class Loop:
         evaluate: dev result for weights and statistics.
         recorder: where events and checkpoints go.
         audio_seconds: seconds of audio in a batch, for the speed shown.
+        watcher: observes the first step and each `watch_every_steps`-th.
     """
 
     def __init__(
@@ -131,10 +138,11 @@ class Loop:
         audio_seconds: Callable[[Any], float],
         settings: LoopSettings,
         progress: Progress,
+        watcher: Watcher,
     ):
         self.step, self.batches, self.steps_per_epoch = step, batches, steps_per_epoch
         self.evaluate, self.recorder, self.audio_seconds = evaluate, recorder, audio_seconds
-        self.settings, self.progress = settings, progress
+        self.settings, self.progress, self.watcher = settings, progress, watcher
         self.total_steps = settings.epochs * steps_per_epoch
 
     def run(self, state: TrainState, best: Best) -> Outcome:
@@ -150,11 +158,11 @@ class Loop:
             if self._is_early_stop(best):
                 return Outcome(state, best, 0, "stopped early")
             for batch, wait in self.batches(number):
-                state, record = self.step(state, split_batch(batch, self.step.shards))
                 number += 1
+                state, record, observation = self._step(state, batch, number)
                 stopping = stop.exit_code  # read once: the signal may come between two readings
                 self._finish(pending)
-                pending = _Pending(number, record, batch, wait)
+                pending = _Pending(number, record, batch, wait, observation)
                 is_epoch_end = number % self.steps_per_epoch == 0
                 if is_epoch_end or stopping or self._is_checkpoint_step(number):
                     self._finish(pending)
@@ -177,6 +185,20 @@ class Loop:
                     return Outcome(state, best, stopping, f"stopped by a signal after step {number}")
             self._finish(pending)
         return Outcome(state, best, 0, "stopped early" if number < self.total_steps else "all epochs done")
+
+    def _step(
+        self, state: TrainState, batch: Any, number: int
+    ) -> tuple[TrainState, StepRecord, Observation | None]:
+        shards = split_batch(batch, self.step.shards)
+        total = self.step.total(state, shards)
+        # Before the update, which takes the state's buffers.
+        observation = self.watcher(state, total, shards[0]) if self._is_watched(number) else None
+        state, record = self.step.update(state, total)
+        return state, record, observation
+
+    def _is_watched(self, number: int) -> bool:
+        every = self.settings.watch_every_steps
+        return every is not None and (number == 1 or number % every == 0)
 
     def _is_due(self, epoch: int, every: int) -> bool:
         return epoch % every == 0 or epoch == self.settings.epochs
@@ -210,6 +232,10 @@ class Loop:
                 audio_seconds=audio,
                 data_wait_seconds=pending.wait_seconds,
             )
+        if pending.observation is not None:
+            magnitudes = self.watcher.read(pending.observation, step=pending.step, loss_scale=record["loss_scale"])
+            self.recorder.magnitudes(magnitudes)
+            self.progress.watched(magnitudes.figures(magnitudes.kind == "update"))
         self.progress.step(
             pending.step, record, utterances=utterances, audio_seconds=audio, wait_seconds=pending.wait_seconds
         )

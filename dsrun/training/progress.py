@@ -30,6 +30,7 @@ class Progress(AbstractContextManager):
         self._recent: deque[tuple[float, int, float, float]] = deque(maxlen=RATE_WINDOW)
         self._last_line = time.monotonic()
         self._last_eval: dict[str, Any] = {}
+        self._last_watch: dict[str, Any] = {}
         self._sample = ""
         self._live: Any = None
         if self.stream.isatty():
@@ -59,6 +60,10 @@ class Progress(AbstractContextManager):
         """A dev result, with one utterance's reference and hypothesis."""
         self._last_eval = dict(summary)
         self._sample = f"ref: {sample[0]} | hyp: {sample[1]}" if sample else ""
+
+    def watched(self, updates: Mapping[str, Any]) -> None:
+        """Figures of a watched step's updates."""
+        self._last_watch = dict(updates)
 
     def step(
         self, number: int, record: Mapping[str, float], *, utterances: int, audio_seconds: float, wait_seconds: float
@@ -94,6 +99,8 @@ class Progress(AbstractContextManager):
                 "data wait": f"{sum(r[3] for r in later) / seconds:.1%}",
                 "eta": f"{left / 60:.1f} min",
             }
+        if "changed_share" in self._last_watch:
+            figures["updates that changed a weight"] = f"{self._last_watch['changed_share']:.1%}"
         if self._last_eval:
             figures["dev CER"] = f"{self._last_eval['cer']:.3f}"
         return figures
