@@ -193,6 +193,58 @@ def _print_formats(report: dict[str, Any]) -> None:
     _print_figure(report)
 
 
+@study_app.command(
+    epilog="Example: dsrun study magnitudes runs/prompts_float16_storage-1a2b3c --layer gru_1 --step 700 -o magnitudes.svg"
+)
+def magnitudes(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    step: Annotated[int | None, typer.Option(min=1, help="Watched step; default the last.")] = None,
+    layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="features, front_end, gru_0 (both directions), ..., output.")
+    ] = None,
+    path: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Regular expression that a tensor's whole path matches.")
+    ] = None,
+    role: Annotated[
+        str | None, typer.Option(help="storage, gradient, reduce, update, state or master; default all.")
+    ] = None,
+    output: FigureOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """How large a run's numbers are: parameters, inputs, outputs, errors, gradients, updates, by role and tensor.
+
+    Reads what training left with training.watch_every_steps. Shares are of non-zero finite values: underflow, what the role's
+    format rounds to zero (to nearest); subnormal, what it holds with fewer bits; overflow, what lies beyond it. Of updates also
+    the share that changed the weight, and the share swallowed: below half an ulp of it. Gradients and errors carry the
+    loss scale. The figure has a histogram by binade of each kind, log-log, over bands of the format's range.
+    """
+    from dsrun.study.magnitudes import make_panels, read_step, select, tensor_rows, total_rows
+    from dsrun.study.plots import check_suffix, draw_magnitudes
+
+    if output is not None:
+        check_suffix(output)
+    found, steps = read_step(run, step)
+    places = select(found, layer=layer, path=path, role=role)
+    kinds, tensors = total_rows(found, places), tensor_rows(found, places)
+    if output is not None:
+        scale = "" if found.loss_scale == 1.0 else f", loss scale {found.loss_scale:g}"
+        draw_magnitudes(make_panels(found, places), f"{run.name}, step {found.step}{scale}", output)
+    if json_output:
+        facts = {"run": str(run), "step": found.step, "steps": steps, "loss_scale": found.loss_scale}
+        _print_json(facts | {"kinds": kinds, "tensors": tensors, "figure": str(output) if output else None})
+        return
+    print(f"{run}  step {found.step}  loss scale {found.loss_scale:g}  (watched: {len(steps)} steps)")
+    figures = (
+        "values zero_share underflow_share subnormal_share overflow_share nonfinite log2_smallest log2_largest "
+        "changed_share swallowed_share"
+    )
+    without_updates = {"changed_share": None, "swallowed_share": None}
+    _print_rows([without_updates | row for row in kinds], f"kind role tensors {figures}")
+    print()
+    _print_rows([without_updates | row for row in tensors], f"path kind role format {figures}")
+    _print_figure(output)
+
+
 def _format_words(row: dict[str, Any]) -> dict[str, Any]:
     """Several fields of a format's row in one word each, for the table."""
     specials = [word for word, name in (("inf", "infinity"), ("NaN", "nan"), ("-0", "negative_zero")) if row[name]]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+_PARTS = 16
 Rounder = Callable[[Array, Array], Array]  # (values, number of the rounding within this sum) -> values on the grid
 
 
@@ -24,13 +25,20 @@ def sum_elements(x: Float32[Array, "..."]) -> Float32[Array, ""]:
 
 
 def sum_rows(x: Float32[Array, "row *rest"]) -> Float32[Array, "*rest"]:
-    """Sum over the first axis in the same order: padded with zeros to a power of two, folded in halves."""
-    rows = x.shape[0]
-    padded = 1 << max(rows - 1, 0).bit_length()
-    x = jnp.pad(x, [(0, padded - rows)] + [(0, 0)] * (x.ndim - 1))
+    """Sum over the first axis in the same order: padded with zeros to a power of two, folded in halves.
+
+    Four halvings at a time are one expression over sixteen parts: the same tree, in a quarter of the passes.
+    """
+    count, *rest = x.shape
+    padded = 1 << max(count - 1, 0).bit_length()
+    x = jnp.pad(x, [(0, padded - count)] + [(0, 0)] * len(rest))
     while x.shape[0] > 1:
-        half = x.shape[0] // 2
-        x = x[:half] + x[half:]
+        number = min(_PARTS, x.shape[0])
+        parts = list(x.reshape(number, x.shape[0] // number, *rest))
+        while len(parts) > 1:
+            half = len(parts) // 2
+            parts = [a + b for a, b in zip(parts[:half], parts[half:], strict=True)]
+        x = parts[0]
     return x[0]
 
 

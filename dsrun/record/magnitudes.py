@@ -8,7 +8,7 @@ One row a tensor, in the network's order, columns beside one another:
 | `smallest_positive`, `smallest_normal`, `largest` | of that format; NaN where it has none (a scale taken from the data) |
 | `fields` [tensor, 256] | numbers of values by float32's exponent field: field k holds magnitudes from 2**(k-127) to below the double |
 | `zeros`, `nans` | counted in fields 0 and 255 too, which also hold float32's subnormals and infinities |
-| `flushed`, `subnormal`, `overflowed` | non-zero, and zero in the format to nearest; in its subnormal range; finite and beyond its largest |
+| `flushed`, `subnormal`, `overflowed` | non-zero, but zero in the format to nearest; in its subnormal range; finite and beyond it |
 | `smallest_seen`, `largest_seen` | magnitudes, non-zero and finite; NaN where there is none |
 | `updates`, `changed`, `swallowed` | of kind `update`: finite and non-zero; those that changed the weight; those below half an ulp of it |
 
@@ -19,6 +19,7 @@ non-zero finite values. No JAX here: a study reads these files and never a live 
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -138,9 +139,9 @@ def load_magnitudes(path: Path) -> Magnitudes:
         DataError: it is damaged, or of another layout.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             columns = {field.name: arrays[field.name] for field in fields(Magnitudes)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not a whole file of magnitudes ({error}). Train again to have it anew.") from error
     return Magnitudes(**columns | {"step": int(columns["step"]), "loss_scale": float(columns["loss_scale"])})
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from dsrun.study.accumulate import Accumulation, UniformSums
     from dsrun.study.cartoon import Trajectory
+    from dsrun.study.magnitudes import Panel
 
 SUFFIXES = (".png", ".svg")
 _COLOURS = (
@@ -207,3 +208,56 @@ def _save(figure: "Figure", output: Path) -> None:
     # SVG has the date and random ids in it unless told otherwise.
     with matplotlib.rc_context({"svg.hashsalt": "dsrun"}):
         figure.savefig(output, dpi=130, metadata={"Date": None} if output.suffix == ".svg" else None)
+
+
+def draw_magnitudes(panels: "Sequence[Panel]", title: str, output: Path) -> None:
+    """A histogram a panel, log-log, with bands for what the format flushes, holds with fewer bits, holds, and cannot reach."""
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = _figure(4.4 * columns, 3.3 * rows + 0.5)
+    axes = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
+    for own, panel in zip(axes, panels, strict=False):
+        _draw_magnitude_panel(own, panel)
+    for empty in axes[len(panels) :]:
+        empty.set_axis_off()
+    figure.suptitle(title, fontsize=10)
+    _save(figure, output)
+
+
+def _draw_magnitude_panel(axes: "Axes", panel: "Panel") -> None:
+    exponents = [int(e) for curve in panel.curves for e in curve.exponents] or [0]
+    low, high = min(exponents) - 3, max(exponents) + 5
+    for name, left, right, colour in _bands(panel):
+        start, stop = max(left, low), min(right, high)
+        if start < stop:
+            axes.axvspan(start, stop, color=colour, lw=0, zorder=0)
+            axes.text((start + stop) / 2, 1.01, name, fontsize=6, ha="center", transform=axes.get_xaxis_transform())
+    for place, curve in enumerate(panel.curves):
+        zeros = f" ({curve.zero_share:.0%} zeros)" if curve.zero_share >= 0.005 else ""
+        if len(curve.exponents):
+            # A binade from 2**e to 2**(e+1) is a step of its width; a binade without values is a gap.
+            span = np.arange(curve.exponents[0], curve.exponents[-1] + 2)
+            shares = np.full(len(span), np.nan)
+            shares[curve.exponents - span[0]] = curve.shares
+            shares[-1] = shares[-2]
+            colour, style = _COLOURS[place % len(_COLOURS)], "-" if place < len(_COLOURS) else "--"
+            axes.step(span, shares, style, where="post", color=colour, lw=1.2, label=f"{curve.label}{zeros}")
+        else:
+            axes.plot([], [], color="#999999", label=f"{curve.label}: all zero")
+    axes.set(xlim=(low, high), yscale="log", xlabel="log2 of the magnitude", ylabel="share of non-zero values")
+    axes.set_title(f"{panel.title} ({panel.format})", fontsize=9, pad=14)
+    axes.legend(fontsize=5.5, loc="lower left", framealpha=0.6)
+
+
+def _bands(panel: "Panel") -> list[tuple[str, float, float, str]]:
+    """Name, limits as log2 of the magnitude, and colour; none where the format's scale follows the data."""
+    if np.isnan(panel.largest):
+        return []
+    flushed, top = float(np.log2(panel.smallest_positive)) - 1, float(np.log2(panel.largest))
+    normal = flushed if np.isnan(panel.smallest_normal) else max(float(np.log2(panel.smallest_normal)), flushed)
+    return [
+        ("flushed", -np.inf, flushed, "#f6dfc6"),
+        ("subnormal", flushed, normal, "#fbf3d0"),
+        ("normal", normal, top, "#eaf4ea"),
+        ("overflow", top, np.inf, "#f3d3d3"),
+    ]

@@ -142,7 +142,7 @@ class Watcher:
 def pad_shard(shard: Shard, *, frames: int, labels: int) -> Shard:
     """The shard with so many frames and labels; what is added lies behind the lengths and has no effect."""
     more_frames, more_labels = frames - shard.features.shape[1], labels - shard.labels.shape[1]
-    assert more_frames >= 0 and more_labels >= 0, f"a batch is larger than {frames} frames and {labels} labels"
+    assert min(more_frames, more_labels) >= 0, f"a batch is larger than {frames} frames and {labels} labels"
     return replace(
         shard,
         features=np.pad(shard.features, ((0, 0), (0, more_frames), (0, 0))),
@@ -194,7 +194,14 @@ def observe_network(
                 for path in order
             ),
             *(
-                Tensor(path, "error", "gradient", policy.activation_rounding("gradient", path).format, errors[path], valid[path])
+                Tensor(
+                    path,
+                    "error",
+                    "gradient",
+                    policy.activation_rounding("gradient", path).format,
+                    errors[path],
+                    valid[path],
+                )
                 for path in order
             ),
             *_parameters(policy, "weight_gradient", "gradient", gradients),
@@ -217,9 +224,7 @@ def valid_values(
     return valid.reshape(valid.shape + (1,) * (x.ndim - 2))
 
 
-def observe_update(
-    rules: UpdateRules, state: TrainState, total: ShardSums
-) -> tuple[Counts, UInt32[Array, "block 3"]]:
+def observe_update(rules: UpdateRules, state: TrainState, total: ShardSums) -> tuple[Counts, UInt32[Array, "block 3"]]:
     """Counts of what the update reads and proposes; and by block the updates, those that changed a weight, those swallowed.
 
     A step that is skipped because it is not finite changes nothing.
@@ -281,9 +286,13 @@ def half_ulp(size: UInt32[Array, "*shape"], format: Format) -> UInt32[Array, "*s
 
 def _parameters(policy: Policy, kind: str, role: Any, tree: Tree) -> list[Tensor]:
     """Tensors by parameter path; an optimizer's moments have their name behind it, counts are left out."""
-    leaves = [(path, x) for path, x in jax.tree_util.tree_leaves_with_path(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    leaves = [
+        (path, x) for path, x in jax.tree_util.tree_leaves_with_path(tree) if jnp.issubdtype(x.dtype, jnp.floating)
+    ]
     return [
-        Tensor(_named(path), kind, role, policy.rounding(role, parameter_path(path)).format, x, axis=0 if x.ndim else -1)
+        Tensor(
+            _named(path), kind, role, policy.rounding(role, parameter_path(path)).format, x, axis=0 if x.ndim else -1
+        )
         for path, x in leaves
     ]
 
@@ -389,7 +398,10 @@ def _table(counts: Counts) -> dict[str, np.ndarray]:
     largest = np.array([part[:, 6].max(initial=0) for part in marks], np.uint32).view(np.float32)
     formats = np.array([ranges(row.format) for row in counts.rows])
     return {
-        **{name: np.array([str(getattr(row, name)) for row in counts.rows]) for name in ("path", "kind", "role", "format")},
+        **{
+            name: np.array([str(getattr(row, name)) for row in counts.rows])
+            for name in ("path", "kind", "role", "format")
+        },
         **dict(zip(("smallest_positive", "smallest_normal", "largest"), formats.T, strict=True)),
         "fields": np.array([part.sum(axis=0, dtype=np.int64) for part in _parts(counts.fields, blocks)]),
         "zeros": sums[:, 0],
