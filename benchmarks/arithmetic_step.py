@@ -47,7 +47,9 @@ CARRIERS = {
 }
 
 
-def measure(config: str, variants: dict[str, tuple[str, ...]], *, sets: list[str], batches: int, repeats: int) -> list[dict[str, Any]]:
+def measure(
+    config: str, variants: dict[str, tuple[str, ...]], *, sets: list[str], batches: int, repeats: int
+) -> list[dict[str, Any]]:
     """A row for each variant: time relative to the first, lowest and highest, bytes kept, last loss."""
     base = load_config(config, sets).config
     configure_runtime(base.batches.shards, pool_size=base.batches.shards)

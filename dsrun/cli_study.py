@@ -229,9 +229,10 @@ def magnitudes(
     if output is not None:
         scale = "" if found.loss_scale == 1.0 else f", loss scale {found.loss_scale:g}"
         draw_magnitudes(make_panels(found, places), f"{run.name}, step {found.step}{scale}", output)
+    facts = {"run": str(run), "step": found.step, "steps": steps, "loss_scale": found.loss_scale}
+    report = facts | {"kinds": kinds, "tensors": tensors, "figure": str(output) if output else None}
     if json_output:
-        facts = {"run": str(run), "step": found.step, "steps": steps, "loss_scale": found.loss_scale}
-        _print_json(facts | {"kinds": kinds, "tensors": tensors, "figure": str(output) if output else None})
+        _print_json(report)
         return
     print(f"{run}  step {found.step}  loss scale {found.loss_scale:g}  (watched: {len(steps)} steps)")
     figures = (
@@ -242,7 +243,7 @@ def magnitudes(
     _print_rows([without_updates | row for row in kinds], f"kind role tensors {figures}")
     print()
     _print_rows([without_updates | row for row in tensors], f"path kind role format {figures}")
-    _print_figure(output)
+    _print_figure(report)
 
 
 def _format_words(row: dict[str, Any]) -> dict[str, Any]:

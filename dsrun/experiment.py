@@ -195,8 +195,7 @@ def _train(config: Config, run: RunDir, experiment: Experiment) -> Outcome:
             audio_seconds=lambda batch: data.train.audio_seconds(batch.ids),
             settings=loop_settings,
             progress=progress,
-            # One shape for all batches, so that watching compiles once.
-            watcher=Watcher(step, frames=max(frames for frames, _ in shapes), labels=max(labels for _, labels in shapes)),
+            watcher=Watcher(step),
         )
         outcome = loop.run(state, best)
         progress.message(f"{run.path}: {outcome.reason}")

@@ -52,7 +52,9 @@ def main() -> None:
     parser.add_argument("configs", nargs="*")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     options = parser.parse_args()
-    print("| config | dev CER, by seed | dev CER | difference | test CER, by seed | test CER | difference | updates that changed a weight |")
+    print(
+        "| config | dev CER, by seed | dev CER | difference | test CER, by seed | test CER | difference | updates that changed a weight |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for config in (options.baseline, *options.configs):
         cells = [config.removeprefix("prompts_")]
@@ -60,7 +62,10 @@ def main() -> None:
             own = summed(options.folder, config, options.seeds, split)
             rates = [total_errors(list(counts(options.folder, config, s, split).values())).rate for s in options.seeds]
             low, high = bootstrap_interval(own, seed=0)
-            cells += [", ".join(f"{rate:.3f}" for rate in rates), f"{total_errors(own).rate:.3f} [{low:.3f}, {high:.3f}]"]
+            cells += [
+                ", ".join(f"{rate:.3f}" for rate in rates),
+                f"{total_errors(own).rate:.3f} [{low:.3f}, {high:.3f}]",
+            ]
             if config == options.baseline:
                 cells.append("")
                 continue

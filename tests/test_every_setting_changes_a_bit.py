@@ -6,7 +6,7 @@ then ignored is the fault that this room's neighbours have most of all.
 
 import sys
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -28,7 +28,7 @@ SMALL_RANGE = "storage={format: fixed_q1.8, rounding: ties_to_even%s}"
 FEW_BITS = "storage={format: float_e3m2, overflow: saturate, rounding: ties_to_even%s}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def state_after_three_steps(sets):
     """The bits of the state of a small network trained with the baseline's config and some changes to its arithmetic."""
     config = load_config(CONFIG, [f"arithmetic.{text}" for text in sets]).config

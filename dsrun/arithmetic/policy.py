@@ -178,7 +178,10 @@ class Policy:
         forward, backward = self.activation_rounding("storage", path), self.activation_rounding("gradient", path)
         if forward.is_exact and backward.is_exact:
             return x
-        keys = tuple(site_key(key, role, path) for role in ("storage", "gradient"))
+        keys = tuple(
+            site_key(key, role, path) if rounding.draws else None
+            for role, rounding in (("storage", forward), ("gradient", backward))
+        )
         return _passed(self, forward, backward, x, keys)
 
     def receive(self, x: Float32[Array, "*shape"], path: str, key: Key | None = None) -> Float32[Array, "*shape"]:
@@ -263,7 +266,10 @@ class Policy:
         x, kernel = self.load(x), self.load(kernel)
         if not self.rounding("accumulate", path).is_exact:
             return emulated._convolve_windows(x, kernel, strides=strides, padding=padding, path=path, key=key)
-        left, right = emulated._passed_operand(x, path, "input", key), emulated._passed_operand(kernel, path, "weight", key)
+        left, right = (
+            emulated._passed_operand(x, path, "input", key),
+            emulated._passed_operand(kernel, path, "weight", key),
+        )
         y: Any = jax.lax.conv_general_dilated(
             left,
             right,

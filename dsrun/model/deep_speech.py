@@ -213,9 +213,13 @@ def store_weights(policy: Policy, master: Parameters, key: Key | None = None) ->
     Args:
         master: nested dict as `init_parameters` makes it. key: for a storage rounding that draws; another one each step.
     """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, w: policy.round_weight(w, _dotted(path), site_key(key, "storage", _dotted(path))), master
-    )
+
+    def read(path: tuple, w: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        name = _dotted(path)
+        own = site_key(key, "storage", name) if policy.rounding("storage", name).draws else None
+        return policy.round_weight(w, name, own)
+
+    return jax.tree_util.tree_map_with_path(read, master)
 
 
 def init_parameters(settings: ModelSettings, seed: int) -> Parameters:

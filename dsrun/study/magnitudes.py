@@ -155,8 +155,14 @@ def _panel(found: Magnitudes, title: str, places: np.ndarray) -> Panel:
     name = max(formats, key=lambda one: int((found.format[places] == one).sum()))
     first = places[found.format[places] == name][0]
     note = f"{name}" if len(formats) == 1 else f"{name}, and {', '.join(one for one in formats if one != name)}"
-    ranges = (float(column[first]) for column in (found.smallest_positive, found.smallest_normal, found.largest))
-    return Panel(title, note, *ranges, [_curve(found, label, own) for label, own in _groups(found, places).items()])
+    return Panel(
+        title,
+        note,
+        smallest_positive=float(found.smallest_positive[first]),
+        smallest_normal=float(found.smallest_normal[first]),
+        largest=float(found.largest[first]),
+        curves=[_curve(found, label, own) for label, own in _groups(found, places).items()],
+    )
 
 
 def _groups(found: Magnitudes, places: np.ndarray) -> dict[str, list[int]]:

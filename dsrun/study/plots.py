@@ -246,7 +246,7 @@ def _draw_magnitude_panel(axes: "Axes", panel: "Panel") -> None:
             axes.plot([], [], color="#999999", label=f"{curve.label}: all zero")
     axes.set(xlim=(low, high), yscale="log", xlabel="log2 of the magnitude", ylabel="share of non-zero values")
     axes.set_title(f"{panel.title} ({panel.format})", fontsize=9, pad=14)
-    axes.legend(fontsize=5.5, loc="lower left", framealpha=0.6)
+    axes.legend(fontsize=5.5, loc="upper left", framealpha=0.6)  # most of the values are at the right
 
 
 def _bands(panel: "Panel") -> list[tuple[str, float, float, str]]:

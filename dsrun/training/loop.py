@@ -186,9 +186,7 @@ class Loop:
             self._finish(pending)
         return Outcome(state, best, 0, "stopped early" if number < self.total_steps else "all epochs done")
 
-    def _step(
-        self, state: TrainState, batch: Any, number: int
-    ) -> tuple[TrainState, StepRecord, Observation | None]:
+    def _step(self, state: TrainState, batch: Any, number: int) -> tuple[TrainState, StepRecord, Observation | None]:
         shards = split_batch(batch, self.step.shards)
         total = self.step.total(state, shards)
         # Before the update, which takes the state's buffers.

@@ -62,12 +62,16 @@ def rounded_sum(policy: Policy, parts: Sequence[Tree], key: Key) -> Tree:
 
 
 def _rounded_leaf(policy: Policy, leaves: list[Array], path: str, key: Key) -> Array:
-    rounding, own = policy.rounding("reduce", path), site_key(key, "reduce", path)
-    assert own is not None
-    values = [rounding(to_float32(leaf), fold_in(own, number)) for number, leaf in enumerate(leaves)]
+    rounding = policy.rounding("reduce", path)
     if rounding.is_exact:
-        return tree_sum(values)
-    return tree_sum(values, add=lambda a, b, number: rounding(a + b, fold_in(own, len(leaves) + number)))
+        return tree_sum([to_float32(leaf) for leaf in leaves])
+    own = site_key(key, "reduce", path) if rounding.draws else None
+
+    def rounded(x: Array, number: int) -> Array:
+        return rounding(x, None if own is None else fold_in(own, number))
+
+    values = [rounded(to_float32(leaf), number) for number, leaf in enumerate(leaves)]
+    return tree_sum(values, add=lambda a, b, number: rounded(a + b, len(leaves) + number))
 
 
 def parameter_path(path: tuple) -> str:

@@ -196,7 +196,7 @@ def _keep_moment(policy: Policy, key: Key | None, path: tuple, value: Array) -> 
     if not jnp.issubdtype(value.dtype, jnp.floating):
         return value
     rounding = policy.rounding("state", parameter_path(path))
-    own = site_key(key, "state", jax.tree_util.keystr(path))
+    own = site_key(key, "state", jax.tree_util.keystr(path)) if rounding.draws else None
     return policy.to_carrier(rounding(value, own) if key is not None else value, rounding)
 
 
@@ -253,7 +253,8 @@ def _rounded_gradient(policy: Policy, key: Key | None, path: tuple, gradient: Ar
     rounding = policy.rounding("gradient", name)
     if rounding.is_exact:
         return gradient
-    return rounding(to_float32(gradient), site_key(key, "weight gradient", name)).astype(gradient.dtype)
+    own = site_key(key, "weight gradient", name) if rounding.draws else None
+    return rounding(to_float32(gradient), own).astype(gradient.dtype)
 
 
 def _reduce(policy: Policy, seed: int, step: Int32[Array, ""], parts: list[ShardSums]) -> ShardSums:

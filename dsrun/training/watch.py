@@ -8,8 +8,8 @@ takes the state's buffers, and read when the step's figures are:
 
 * `observe_update` proposes and makes the update again, from the step's own state and total. Fusion may contract it otherwise
   than in the step, so a count may be off by the updates that are within a last bit of a tie.
-* `observe_network` takes shard 0 through the network once more. For all batches it has one shape, the largest, since a compilation costs
-  more than padding does; so it draws a dropout mask and random roundings of its own. Padded frames and filler rows are not counted.
+* `observe_network` takes shard 0 through the network once more, with the same dropout and random roundings. It compiles once for each
+  shape of batch that is watched. Padded frames and filler rows are not counted.
 
 What is counted where:
 
@@ -30,7 +30,7 @@ modes can be compared: flushed is at most half of the smallest positive value. O
 longer on the negative side, and the longer one counts. What is inside a product or the CTC loss is not watched.
 
 The histogram needs no scatter. In a block of 4096 values the high and the low half of the exponent field are one-hot rows of 16,
-and their product over the block is the 16 x 16 table of counts, exact in float32: ten times as fast as 256 comparisons on CPU.
+and their product over the block is the 16 x 16 table of counts, exact in float32: tens of times as fast as 256 comparisons a value on CPU.
 """
 
 from collections.abc import Sequence
@@ -111,19 +111,17 @@ class Watcher:
 
     Args:
         step: whose state, total and rules are observed.
-        frames, labels: of the largest batch; shard 0 is padded to them.
     """
 
-    def __init__(self, step: TrainStep, *, frames: int, labels: int):
-        self.step, self.frames, self.labels = step, frames, labels
+    def __init__(self, step: TrainStep):
+        self.step = step
         self._update = jax.jit(partial(observe_update, step.update_rules))
         self._network = jax.jit(partial(observe_network, step.settings, step.policy, step.seed))
 
     def __call__(self, state: TrainState, total: ShardSums, shard: Shard) -> Observation:
         """Dispatch the observation of the step that leads on from `state`, before its update; does not wait for it."""
         update, survival = self._update(state, total)
-        padded = pad_shard(shard, frames=self.frames, labels=self.labels)
-        network = self._network(self.step.weights(state), state.step, state.loss_scale, padded)
+        network = self._network(self.step.weights(state), state.step, state.loss_scale, shard)
         return Observation(network, update, survival)
 
     def read(self, observation: Observation, *, step: int, loss_scale: float) -> Magnitudes:
@@ -139,17 +137,6 @@ class Watcher:
         return Magnitudes(step=step, loss_scale=loss_scale, **columns)
 
 
-def pad_shard(shard: Shard, *, frames: int, labels: int) -> Shard:
-    """The shard with so many frames and labels; what is added lies behind the lengths and has no effect."""
-    more_frames, more_labels = frames - shard.features.shape[1], labels - shard.labels.shape[1]
-    assert min(more_frames, more_labels) >= 0, f"a batch is larger than {frames} frames and {labels} labels"
-    return replace(
-        shard,
-        features=np.pad(shard.features, ((0, 0), (0, more_frames), (0, 0))),
-        labels=np.pad(shard.labels, ((0, 0), (0, more_labels))),
-    )
-
-
 def observe_network(
     settings: ModelSettings,
     policy: Policy,
@@ -160,8 +147,9 @@ def observe_network(
     shard: Shard,
 ) -> Counts:
     """Counts of activations, errors and gradients of the weights in one pass of shard 0."""
-    dropout_key = jax.random.fold_in(jax.random.key(seed), step.astype(jnp.uint32))
-    key = pass_key(seed, step.astype(jnp.uint32), jnp.uint32(0)) if policy.draws_in_network else None
+    own_seed, number, first = jnp.uint32(seed), step.astype(jnp.uint32), jnp.uint32(0)
+    dropout_key = jax.random.fold_in(jax.random.fold_in(jax.random.key(own_seed), number), first)
+    key = pass_key(own_seed, number, first) if policy.draws_in_network else None
     order: list[str] = []
 
     def taps_of(weights: Tree, probes: dict[str, Array] | None) -> tuple[Float32[Array, ""], dict[str, Array]]:

@@ -271,7 +271,10 @@ def test_dropout_acts_in_training_with_a_key_only():
 )
 def test_every_operand_of_every_product_and_every_projection_is_on_the_storage_grid(name, front_end):
     """With float32 compute nothing but `store` can have put it there: weights as read, activations as handed on."""
-    settings, policy = replace(SMALL, front_end=front_end, layers=1, dropout=0.3), Policy(storage=Rounding(parse_format(name)))
+    settings, policy = (
+        replace(SMALL, front_end=front_end, layers=1, dropout=0.3),
+        Policy(storage=Rounding(parse_format(name))),
+    )
     seen = []
     to_grid = jax.jit(round_to, static_argnums=1)
 
