@@ -4,6 +4,8 @@ Rooms take plain arguments and do not know the config. A new setting touches thr
 the room that obeys it; a test asserts that every field is read.
 """
 
+import difflib
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,8 +16,15 @@ from dsrun.arithmetic import Format, Policy, parse_format
 from dsrun.arithmetic.formats import DEFAULT_RANDOM_BITS
 from dsrun.arithmetic.policy import Rounding, Rule
 from dsrun.config import Accumulate, Config, Master, OptionalRole, Role
-from dsrun.errors import DataError
-from dsrun.model import Conv2dSettings, FrameStackSettings, ModelSettings, output_frames
+from dsrun.errors import DataError, UsageError
+from dsrun.model import (
+    Conv2dSettings,
+    FrameStackSettings,
+    ModelSettings,
+    output_frames,
+    parameter_table,
+    stored_places,
+)
 from dsrun.speech import (
     Alphabet,
     AudioSettings,
@@ -71,6 +80,7 @@ def build_policy(config: Config) -> Policy:
             "storage": rule.storage,
             "compute": rule.compute,
             "gradient": rule.gradient,
+            "reduce": rule.reduce,
             "state": rule.state,
         }
         rules.append(
@@ -92,6 +102,35 @@ def build_policy(config: Config) -> Policy:
         carrier=roles.carrier,
         rules=tuple(rules),
     )
+
+
+def check_rules(policy: Policy, settings: ModelSettings) -> None:
+    """Refuse a rule that changes nothing in this network: a misspelt path would make another experiment than its name says.
+
+    Raises:
+        UsageError: names the rule, the role and paths that there are.
+    """
+    parameters = [path for path, shape, _ in parameter_table(settings)]
+    matrices = [path for path, shape, _ in parameter_table(settings) if len(shape) > 1]
+    places = stored_places(settings)
+    of_role = {"storage": parameters + places, "gradient": parameters + places, "compute": matrices}
+    for number, rule in enumerate(policy.rules):
+        for role, rounding in rule.roundings:
+            paths = of_role.get(role, parameters)
+            if any(policy.rule_for(role, path) is rule for path in paths):
+                continue
+            matching = [path for path in paths if re.fullmatch(rule.pattern, path)]
+            close = difflib.get_close_matches(rule.pattern, paths, n=1, cutoff=0.4)
+            reason = (
+                "an earlier rule takes all that it matches"
+                if matching
+                else f"it matches none of the {len(paths)} paths of this role"
+                + (f"; did you mean {close[0]!r}?" if close else "")
+            )
+            raise UsageError(
+                f"arithmetic.rules.{number}: path {rule.pattern!r} changes no {role} to {rounding}: {reason} Parameters: "
+                "`dsrun train --dry-run`; places where values are stored: " + ", ".join(places)
+            )
 
 
 def _format(grid: Role | OptionalRole | Accumulate | Master) -> Format:

@@ -60,7 +60,7 @@ Format = FloatFormat | FixedFormat | ScaledFormat | BlockFormat
 def _format(name: Any) -> Any:
     """Canonical name of a format, or of fixed point given by its lengths; other types are left for the type check."""
     if isinstance(name, dict) and set(name) == {"word_length", "fraction_length"}:
-        lengths = {key: value for key, value in name.items() if isinstance(value, int)}
+        lengths = {key: value for key, value in name.items() if type(value) is int}
         if len(lengths) < 2:
             raise ValueError("word_length and fraction_length are whole numbers of bits")
         return fixed_format(**lengths).name
@@ -103,27 +103,24 @@ def _file_path(path: str) -> str:
 
 
 FilePath = Annotated[str, Field(min_length=1), AfterValidator(_file_path)]
+_FORMAT_SCHEMA: list[Any] = [
+    {"type": "string", "enum": [*FORMATS, *ALIASES]},
+    {"type": "string", "pattern": "^(float_e[2-8]m[0-9]+|fixed_q[0-9]+\\.[0-9]+)$"},
+    {
+        "type": "object",
+        "properties": {"word_length": {"type": "integer"}, "fraction_length": {"type": "integer"}},
+        "required": ["word_length", "fraction_length"],
+        "additionalProperties": False,
+    },
+]
 FormatName = Annotated[
     str,
     BeforeValidator(_format),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "enum": [*FORMATS, *ALIASES]},
-                {"type": "string", "pattern": "^(float_e[2-8]m[0-9]+|fixed_q[0-9]+\\.[0-9]+)$"},
-                {
-                    "type": "object",
-                    "properties": {"word_length": {"type": "integer"}, "fraction_length": {"type": "integer"}},
-                    "required": ["word_length", "fraction_length"],
-                    "additionalProperties": False,
-                },
-            ]
-        }
-    ),
+    WithJsonSchema({"anyOf": _FORMAT_SCHEMA}),
 ]
 RoundingName = Annotated[str, AfterValidator(_known_rounding), WithJsonSchema({"type": "string", "enum": [*MODES]})]
 OverflowName = Literal["infinity", "nan", "saturate", "wrap"]
-PowerOfTwo = Annotated[float, Field(gt=0), AfterValidator(_power_of_two)]
+PowerOfTwo = Annotated[float, Field(ge=2.0**-100, le=2.0**100), AfterValidator(_power_of_two)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -325,6 +322,8 @@ class Grid(Section):
             if len(format.overflows) > 1:
                 raise ValueError(f"must be written for {format}: {' or '.join(format.overflows)}; the stacks disagree")
             return value
+        if format == FLOAT32 and info.field_name == "overflow" and value is not None:
+            raise ValueError("float32 is what values are carried in; it overflows to infinity. Remove this")
         if value is not None:
             parse_format(format.name, **{str(info.field_name): value})
         return value
@@ -356,9 +355,11 @@ class Role(Grid):
 
 
 def _random_bits(bits: int | None, info: ValidationInfo) -> int | None:
-    mode = info.data.get("rounding")
-    if bits is not None and mode is not None and mode != "stochastic":
-        raise ValueError(f"belongs to rounding: stochastic; {mode} has no use for it, remove it")
+    if "rounding" not in info.data:  # it has a problem of its own
+        return bits
+    mode = info.data["rounding"]
+    if bits is not None and mode != "stochastic":
+        raise ValueError(f"belongs to rounding: stochastic; {mode or 'float32'} has no use for it, remove it")
     return DEFAULT_RANDOM_BITS if mode == "stochastic" and bits is None else bits
 
 
@@ -430,7 +431,7 @@ class Master(Grid):
     """The copy of the weights that accumulates updates; `none` keeps one copy, in the storage format."""
 
     format: Annotated[
-        str, BeforeValidator(_master_format), WithJsonSchema({"anyOf": [{"const": "none"}, {"type": "string"}]})
+        str, BeforeValidator(_master_format), WithJsonSchema({"anyOf": [{"const": "none"}, *_FORMAT_SCHEMA]})
     ]
     """none, or which values the copy has."""
 
@@ -508,6 +509,8 @@ class Rule(Section):
     """Instead of arithmetic.compute."""
     gradient: Role | None = None
     """Instead of arithmetic.gradient."""
+    reduce: OptionalRole | None = None
+    """Instead of arithmetic.reduce."""
     state: OptionalRole | None = None
     """Instead of arithmetic.state."""
 
@@ -523,8 +526,8 @@ class Rule(Section):
     @field_validator("state")
     @classmethod
     def _rule_says_something(cls, state: Any, info: ValidationInfo) -> Any:
-        if state is None and all(info.data.get(role) is None for role in ("storage", "compute", "gradient")):
-            raise ValueError("the rule names no role; write storage, compute, gradient or state")
+        if state is None and all(info.data.get(role) is None for role in ("storage", "compute", "gradient", "reduce")):
+            raise ValueError("the rule names no role; write storage, compute, gradient, reduce or state")
         return state
 
 
@@ -614,12 +617,18 @@ class Arithmetic(Section):
         roles = {
             role: info.data[role] for role in ("storage", "compute", "gradient", "master", "state") if role in info.data
         }
+        gradient = roles.get("gradient")
+        if isinstance(gradient, Role) and gradient.rounding != "ties_to_even":
+            raise ValueError(
+                f"a native array's gradient is rounded to nearest with ties to even as it becomes one; gradient asks {gradient.rounding}. "
+                "Write ties_to_even there, or emulated here"
+            )
         for name, role in roles.items():
             if role.format not in (*NATIVE_NAMES, "none") or role.overflow not in (None, "infinity"):
                 raise ValueError(
                     f"native arrays are float32, float16 or bfloat16 with overflow to infinity, {name} is {role.format}; write emulated"
                 )
-        storage, gradient = roles.get("storage"), roles.get("gradient")
+        storage = roles.get("storage")
         if storage and gradient and storage.format != gradient.format:
             raise ValueError(
                 f"in a native network errors have the dtype of what they are errors of: gradient is {gradient.format}, storage "
@@ -632,7 +641,7 @@ class Arithmetic(Section):
     def _rules_fit(cls, rules: tuple[Rule, ...], info: ValidationInfo) -> tuple[Rule, ...]:
         master, carrier = info.data.get("master"), info.data.get("carrier")
         for number, rule in enumerate(rules):
-            named = [role for role in (rule.storage, rule.compute, rule.gradient, rule.state) if role is not None]
+            named = [r for r in (rule.storage, rule.compute, rule.gradient, rule.reduce, rule.state) if r is not None]
             if carrier == "native" and named:
                 raise ValueError(
                     f"rule {number}: a native network has one format for each role; write carrier: emulated"
@@ -641,6 +650,8 @@ class Arithmetic(Section):
                 _grid_name(rule.storage.format, f"rule {number}: without a master copy the sum of updates")
             if rule.state:
                 _grid_name(rule.state.format, f"rule {number}: a moment that is summed over steps")
+            if rule.reduce:
+                _grid_name(rule.reduce.format, f"rule {number}: the sum over shards")
         return rules
 
 
@@ -718,7 +729,8 @@ class Training(Section):
     clip_norm: Positive | None = 400.0
     """A gradient with a larger norm is scaled down to it (Deep Speech 2: 400); null for never."""
     max_skipped_steps: CountOrZero = 10
-    """Steps in a row that may be skipped because loss or gradient are not finite; one more stops the run."""
+    """Steps in a row that may be skipped because they are not finite; one more stops the run. While a dynamic loss scale is above its
+    minimum, a skipped step halves it and does not count."""
     evaluate_every_epochs: Count = 1
     """Evaluate on dev after each so many epochs."""
     early_stop_epochs: Count | None = None

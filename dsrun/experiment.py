@@ -105,10 +105,12 @@ def prepare(config: Config, *, devices: int | None) -> Experiment:
     used = available[: devices or shards]
     data = build.build_training_data(config, on_progress=_loading_line())
     settings = build.build_model_settings(config, num_classes=data.alphabet.num_classes)
+    policy = build.build_policy(config)
+    build.check_rules(policy, settings)
     batcher = build.build_batcher(config, data.train, purpose="train")
     step = TrainStep(
         settings,
-        build.build_policy(config),
+        policy,
         build.build_optimizer(config, steps_per_epoch=batcher.batches_per_epoch),
         clip_norm=config.training.clip_norm,
         shards=config.batches.shards,
@@ -195,7 +197,7 @@ def _train(config: Config, run: RunDir, experiment: Experiment) -> Outcome:
             audio_seconds=lambda batch: data.train.audio_seconds(batch.ids),
             settings=loop_settings,
             progress=progress,
-            watcher=Watcher(step),
+            watcher=Watcher(step, frames=_watched_lengths(experiment.batcher)),
         )
         outcome = loop.run(state, best)
         progress.message(f"{run.path}: {outcome.reason}")
@@ -205,6 +207,15 @@ def _train(config: Config, run: RunDir, experiment: Experiment) -> Outcome:
             )
     events.close()
     return outcome
+
+
+WATCHED_SHAPES = 2
+
+
+def _watched_lengths(batcher: Batcher) -> set[int]:
+    """Padded lengths of the buckets that most utterances are in; a function of the data, so a resumed run watches the same steps."""
+    fullest = sorted(batcher.buckets, key=lambda bucket: (-len(bucket.members), bucket.frames))
+    return {bucket.frames for bucket in fullest[:WATCHED_SHAPES]}
 
 
 def _start_or_resume(
@@ -357,7 +368,9 @@ def _bytes_by_role(config: Config, step: TrainStep) -> dict[str, int]:
     accumulates = roles.storage.format + ", no master" if roles.master.format == "none" else roles.master.format
     return {
         f"weights that accumulate updates ({accumulates})": _bytes(state.master),
-        f"weights as read ({roles.storage.format}){': the same' if is_one_copy else ''}": 0 if is_one_copy else _bytes(weights),
+        f"weights as read ({roles.storage.format}){': the same' if is_one_copy else ''}": 0
+        if is_one_copy
+        else _bytes(weights),
         f"gradient ({roles.gradient.format}), a shard": _bytes(weights),
         f"optimizer's state ({roles.state.format})": _bytes(state.optimizer),
         **({"Kahan's compensation": _bytes(state.compensation)} if state.compensation else {}),

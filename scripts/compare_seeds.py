@@ -37,7 +37,7 @@ def surviving(folder: Path, config: str, seeds: list[int]) -> str:
     shares = []
     for seed in seeds:
         events = read_events(folder / f"{config}-seed{seed}" / "events.jsonl")
-        watched = [event["updates"]["changed"] for event in events if event["event"] == "watch"]
+        watched = [event["changed_share"] for event in events if event["event"] == "watch"]
         if not watched:
             return ""
         shares.append(watched[-1])

@@ -43,7 +43,9 @@ def write_config(
     folder: Path, *, train: Path, dev: Path, test: Path | None = None, layers: int = 1, **training
 ) -> Path:
     """A small network on the quickstart's config; three epochs unless told."""
-    settings = {"epochs": 3, "evaluate_every_epochs": 1, "checkpoint_every_epochs": 1} | training
+    # Watching compiles more than these runs compute: where it is not what is tested it is off.
+    quiet = {"epochs": 3, "evaluate_every_epochs": 1, "checkpoint_every_epochs": 1, "watch_every_steps": None}
+    settings = quiet | training
     config = {
         "base": str(REPOSITORY / "configs" / "prompts_float32.yaml"),
         "data": {

@@ -50,10 +50,10 @@ class Reader(ast.NodeVisitor):
 
     def bind(self, target: ast.expr, value: ast.expr) -> None:
         """A name stands for what is assigned to it."""
-        starred = isinstance(target, ast.Tuple) and any(isinstance(part, ast.Starred) for part in target.elts)
-        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and not starred:
-            for name, part in zip(target.elts, value.elts, strict=True):
-                self.bind(name, part)
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            if len(target.elts) == len(value.elts):  # not the rows of a table, nor a starred name
+                for name, part in zip(target.elts, value.elts, strict=True):
+                    self.bind(name, part)
         elif isinstance(target, ast.Name):
             self.names[target.id] = self.keys(value)
 

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -25,6 +26,8 @@ CONFIG = Path(__file__).parent.parent / "configs" / "prompts_float32.yaml"
 FLOAT16 = "{format: float16, rounding: ties_to_even}"
 NARROW = ("storage={format: bfloat16, rounding: ties_to_even}", "master=none")
 SMALL_RANGE = "storage={format: fixed_q1.8, rounding: ties_to_even%s}"
+UNDERFLOWS = "gradient={format: float8_e4m3fn, overflow: saturate, rounding: ties_to_even}"
+OVERFLOWS = "gradient={format: float_e2m8, overflow: %s, rounding: ties_to_even}"  # beyond 3.99
 FEW_BITS = "storage={format: float_e3m2, overflow: saturate, rounding: ties_to_even%s}"
 
 
@@ -45,8 +48,11 @@ def state_after_three_steps(sets):
     state = step.initial_state()
     for _ in range(3):
         state, record = step(state, split_batch(make_batch(), 2))
-        assert record.finite
-    return tuple(sorted(bits(jax.device_get(state)).items()))
+        assert record.finite or "overflow: infinity" in str(sets)
+    found = jax.device_get({"master": state.master, "moments": state.optimizer})
+    # As float32: another dtype is no other number.
+    found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32) if leaf.dtype.kind in "fV" else leaf, found)
+    return tuple(sorted(bits(found).items()))
 
 
 CHANGES = [
@@ -60,18 +66,23 @@ CHANGES = [
     ((), "accumulate={format: float16, rounding: ties_to_even, chunk: 4}"),
     (("accumulate={format: float16, rounding: ties_to_even, chunk: 4}",), "accumulate.chunk=2"),
     (("accumulate={format: float16, rounding: ties_to_even, chunk: 4}",), "accumulate.rounding=toward_zero"),
-    ((), "loss_scale={kind: static, scale: 2}"),
-    ((), "loss_scale={kind: dynamic}"),
-    (("loss_scale={kind: dynamic}",), "loss_scale.growth_interval=2"),
-    (("loss_scale={kind: dynamic, growth_interval: 1}",), "loss_scale.maximum=32768"),
+    ((UNDERFLOWS,), "loss_scale={kind: static, scale: 64}"),
+    ((UNDERFLOWS,), "loss_scale={kind: dynamic, initial: 64}"),
+    ((UNDERFLOWS, "loss_scale={kind: dynamic, initial: 8}"), "loss_scale.initial=4"),
+    ((UNDERFLOWS, "loss_scale={kind: dynamic, initial: 8}"), "loss_scale.growth_interval=1"),
+    ((UNDERFLOWS, "loss_scale={kind: dynamic, initial: 8, growth_interval: 1}"), "loss_scale.maximum=8"),
     ((), "rules=[{path: output_kernel, storage: {format: float16, rounding: ties_to_even}}]"),
     ((), "rules=[{path: output_kernel, compute: {format: float16, rounding: ties_to_even}}]"),
     ((), "rules=[{path: output_kernel, gradient: {format: float16, rounding: ties_to_even}}]"),
     ((), "rules=[{path: output_kernel, state: {format: float16, rounding: ties_to_even}}]"),
-    (NARROW, "update.rounding=stochastic"),
-    (NARROW, "update.rounding=toward_zero"),
+    *[(NARROW, f"update.rounding={mode}") for mode in
+      ("ties_to_away", "toward_zero", "toward_positive", "toward_negative", "stochastic", "stochastic_equal")],
     (NARROW, "update.compensation=kahan"),
     ((*NARROW, "update.rounding=stochastic"), "update.random_bits=2"),
+    *[((f"{role}={{format: bfloat16, rounding: stochastic}}",), f"{role}.random_bits=2") for role in
+      ("storage", "compute", "gradient", "reduce", "state", "ctc")],
+    ((OVERFLOWS % "infinity",), OVERFLOWS % "saturate"),
+    ((), "rules=[{path: output_kernel, reduce: {format: float16, rounding: ties_to_even}}]"),
     ((SMALL_RANGE % "",), SMALL_RANGE % ", overflow: wrap"),
     ((FEW_BITS % "",), FEW_BITS % ", subnormals: false"),
     (("storage={format: int8, rounding: ties_to_even}",), "storage.granularity=channel"),

@@ -217,8 +217,8 @@ _OTHER_NAMES = {
     **dict.fromkeys(("binary1", "1bit", "sign"), "binary"),
     "tfloat32": "tensorfloat32",
 }
-_FLOAT = re.compile(r"float_e(\d+)m(\d+)")
-_FIXED = re.compile(r"fixed_q(\d+)\.(\d+)")
+_FLOAT = re.compile(r"float_e([1-9][0-9]?)m(0|[1-9][0-9]?)")
+_FIXED = re.compile(r"fixed_q(0|[1-9][0-9]?)\.(0|[1-9][0-9]?)")
 
 
 def parse_format(

@@ -25,11 +25,15 @@ Carriers. `emulated`: values on a smaller format's grid, held in float32 arrays.
 has at most 22 significand bits and is exact in float32, so emulated products differ from tensor-core products only in the order
 of summation. `native`: weights, activations, moments in arrays of the format's dtype, and products of arrays of that dtype with
 float32 results. The rounding is the same integer kernel's; the cast behind it is exact and never relied upon to round.
-Native differs from emulated where JAX adds the gradients of a value that is used twice: in the array's dtype, so one rounding
-more; and in the order in which a product of that dtype is summed.
+Native differs from emulated where a stored value has several readers: the error from each is rounded to the array's dtype, and so is each
+sum of two, where emulated rounds their float32 sum once; and in the order in which a product of that dtype is summed.
 
 Formats with a scale: weights take it per tensor or per channel, activations per frame, so that an utterance does not depend on
-its neighbours in the batch.
+its neighbours in the batch. Blocks lie along a weight's inputs (a convolution's: along its last axis) and along the last axis of
+activations and errors, rounded once: in the products of the derivative the sum runs along another axis.
+
+A stochastic rounding inside the network numbers the elements of a padded batch: what an utterance draws depends on its row and on
+the padded length, in training and in evaluation.
 """
 
 import hashlib
@@ -141,10 +145,14 @@ class Policy:
         return found or getattr(self, role)
 
     def _ruled(self, role: Role, path: str) -> Rounding | None:
+        rule = self.rule_for(role, path)
+        return None if rule is None else dict(rule.roundings)[role]
+
+    def rule_for(self, role: Role, path: str) -> Rule | None:
+        """The rule that decides a role at a path: the first that names the role and matches the path."""
         for rule in self.rules:
-            for named, rounding in rule.roundings:
-                if named == role and re.fullmatch(rule.pattern, path):
-                    return rounding
+            if role in dict(rule.roundings) and re.fullmatch(rule.pattern, path):
+                return rule
         return None
 
     @property
@@ -154,12 +162,19 @@ class Policy:
         return any(rounding.draws for rounding in (*general, *(r for rule in self.rules for _, r in rule.roundings)))
 
     @property
+    def can_overflow(self) -> bool:
+        """Weights or moments are kept in a format whose range may end before float32's."""
+        kept = (self.storage.format if self.master is None else self.master, self.state.format)
+        return self.rules != () or any(format != FLOAT32 for format in kept)
+
+    @property
     def stores_exactly(self) -> bool:
         """The network reads the master itself: storage is float32, or the master is already on its grid."""
         formats = [rounding.format for rule in self.rules for role, rounding in rule.roundings if role == "storage"]
         if self.master is None and not any(role == "master" for rule in self.rules for role, _ in rule.roundings):
             return True
-        return self.storage.is_exact and all(format == FLOAT32 for format in formats)
+        reads_master = self.carrier == "emulated" or self.master == FLOAT32  # a native array is in the master's dtype
+        return reads_master and self.storage.is_exact and all(format == FLOAT32 for format in formats)
 
     def round_weight(self, x: Float[Array, "*shape"], path: str, key: Key | None = None) -> Float[Array, "*shape"]:
         """A weight as the network reads it, from the master: storage grid, and in the native carrier its dtype."""
@@ -328,7 +343,7 @@ def site_key(key: Key | None, role: str, path: str) -> Key | None:
     if key is None:
         return None
     digest = hashlib.sha256(f"{role}\0{path}".encode()).digest()
-    return fold_in(key, int.from_bytes(digest[:4], "little"))
+    return fold_in(fold_in(key, int.from_bytes(digest[:4], "little")), int.from_bytes(digest[4:8], "little"))
 
 
 def pass_key(seed: Array | int, step: Array, shard: Array) -> Key:

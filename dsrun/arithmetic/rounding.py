@@ -76,7 +76,8 @@ def round_to(
         ValueError: a mode that does not exist or that the format cannot honour, a key given to a mode that draws nothing, or
             none given to one that does.
 
-    Arithmetic: correctly rounded, once, from float32; the same bits under jit, vmap and any sharding. The input is float32: rounding
+    Arithmetic: correctly rounded, once, from float32; the same bits under jit and any sharding, and under vmap for modes that draw nothing
+        (one that draws needs `random_bits.draw` with the number of each part's first element). The input is float32: rounding
         a float64 result here would be its second rounding. The same bits on every backend too, but for the formats with a scale:
         they divide, and a backend whose float32 division is not correctly rounded may choose another code near a tie.
     """

@@ -72,13 +72,17 @@ def round_scaled(
 
 
 def scale_of(x: Float32[Array, "*shape"], format: ScaledFormat) -> Float32[Array, "..."]:
-    """The scale, broadcastable to x's shape: one for all, for each index of the last axis (channel), or for all but it (frame)."""
+    """The scale, broadcastable to x's shape.
+
+    tensor: one for all. channel: one for each index of the last axis; a vector, whose values are channels, has one for all. frame: one
+    for each index of the first two axes, batch and time in either order, of [.., .., feature] or [.., .., bin, channel].
+    """
     magnitude = jnp.abs(x)
-    axes = {
-        "tensor": tuple(range(x.ndim)),
-        "channel": tuple(range(x.ndim - 1)),
-        "frame": (x.ndim - 1,) if x.ndim else (),
-    }[format.granularity]
+    axes = tuple(range(x.ndim))
+    if format.granularity == "channel" and x.ndim > 1:
+        axes = axes[:-1]
+    elif format.granularity == "frame":
+        axes = axes[2:] if x.ndim > 2 else axes[-1:]
     if format.scale == "absmax":
         return _absmax_scale(jnp.max(magnitude, axis=axes, keepdims=True, initial=0.0), format.max_code)
     kept = [1 if axis in axes else size for axis, size in enumerate(x.shape)]

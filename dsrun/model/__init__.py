@@ -18,6 +18,7 @@ from dsrun.model.deep_speech import (
     output_frames,
     parameter_table,
     store_weights,
+    stored_places,
 )
 from dsrun.model.frontend import Conv2dSettings, FrameStackSettings, time_stride
 from dsrun.model.gru import GruWeights, Recurrence, bidirectional_gru
@@ -38,6 +39,7 @@ __all__ = [
     "output_frames",
     "parameter_table",
     "store_weights",
+    "stored_places",
     "time_stride",
     "update_running",
 ]

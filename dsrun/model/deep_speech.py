@@ -29,10 +29,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int32, PRNGKeyArray
 
-from dsrun.arithmetic import Policy
+from dsrun.arithmetic import FLOAT32_POLICY, Policy
 from dsrun.arithmetic.policy import site_key
 from dsrun.arithmetic.random_bits import Key
-from dsrun.model.frontend import Frames, FrontEndSettings, front_end_frames, make_front_end
+from dsrun.model.frontend import Frames, FrontEndSettings, front_end_frames, make_front_end, time_stride
 from dsrun.model.gru import Direction, Gates, Recurrence, gru_sequence, sum_directions, valid_frames
 from dsrun.model.norm import ForwardPass, Moments, Normalization, NormalizationKind, Statistics
 
@@ -252,6 +252,25 @@ def parameter_table(settings: ModelSettings) -> list[tuple[str, tuple[int, ...],
     """Dotted path, shape and number of values of each parameter, sorted by path."""
     leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(_structure(settings)[1]))
     return sorted((_dotted(path), tuple(leaf.shape), leaf.size) for path, leaf in leaves)
+
+
+def stored_places(settings: ModelSettings) -> list[str]:
+    """Paths of the places where the network stores a value, or receives an error: what rules can name beside parameters."""
+    taps: dict[str, Array] = {}
+    frames = 4 * time_stride(settings.front_end)
+
+    def run() -> Array:
+        parameters = nnx.to_pure_dict(_structure(settings)[1])
+        parameters = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), parameters)
+        features = jnp.zeros((1, frames, settings.num_bins), jnp.float32)
+        key = jax.random.key(0)
+        lengths = jnp.full((1,), frames, jnp.int32)
+        return apply(
+            settings, FLOAT32_POLICY, parameters, None, features, lengths, mode="train", dropout_key=key, taps=taps
+        ).logits
+
+    jax.eval_shape(run)
+    return sorted(taps)
 
 
 @lru_cache(maxsize=16)

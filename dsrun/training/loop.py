@@ -149,7 +149,7 @@ class Loop:
         """Train on from `state`.
 
         Raises:
-            DivergedError: more steps in a row than `max_skipped_steps` had a loss or gradient that was not finite; names step,
+            DivergedError: more steps in a row than `max_skipped_steps` were not finite at the smallest loss scale; names step,
                 utterances and loss scale. The last checkpoint stays.
         """
         number, pending = int(state.step), None
@@ -240,9 +240,10 @@ class Loop:
         if record["skipped_steps"] > self.settings.max_skipped_steps:
             raise DivergedError(
                 f"step {pending.step}: loss {record['loss']}, gradient norm {record['grad_norm']}: not finite, "
-                f"{record['skipped_steps']} steps in a row (training.max_skipped_steps {self.settings.max_skipped_steps}), loss scale "
-                f"{record['loss_scale']:g}. Utterances: {', '.join(id for id in pending.batch.ids if id)}. Checkpoints from before are "
-                "kept; lower optimizer.learning_rate or training.clip_norm, use a format with more range, or a dynamic loss scale."
+                f"{record['skipped_steps']} steps skipped in a row (training.max_skipped_steps "
+                f"{self.settings.max_skipped_steps}), loss scale {record['loss_scale']:g}. "
+                f"Utterances: {', '.join(id for id in pending.batch.ids if id)}. Checkpoints from before are kept; "
+                "lower optimizer.learning_rate or training.clip_norm, use a format with more range, or a dynamic loss scale."
             )
 
     def _evaluate(self, state: TrainState, number: int, epoch: int, best: Best) -> Best:

@@ -26,7 +26,7 @@ class LossScale:
     def after(
         self, scale: Float32[Array, ""], finite_steps: Int32[Array, ""], is_finite: Bool[Array, ""]
     ) -> tuple[Float32[Array, ""], Int32[Array, ""]]:
-        """Scale and finite steps since it changed, after a step that was finite or not."""
+        """Scale, and finite steps counted towards the next growth, after a step that was finite or not."""
         if self.kind == "fixed":
             return scale, finite_steps
         counted = jnp.where(is_finite, finite_steps + 1, 0)
@@ -35,6 +35,10 @@ class LossScale:
         smaller = jnp.maximum(scale * 0.5, jnp.float32(self.minimum))
         changed = jnp.where(is_finite, jnp.where(grows, larger, scale), smaller)
         return changed, jnp.where(grows, 0, counted)
+
+    def can_fall(self, scale: Float32[Array, ""]) -> Bool[Array, ""]:
+        """A step that is not finite says that the scale was too large, and no more than that."""
+        return scale > (self.minimum if self.kind == "dynamic" else jnp.inf)
 
 
 NO_LOSS_SCALE = LossScale()

@@ -28,8 +28,8 @@ class TrainState:
         optimizer: momentum or Adam moments, as optax keeps them, values of the state's format.
         statistics: running mean and variance of the normalisations, float32, nested dict.
         loss_scale: what the loss is multiplied by before the backward pass, float32 scalar, a power of two.
-        finite_steps: finite steps since the scale last changed, int32 scalar.
-        skipped_steps: steps skipped in a row up to now because they were not finite, int32 scalar.
+        finite_steps: finite steps in a row, counted towards the next growth of the scale, int32 scalar.
+        skipped_steps: steps in a row up to now that were not finite though no smaller loss scale was left, int32 scalar.
         compensation: what the last updates lost, by Kahan's summation, like `master`; empty without it.
 
     Arrays are float32, or in the native carrier of the format's dtype.
@@ -70,8 +70,8 @@ class StepRecord:
     """What one step reports; scalars on the device until they are read.
 
     `loss` is the mean over the utterances of the global batch of -log p(labels), in nats; `grad_norm` the Euclidean norm
-    of its gradient before clipping; `blank_share` the share of valid output frames whose best class is blank; `skipped_steps`
-    those skipped in a row up to this one, 0 where it is finite.
+    of its gradient before clipping; `blank_share` the share of valid output frames whose best class is blank; `skipped_steps` the
+    state's after this step.
     """
 
     loss: Scalar

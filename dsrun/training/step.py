@@ -14,8 +14,8 @@ says. With Kahan's compensation c, the part of the last update that rounding too
 
     y = update - c      t = master + y      c = (t - master) - y      each of the four results rounded
 
-The moments are rounded as they are kept; the direction comes from those before that rounding. A step whose loss or gradient is not
-finite changes nothing but the step number, the loss scale and the count of skipped steps.
+The moments are rounded as they are kept; the direction comes from those before that rounding. A step whose loss, gradient, or
+narrow weights or moments are not finite changes nothing but the step number, the loss scale and the count of skipped steps.
 
 The loss of a step is the mean over the utterances of the global batch; a shard computes sums, the update divides by
 the count, so a batch with filler rows is weighted by what it holds.
@@ -283,9 +283,12 @@ def update(rules: UpdateRules, state: TrainState, total: ShardSums) -> tuple[Tra
     )
     loss = total.loss / total.utterances
     finite = jnp.isfinite(loss) & jnp.isfinite(proposal.norm)
+    if rules.policy.can_overflow:  # a narrow weight or moment may, from a gradient that is finite
+        finite = finite & _is_finite((proposed.master, proposed.optimizer, proposed.compensation))
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, state)
     scale, finite_steps = rules.loss_scale.after(state.loss_scale, state.finite_steps, finite)
-    skipped = jnp.where(finite, 0, state.skipped_steps + 1)
+    counts_as_skipped = jnp.where(rules.loss_scale.can_fall(state.loss_scale), 0, 1)
+    skipped = jnp.where(finite, 0, state.skipped_steps + counts_as_skipped)
     record = StepRecord(
         loss=loss,
         grad_norm=proposal.norm,
@@ -297,6 +300,11 @@ def update(rules: UpdateRules, state: TrainState, total: ShardSums) -> tuple[Tra
     )
     counts = {"step": state.step + 1, "loss_scale": scale, "finite_steps": finite_steps, "skipped_steps": skipped}
     return replace(kept, **counts), record
+
+
+def _is_finite(tree: Tree) -> Array:
+    leaves = [leaf for leaf in jax.tree_util.tree_leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ The histogram needs no scatter. In a block of 4096 values the high and the low h
 and their product over the block is the 16 x 16 table of counts, exact in float32: tens of times as fast as 256 comparisons a value on CPU.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -99,9 +99,9 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a watched step dispatched: counts of the network and of the update, and updates by block in the latter's order."""
+    """What a watched step dispatched: counts of the network (or None) and of the update, and updates by block in the latter's order."""
 
-    network: Counts
+    network: Counts | None
     update: Counts
     survival: Any
 
@@ -111,23 +111,27 @@ class Watcher:
 
     Args:
         step: whose state, total and rules are observed.
+        frames: padded lengths of the batches whose pass through the network is observed too; None for all. Each length is a compilation,
+            which takes longer than everything else that watching does.
     """
 
-    def __init__(self, step: TrainStep):
-        self.step = step
+    def __init__(self, step: TrainStep, *, frames: Collection[int] | None = None):
+        self.step, self.frames = step, frames
         self._update = jax.jit(partial(observe_update, step.update_rules))
         self._network = jax.jit(partial(observe_network, step.settings, step.policy, step.seed))
 
     def __call__(self, state: TrainState, total: ShardSums, shard: Shard) -> Observation:
         """Dispatch the observation of the step that leads on from `state`, before its update; does not wait for it."""
         update, survival = self._update(state, total)
+        if self.frames is not None and shard.features.shape[1] not in self.frames:
+            return Observation(None, update, survival)
         network = self._network(self.step.weights(state), state.step, state.loss_scale, shard)
         return Observation(network, update, survival)
 
     def read(self, observation: Observation, *, step: int, loss_scale: float) -> Magnitudes:
         """Wait for an observation, and its table: the network's rows before the update's."""
         network, update, survival = jax.device_get((observation.network, observation.update, observation.survival))
-        tables = [_table(network), _table(update)]
+        tables = [_table(counts) for counts in (network, update) if counts is not None]
         columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
         kinds = columns["kind"]
         survived = np.zeros((len(kinds), 3), np.int64)

@@ -147,10 +147,12 @@ def test_a_narrow_accumulator_convolves_as_float32_does_but_for_its_rounding():
 def test_a_frame_of_an_activation_has_a_scale_of_its_own_and_a_weight_one_a_tensor():
     policy = Policy(storage=Rounding(parse_format("int8")))
     x = normal(5, 40)
-    together = policy.store(x, "place")
+    x = x.at[3].mul(100.0)
+    together = np.asarray(policy.store(x, "place"))
     np.testing.assert_array_equal(together[2], policy.store(x[2:3], "place")[0])
-    weight = policy.round_weight(x, "w")
-    assert len(np.unique(np.asarray(weight) / (np.abs(weight).max() / 127))) <= 255
+    weight = np.asarray(policy.round_weight(x, "w"))
+    assert len(np.unique(together[2])) > 20
+    assert len(np.unique(weight[2])) < 10, "the largest row's scale leaves a small row few codes"
 
 
 def test_native_arrays_hold_the_values_that_emulated_ones_hold():
@@ -172,5 +174,5 @@ def test_native_arrays_hold_the_values_that_emulated_ones_hold():
     np.testing.assert_allclose(results[native][0], results[emulated][0], rtol=1e-5, atol=1e-5)
     (dx, dw), (true_dx, true_dw) = results[native][1](g), results[emulated][1](g)
     np.testing.assert_allclose(dx, true_dx, rtol=2.0**-10, atol=1e-5)
-    np.testing.assert_array_equal(dw, round_to(jnp.asarray(dw, jnp.float32), FLOAT16).astype(jnp.float16))
+    assert dw.dtype == jnp.float16
     np.testing.assert_allclose(dw.astype(jnp.float32), true_dw, rtol=2.0**-10, atol=1e-5)
