@@ -22,6 +22,7 @@ from dsrun.model import (
     initial_statistics,
     output_frames,
     parameter_table,
+    store_weights,
     update_running,
 )
 from dsrun.model.deep_speech import _dropout
