@@ -11,7 +11,8 @@ if [ -z "${PYTHON:-}" ]; then
   [ -x .venv/bin/python ] && PYTHON=.venv/bin/python
 fi
 selection=()
-[ "${CI:-}" = true ] && selection=(-m "not slow or ci")
+# One file stays with one worker: fixtures and compiled programs are shared within it.
+[ "${CI:-}" = true ] && selection=(-m "not slow or ci" -n 2 --dist loadfile)
 
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m ruff check .

@@ -17,7 +17,7 @@ rounded function of the format would give.
 
 The lattice is that of `loss`, its columns interleaved: state 2 i is blank i, state 2 i + 1 label i. `prefix` and `suffix` are
 sums over the ways to reach and to leave a state, its own emission left out. log 0 is -infinity, so the format needs an
-infinity and must overflow to it; a sum of logarithms below the range is log 0 too (not toward zero or upward: there it is the most negative value).
+infinity and must overflow to it; a sum of logarithms below the range is log 0 too.
 
 Nothing is repaired: the occupancies of a frame are not divided by their sum, and where prefix, suffix and total have
 drifted apart a frame's gradient does not sum to 0. Source: Graves et al. 2006, the recursion.
