@@ -30,10 +30,10 @@ SETTINGS = ModelSettings(
 
 MIXED = Policy(
     storage=Rounding(FLOAT16, "stochastic"),
-    reduce=Rounding(FLOAT16, "stochastic"),
+    reduce=Rounding(FLOAT16),
     master=None,
     update_mode="stochastic",
-    state=Rounding(BFLOAT16, "stochastic"),
+    state=Rounding(BFLOAT16),
 )
 
 
