@@ -14,6 +14,8 @@ from tests.reference.ctc import enumerate_paths, forward_backward
 
 KEY = make_key(0, "ctc", "")
 
+pytestmark = pytest.mark.slow  # a compilation for each format and shape
+
 
 def loss_and_gradient(logits, num_frames, labels, num_labels, key=None, *, loss=log_space_ctc_loss, **options):
     if key is not None:
