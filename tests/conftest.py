@@ -13,7 +13,7 @@ configure_runtime(devices=8)
 from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook(
-    [f"dsrun.{room}" for room in ("arithmetic", "model", "ctc", "speech", "training", "evaluation", "study")],
+    [f"dsrun.{room}" for room in ("arithmetic", "model", "ctc", "speech", "training", "evaluation")],
     "beartype.beartype",
 )
 
