@@ -110,8 +110,9 @@ def check_rules(policy: Policy, settings: ModelSettings) -> None:
     Raises:
         UsageError: names the rule, the role and paths that there are.
     """
-    parameters = [path for path, shape, _ in parameter_table(settings)]
-    matrices = [path for path, shape, _ in parameter_table(settings) if len(shape) > 1]
+    table = parameter_table(settings)
+    parameters = [path for path, _, _ in table]
+    matrices = [path for path, shape, _ in table if len(shape) > 1]
     places = stored_places(settings)
     of_role = {"storage": parameters + places, "gradient": parameters + places, "compute": matrices}
     for number, rule in enumerate(policy.rules):

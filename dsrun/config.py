@@ -43,8 +43,8 @@ from dsrun.arithmetic.formats import (
     MODES,
     NATIVE_NAMES,
     BlockFormat,
-    FixedFormat,
     FloatFormat,
+    Format,
     ScaledFormat,
     check_rounding,
     fixed_format,
@@ -53,8 +53,6 @@ from dsrun.arithmetic.formats import (
 from dsrun.config_file import Node, Problem, read_tree
 from dsrun.config_messages import listing, problems_of
 from dsrun.errors import ConfigError, UsageError
-
-Format = FloatFormat | FixedFormat | ScaledFormat | BlockFormat
 
 
 def _format(name: Any) -> Any:
@@ -81,6 +79,22 @@ def _chosen(info: ValidationInfo) -> Format | None:
     """The format of the section that is being read, as far as it is known to be good."""
     name = info.data.get("format")
     return None if name in (None, "none") else parse_format(name)
+
+
+def _random_bits(bits: int | None, info: ValidationInfo) -> int | None:
+    if "rounding" not in info.data:  # it has a problem of its own
+        return bits
+    mode = info.data["rounding"]
+    if bits is not None and mode != "stochastic":
+        raise ValueError(f"belongs to rounding: stochastic; {mode or 'float32'} has no use for it, remove it")
+    return DEFAULT_RANDOM_BITS if mode == "stochastic" and bits is None else bits
+
+
+def _honoured(mode: str, format: Format) -> None:
+    """Refuse a mode that a role of this format cannot honour."""
+    if format == FLOAT32 and mode != "ties_to_even":
+        raise ValueError(f"float32 is what values are carried in and is not rounded to: {mode} cannot be honoured")
+    check_rounding(format, mode)
 
 
 def _power_of_two(value: float) -> float:
@@ -119,6 +133,7 @@ FormatName = Annotated[
     WithJsonSchema({"anyOf": _FORMAT_SCHEMA}),
 ]
 RoundingName = Annotated[str, AfterValidator(_known_rounding), WithJsonSchema({"type": "string", "enum": [*MODES]})]
+RandomBits = Annotated[Annotated[int, Field(ge=1, le=MAX_RANDOM_BITS)] | None, AfterValidator(_random_bits)]
 OverflowName = Literal["infinity", "nan", "saturate", "wrap"]
 PowerOfTwo = Annotated[float, Field(ge=2.0**-100, le=2.0**100), AfterValidator(_power_of_two)]
 Count = Annotated[int, Field(ge=1)]
@@ -335,32 +350,16 @@ class Role(Grid):
     rounding: RoundingName
     """How a number becomes one of the values: ties_to_even, ties_to_away, toward_zero, toward_positive, toward_negative, stochastic or
     stochastic_equal."""
-    random_bits: Annotated[int, Field(ge=1, le=MAX_RANDOM_BITS)] | None = None
+    random_bits: RandomBits = None
     """Random bits that a stochastic rounding compares; 24 if not written."""
 
     @field_validator("rounding")
     @classmethod
     def _format_can_be_rounded_so(cls, mode: str, info: ValidationInfo) -> str:
         format = _chosen(info)
-        if format == FLOAT32 and mode != "ties_to_even":
-            raise ValueError(f"float32 is what values are carried in and is not rounded to: {mode} cannot be honoured")
         if format is not None:
-            check_rounding(format, mode)
+            _honoured(mode, format)
         return mode
-
-    @field_validator("random_bits")
-    @classmethod
-    def _random_bits_are_drawn(cls, bits: int | None, info: ValidationInfo) -> int | None:
-        return _random_bits(bits, info)
-
-
-def _random_bits(bits: int | None, info: ValidationInfo) -> int | None:
-    if "rounding" not in info.data:  # it has a problem of its own
-        return bits
-    mode = info.data["rounding"]
-    if bits is not None and mode != "stochastic":
-        raise ValueError(f"belongs to rounding: stochastic; {mode or 'float32'} has no use for it, remove it")
-    return DEFAULT_RANDOM_BITS if mode == "stochastic" and bits is None else bits
 
 
 class OptionalRole(Grid):
@@ -368,7 +367,7 @@ class OptionalRole(Grid):
 
     rounding: RoundingName | None = None
     """How a number becomes one of the values; to be written unless the format is float32."""
-    random_bits: Annotated[int, Field(ge=1, le=MAX_RANDOM_BITS)] | None = None
+    random_bits: RandomBits = None
     """Random bits that a stochastic rounding compares; 24 if not written."""
 
     @field_validator("rounding")
@@ -379,16 +378,9 @@ class OptionalRole(Grid):
             return mode
         if format != FLOAT32 and mode is None:
             raise ValueError(f"missing: how a number becomes a {format}; write ties_to_even, or another mode")
-        if format == FLOAT32 and mode not in (None, "ties_to_even"):
-            raise ValueError(f"float32 is what values are carried in and is not rounded to: {mode} cannot be honoured")
         if mode is not None:
-            check_rounding(format, mode)
+            _honoured(mode, format)
         return mode
-
-    @field_validator("random_bits")
-    @classmethod
-    def _random_bits_are_drawn(cls, bits: int | None, info: ValidationInfo) -> int | None:
-        return _random_bits(bits, info)
 
 
 class Accumulate(OptionalRole):
@@ -446,15 +438,10 @@ class Update(Section):
 
     rounding: RoundingName
     """The rounding of weight minus learning rate times direction."""
-    random_bits: Annotated[int, Field(ge=1, le=MAX_RANDOM_BITS)] | None = None
+    random_bits: RandomBits = None
     """Random bits that a stochastic rounding compares; 24 if not written."""
     compensation: Literal["none", "kahan"] = "none"
     """kahan keeps what rounding took from each update, in the master's format, and adds it to the next."""
-
-    @field_validator("random_bits")
-    @classmethod
-    def _random_bits_are_drawn(cls, bits: int | None, info: ValidationInfo) -> int | None:
-        return _random_bits(bits, info)
 
 
 class NoLossScale(Section):

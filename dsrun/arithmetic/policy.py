@@ -242,11 +242,14 @@ class Policy:
 
         `side` tells the operands of one product apart; `axis` is the one that the product sums over.
         """
-        rounding = self.rounding("compute", path) if side == "weight" else self.activation_rounding("compute", path)
+        rounding = self._operand_rounding(path, side)
         value = to_float32(x)
         if not rounding.is_exact:
             value = rounding(value, site_key(key, f"compute {side}", path), axis=axis)
         return self.to_carrier(value, rounding)
+
+    def _operand_rounding(self, path: str, side: str) -> Rounding:
+        return self.rounding("compute", path) if side == "weight" else self.activation_rounding("compute", path)
 
     def sum_products(
         self, a: Float[Array, "... inner"], b: Float[Array, "inner outer"], path: str, side: str, key: Key | None = None
@@ -302,7 +305,7 @@ class Policy:
         self, x: Float32[Array, "*shape"], path: str, side: Literal["input", "weight"], key: Key | None
     ) -> Float32[Array, "*shape"]:
         """An operand on the compute grid, the gradient straight through."""
-        rounding = self.rounding("compute", path) if side == "weight" else self.activation_rounding("compute", path)
+        rounding = self._operand_rounding(path, side)
         if rounding.is_exact:
             return x
         return _passed(self, rounding, EXACT, x, (site_key(key, f"compute {side}", path), None))
