@@ -1,23 +1,32 @@
 """What an arithmetic costs: whole training steps of one config under several arithmetics, beside its own, in one process.
 
-    python -m benchmarks.arithmetic_step [--config FILE] [--batches N] [--repeats N] [--carriers] [--json]
+    python -m benchmarks.arithmetic_step [--config FILE] [--batches N] [--repeats N] [--carriers | --watching] [--json]
 
 The batches are the first of the config's second epoch, as `dsrun train` would make them; each variant makes the same steps on the
 same devices. They take turns, A B C A B C, a pass over all batches each; the figure is the median over the passes of a variant's
 time over the baseline's in the same turn, so a busy minute of a shared machine meets both. The first pass of each compiles and does
-not count. Bytes are those of the arrays that a step keeps: weights that accumulate, weights as read where they are others, the optimizer's
-state, Kahan's compensation.
+not count. Bytes are those of the arrays that a step keeps: weights that accumulate, weights as read where they are others, the
+optimizer's state, Kahan's compensation.
+
+With --watching: what one observation of a step costs (its dispatch, its counts, and reading them), in steps of the same batches, and
+so the share of the time at the config's `training.watch_every_steps`.
 """
 
 import argparse
 import json
 import statistics
+import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dsrun.config import load_config
 from dsrun.record.runtime import ask_for_large_pages, configure_runtime
+
+if TYPE_CHECKING:
+    from dsrun.training.step import TrainStep
 
 NONE = ("arithmetic.master=none",)
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -47,10 +56,17 @@ CARRIERS = {
 }
 
 
-def measure(
-    config: str, variants: dict[str, tuple[str, ...]], *, sets: list[str], batches: int, repeats: int
-) -> list[dict[str, Any]]:
-    """A row for each variant: time relative to the first, lowest and highest, bytes kept, last loss."""
+@dataclass(frozen=True)
+class Setting:
+    """The first batches of a config's second epoch, in shards, and what makes its step under other arithmetics."""
+
+    shards: list[Any]
+    make: Callable[[tuple[str, ...]], "TrainStep"]
+    watch_every_steps: int | None
+
+
+def prepare(config: str, *, sets: list[str], batches: int) -> Setting:
+    """Data and network of a config; starts JAX."""
     base = load_config(config, sets).config
     configure_runtime(base.batches.shards, pool_size=base.batches.shards)
     import jax
@@ -61,7 +77,8 @@ def measure(
     data = build.build_training_data(base)
     settings = build.build_model_settings(base, num_classes=data.alphabet.num_classes)
     batcher = build.build_batcher(base, data.train, purpose="train")
-    shards = [split_batch(batcher.batch(1, i), base.batches.shards) for i in range(batcher.batches_per_epoch)][:batches]
+    count = min(batches, batcher.batches_per_epoch)
+    shards = [split_batch(batcher.batch(1, i), base.batches.shards) for i in range(count)]
 
     def make(changes: tuple[str, ...]) -> TrainStep:
         own = load_config(config, [*sets, *changes]).config
@@ -77,19 +94,28 @@ def measure(
             devices=jax.devices()[: base.batches.shards],
         )
 
-    steps = {name: make(changes) for name, changes in variants.items()}
+    return Setting(shards, make, base.training.watch_every_steps)
+
+
+def measure(setting: Setting, variants: dict[str, tuple[str, ...]], *, repeats: int) -> list[dict[str, Any]]:
+    """A row for each variant: time relative to the first, lowest and highest, bytes kept, last loss."""
+    import jax
+
+    steps = {name: setting.make(changes) for name, changes in variants.items()}
     states = {name: step.initial_state() for name, step in steps.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     losses: dict[str, float] = {}
     for turn in range(repeats + 1):
         for name, step in steps.items():
             start = time.perf_counter()
-            for pieces in shards:
+            for pieces in setting.shards:
                 states[name], record = step(states[name], pieces)
             jax.block_until_ready((states[name], record))
             losses[name] = float(record.loss)
             if turn:
                 seconds[name].append(time.perf_counter() - start)
+            else:
+                print(f"{name}: compiled in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     first = next(iter(variants))
     rows = []
     for name, step in steps.items():
@@ -100,12 +126,46 @@ def measure(
                 "time": statistics.median(ratios),
                 "lowest": min(ratios),
                 "highest": max(ratios),
-                "ms_a_step": 1e3 * statistics.median(seconds[name]) / len(shards),
+                "ms_a_step": 1e3 * statistics.median(seconds[name]) / len(setting.shards),
                 "bytes": bytes_kept(step, states[name]),
                 "loss": losses[name],
             }
         )
     return rows
+
+
+def measure_watching(setting: Setting, *, repeats: int) -> dict[str, Any]:
+    """An observation's time in steps of the same batch, with and without the pass through the network, and the share of step time."""
+    import jax
+
+    from dsrun.training.watch import Watcher
+
+    step = setting.make(())
+    watchers = {"with the network": Watcher(step), "update only": Watcher(step, frames=())}
+    state = step.initial_state()
+    ratios: dict[str, list[float]] = {name: [] for name in watchers}
+    for turn in range(repeats + 1):
+        for pieces in setting.shards:
+            observed = {}
+            total = jax.block_until_ready(step.total(state, pieces))
+            for name, watcher in watchers.items():
+                start = time.perf_counter()
+                watcher.read(watcher(state, total, pieces[0]), step=1, loss_scale=1.0)
+                observed[name] = time.perf_counter() - start
+            start = time.perf_counter()
+            state, record = step(state, pieces)
+            jax.block_until_ready((state, record))
+            alone = time.perf_counter() - start
+            if turn:
+                for name in watchers:
+                    ratios[name].append(observed[name] / alone)
+    every = setting.watch_every_steps
+    found = {name: statistics.quantiles(values, n=4, method="inclusive") for name, values in ratios.items()}
+    return {
+        "observation_in_steps": found,
+        "watch_every_steps": every,
+        "share_of_step_time": {name: values[1] / every for name, values in found.items()} if every else None,
+    }
 
 
 def bytes_kept(step: Any, state: Any) -> int:
@@ -127,12 +187,25 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--carriers", action="store_true", help="16 bits throughout, emulated and native, instead")
+    parser.add_argument("--watching", action="store_true", help="the cost of watching instead")
     parser.add_argument("--absolute", action="store_true", help="milliseconds a step too: on a GPU of your own only")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    setting = prepare(options.config, sets=options.sets, batches=options.batches)
+    if options.watching:
+        found = measure_watching(setting, repeats=options.repeats)
+        if options.json:
+            print(json.dumps(found, indent=2))
+            return
+        for name, (low, middle, high) in found["observation_in_steps"].items():
+            share = f", {found['share_of_step_time'][name]:.1%} of step time at every {found['watch_every_steps']}th"
+            print(
+                f"{name:<20} {middle:.2f} steps ({low:.2f} to {high:.2f}){share if found['watch_every_steps'] else ''}"
+            )
+        return
     first = dict(list(VARIANTS.items())[:1])
     variants = first | CARRIERS if options.carriers else VARIANTS
-    rows = measure(options.config, variants, sets=options.sets, batches=options.batches, repeats=options.repeats)
+    rows = measure(setting, variants, repeats=options.repeats)
     if options.json:
         print(json.dumps(rows, indent=2))
         return

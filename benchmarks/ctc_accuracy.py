@@ -6,6 +6,11 @@ all frames, utterances and classes, and the largest relative error of the loss, 
 NumPy.
 
     python -m benchmarks.ctc_accuracy [--times 9] [--json]
+    python -m benchmarks.ctc_accuracy --frames 200 --labels 40 --formats float16 bfloat16 [--confidence 8]
+
+With --formats it adds plain log space with every result rounded to those formats, as the role `ctc` asks for. The gradient's
+direction is shown too, as the cosine with the true one. With --confidence C the logits are those of a network late in training:
+C is added along one alignment of each utterance, its labels evenly spread with blanks between them.
 
 With --times N it also measures the median time of loss and gradient together, compiled and warm, the contenders
 taking turns. PyTorch is never timed here: its threads and XLA's disturb one another in one process. Times on a shared
@@ -20,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from dsrun.record.runtime import configure_runtime
 
@@ -30,7 +36,9 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
+from dsrun.arithmetic import parse_format  # noqa: E402
 from dsrun.ctc import ctc_loss  # noqa: E402
+from dsrun.ctc.log_space import log_space_ctc_loss  # noqa: E402
 from tests.reference.ctc import forward_backward  # noqa: E402
 
 
@@ -50,6 +58,7 @@ class Row:
 
     contender: str
     gradient_error: float
+    gradient_cosine: float
     loss_error: float
     milliseconds: float | None
 
@@ -57,21 +66,24 @@ class Row:
 LossAndGradient = Callable[..., tuple[jax.Array, jax.Array]]
 
 
-def random_problem(*, utterances: int, frames: int, labels: int, classes: int, deviation: float, seed: int) -> Problem:
+def random_problem(
+    *, utterances: int, frames: int, labels: int, classes: int, deviation: float, confidence: float, seed: int
+) -> Problem:
     """Labels of labels/2 to labels, the first of the full length; all frames valid."""
     rng = np.random.default_rng(seed)
     num_labels = rng.integers(labels // 2, labels + 1, utterances).astype(np.int32)
     num_labels[0] = labels
-    return Problem(
-        logits=(rng.standard_normal((utterances, frames, classes)) * deviation).astype(np.float32),
-        num_frames=np.full(utterances, frames, np.int32),
-        labels=rng.integers(1, classes, (utterances, labels)).astype(np.int32),
-        num_labels=num_labels,
-    )
+    logits = (rng.standard_normal((utterances, frames, classes)) * deviation).astype(np.float32)
+    ids = rng.integers(1, classes, (utterances, labels)).astype(np.int32)
+    for row, (own, count) in enumerate(zip(ids, num_labels, strict=True)):
+        path = np.zeros(frames, np.int32)
+        path[((np.arange(count) + 0.5) * frames / count).astype(np.int32)] = own[:count]
+        logits[row, np.arange(frames), path] += np.float32(confidence)
+    return Problem(logits, np.full(utterances, frames, np.int32), ids, num_labels)
 
 
-def dsrun_loss_and_gradient(logits, num_frames, labels, num_labels):
-    loss, pull = jax.vjp(lambda x: ctc_loss(x, num_frames, labels, num_labels), logits)
+def loss_and_gradient(loss_of: Callable[..., jax.Array], logits, num_frames, labels, num_labels):
+    loss, pull = jax.vjp(lambda x: loss_of(x, num_frames, labels, num_labels), logits)
     return loss, pull(jnp.ones_like(loss))[0]
 
 
@@ -115,9 +127,13 @@ def median_milliseconds(
     return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
 
 
-def measure(problem: Problem, *, repeats: int) -> list[Row]:
+def measure(problem: Problem, *, repeats: int, formats: list[str]) -> list[Row]:
     """Every contender's errors, and times where `repeats` is positive."""
-    contenders = {"dsrun": jax.jit(dsrun_loss_and_gradient), "optax": jax.jit(optax_loss_and_gradient)}
+    losses = {f"log space, {name}": partial(log_space_ctc_loss, format=parse_format(name)) for name in formats}
+    contenders = {
+        name: jax.jit(partial(loss_and_gradient, loss)) for name, loss in {"dsrun": ctc_loss, **losses}.items()
+    }
+    contenders["optax"] = jax.jit(optax_loss_and_gradient)
     arrays = [jnp.asarray(x) for x in (problem.logits, problem.num_frames, problem.labels, problem.num_labels)]
     results = {name: jax.device_get(function(*arrays)) for name, function in contenders.items()}
     times = median_milliseconds(contenders, arrays, repeats) if repeats else {}
@@ -128,11 +144,19 @@ def measure(problem: Problem, *, repeats: int) -> list[Row]:
         Row(
             contender=name,
             gradient_error=float(np.max(np.abs(found_gradient - gradient))),
+            gradient_cosine=cosine(found_gradient, gradient),
             loss_error=float(np.max(np.abs(found_loss - loss) / loss)),
             milliseconds=times.get(name),
         )
         for name, (found_loss, found_gradient) in results.items()
     ]
+
+
+def cosine(found: np.ndarray, exact: np.ndarray) -> float:
+    """Of the angle between the gradients of all utterances with a finite one; NaN where there is none."""
+    finite = np.isfinite(found).all(axis=(1, 2))
+    a, b = found[finite].astype(np.float64).ravel(), exact[finite].ravel()
+    return float(a @ b / np.sqrt((a @ a) * (b @ b))) if finite.any() else float("nan")
 
 
 def main() -> None:
@@ -142,12 +166,14 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=150)
     parser.add_argument("--classes", type=int, default=29)
     parser.add_argument("--deviation", type=float, default=3.0, help="standard deviation of the logits")
+    parser.add_argument("--confidence", type=float, default=0.0, help="added to the logits of one alignment")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--formats", nargs="*", default=[], help="of CTC in log space, every result rounded")
     parser.add_argument("--times", type=int, default=0, help="repeats of the timing; 0 times nothing")
     parser.add_argument("--json", action="store_true")
     options = vars(parser.parse_args())
-    as_json, repeats = options.pop("json"), options.pop("times")
-    rows = measure(random_problem(**options), repeats=repeats)
+    as_json, repeats, formats = (options.pop(name) for name in ("json", "times", "formats"))
+    rows = measure(random_problem(**options), repeats=repeats, formats=formats)
     device = str(jax.devices()[0])
     if as_json:
         versions = {"jax": jax.__version__, "optax": optax.__version__}
@@ -158,10 +184,11 @@ def main() -> None:
         print()
         return
     print(", ".join(f"{key} {value}" for key, value in options.items()) + f"; {device}")
-    print(f"{'':8} {'gradient, absolute':>20} {'loss, relative':>16} {'median ms':>10}")
+    print(f"{'':20} {'gradient, absolute':>20} {'its cosine':>12} {'loss, relative':>16} {'median ms':>10}")
     for row in rows:
         shown = "" if row.milliseconds is None else f"{row.milliseconds:.1f}"
-        print(f"{row.contender:8} {row.gradient_error:20.1e} {row.loss_error:16.1e} {shown:>10}")
+        errors = f"{row.gradient_error:20.1e} {row.gradient_cosine:12.6f} {row.loss_error:16.1e}"
+        print(f"{row.contender:20} {errors} {shown:>10}")
 
 
 if __name__ == "__main__":

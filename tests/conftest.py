@@ -4,9 +4,17 @@ Eight CPU devices and a pinned thread pool (set before JAX starts), strict dtype
 this project), rank promotion raises, and every jaxtyping annotation in `dsrun` is checked by beartype.
 """
 
+import os
 import tempfile
 
 from dsrun.record.runtime import configure_runtime
+
+# One program is compiled once a session, however many tests, workers and processes of the command line ask for it: most of the suite's
+# time is compilation. JAX reads these names itself, before its import.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="dsrun-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 configure_runtime(devices=8)
 
@@ -19,9 +27,5 @@ install_import_hook(
 
 import jax  # noqa: E402
 
-# One program is compiled once a session, however many tests make it: most of the suite's time is compilation.
-_cache = tempfile.TemporaryDirectory(prefix="dsrun-compiled-")
-jax.config.update("jax_compilation_cache_dir", _cache.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -222,6 +222,7 @@ def test_configs_list_show_check_and_schema():
     assert json.loads(dsrun("schema").stdout)
 
 
+@pytest.mark.slow
 def test_doctor_checks_the_arithmetic_of_this_machine():
     result = dsrun("doctor", "--json")
     report = json.loads(result.stdout)

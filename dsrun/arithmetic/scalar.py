@@ -14,17 +14,20 @@ choice lies beyond the largest value, let the overflow rule answer.
 
 Codes: sign, exponent field, fraction, from the top bit down. Which codes are not numbers depends on the kind of format: with
 infinities, the whole top exponent (IEEE 754); `fn`, all ones (OCP's e4m3); `fnuz`, the code that would be -0; the 6- and
-4-bit formats have none. (The letters are ml_dtypes': finite, NaN, unsigned zero.)
+4-bit formats have none. Fixed point's codes are integers in two's complement. (The letters are ml_dtypes': finite, NaN, unsigned zero.)
 """
 
 import math
 from fractions import Fraction
 
-from dsrun.arithmetic.formats import DEFAULT_RANDOM_BITS, FloatFormat, GridFormat
+from dsrun.arithmetic.formats import DEFAULT_RANDOM_BITS, FixedFormat, FloatFormat, GridFormat
 
 
-def decode(format: FloatFormat, code: int) -> float:
+def decode(format: GridFormat, code: int) -> float:
     """The value of a stored code, 0 to 2**bits - 1. In a format without subnormals their codes are zeros."""
+    if isinstance(format, FixedFormat):
+        is_negative = code >= 2 ** (format.word_length - 1)
+        return math.ldexp(code - (2**format.word_length if is_negative else 0), -format.fraction_length)
     fraction_bits = format.precision - 1
     exponent_bits = format.bits - format.precision
     fraction = code % 2**fraction_bits
@@ -43,7 +46,7 @@ def decode(format: FloatFormat, code: int) -> float:
     return _signed(math.ldexp(significand, format.min_exponent + max(field, 1) - 1 - fraction_bits), is_negative)
 
 
-def finite_values(format: FloatFormat) -> list[float]:
+def finite_values(format: GridFormat) -> list[float]:
     """Every finite value, ascending, zero once. For formats of up to 16 bits or so."""
     return sorted({value for code in range(2**format.bits) if math.isfinite(value := decode(format, code))})
 

@@ -131,15 +131,24 @@ def _round_blocks(
 ) -> Float32[Array, "*shape"]:
     if x.ndim == 0:
         raise ValueError(f"{format} rounds blocks of {format.block} values; a scalar has no neighbours.")
-    exponent = _block_exponent(x, format, axis)
+    axis %= x.ndim
+    size = x.shape[axis]
+    padding = [(0, -size % format.block if place == axis else 0) for place in range(x.ndim)]
+    in_blocks = (*x.shape[:axis], -(-size // format.block), format.block, *x.shape[axis + 1 :])
+    # The blocks get an axis of their own: a scale is then broadcast within the loop that rounds, not written out first.
+    blocks = jnp.pad(x, padding).reshape(in_blocks)
+    bits = None if bits is None else jnp.pad(bits, padding).reshape(in_blocks)
+    exponent = _block_exponent(blocks, format, axis + 1)
     scale = jax.lax.bitcast_convert_type(exponent << jnp.uint32(23), jnp.float32)
-    ratio = _divided_by_power_of_two(x, exponent)
+    ratio = _divided_by_power_of_two(blocks, exponent)
     rounded = round_on_grid(ratio, format.element, mode=mode, bits=bits, random_bits=random_bits) * scale
-    return jnp.where(exponent == jnp.uint32(_NOT_FINITE), jnp.float32(jnp.nan), rounded)
+    rounded = jnp.where(exponent == jnp.uint32(_NOT_FINITE), jnp.float32(jnp.nan), rounded)
+    padded = (*in_blocks[:axis], in_blocks[axis] * format.block, *in_blocks[axis + 2 :])
+    return jax.lax.slice_in_dim(rounded.reshape(padded), 0, size, axis=axis)
 
 
 def _divided_by_power_of_two(
-    x: Float32[Array, "*shape"], exponent: UInt32[Array, "*shape"]
+    x: Float32[Array, "*shape"], exponent: UInt32[Array, "*scales"]
 ) -> Float32[Array, "*shape"]:
     """x / 2**(exponent - 127) on the exponent field, since a product would flush a subnormal x; 2**-126 where it underflows."""
     pattern = jax.lax.bitcast_convert_type(x, jnp.uint32)
@@ -155,20 +164,14 @@ def _divided_by_power_of_two(
     return jax.lax.bitcast_convert_type((pattern & jnp.uint32(_SIGN)) | divided, jnp.float32)
 
 
-def _block_exponent(x: Float32[Array, "*shape"], format: BlockFormat, axis: int) -> UInt32[Array, "*shape"]:
-    """Float32 exponent field of each element's shared scale; 254 marks a block that is not finite."""
-    moved = jnp.moveaxis(jax.lax.bitcast_convert_type(x, jnp.uint32) & ~jnp.uint32(_SIGN), axis, -1)
-    size = moved.shape[-1]
-    blocks = -(-size // format.block)
-    padded = jnp.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(0, blocks * format.block - size)])
-    largest = jnp.max(padded.reshape(*moved.shape[:-1], blocks, format.block), axis=-1)
-    field = largest >> jnp.uint32(23)
+def _block_exponent(x: Float32[Array, "*blocks"], format: BlockFormat, axis: int) -> UInt32[Array, "*scales"]:
+    """Float32 exponent field of the scale that `axis` shares, kept as an axis of one; 254 marks a block that is not finite."""
+    magnitude = jax.lax.bitcast_convert_type(x, jnp.uint32) & ~jnp.uint32(_SIGN)
+    field = jnp.max(magnitude, axis=axis, keepdims=True) >> jnp.uint32(23)
     element = _exponent_of(format.element.max_value)
     lowest = 1 - _exponent_of(format.element.smallest_positive)  # keeps smallest_positive * scale normal
     shared = jnp.maximum(field, jnp.uint32(element + lowest)) - jnp.uint32(element)
-    shared = jnp.where(field == jnp.uint32(255), jnp.uint32(_NOT_FINITE), shared)
-    spread = jnp.repeat(shared, format.block, axis=-1)[..., :size]
-    return jnp.moveaxis(spread, -1, axis)
+    return jnp.where(field == jnp.uint32(255), jnp.uint32(_NOT_FINITE), shared)
 
 
 def _exponent_of(value: float) -> int:

@@ -36,17 +36,22 @@ def sum_elements(x: Float32[Array, "..."]) -> Float32[Array, ""]:
 def sum_rows(x: Float32[Array, "row *rest"]) -> Float32[Array, "*rest"]:
     """Sum over the first axis in the same order: padded with zeros to a power of two, folded in halves.
 
-    Four halvings at a time are one expression over sixteen parts: the same tree, in a quarter of the passes.
+    Four halvings at a time are one expression over sixteen parts: the same tree, in a quarter of the passes. Parts of padding
+    alone are left out and at most one is padded, so that `x` is read once and never copied.
     """
     count, *rest = x.shape
-    padded = 1 << max(count - 1, 0).bit_length()
-    x = jnp.pad(x, [(0, padded - count)] + [(0, 0)] * len(rest))
-    while x.shape[0] > 1:
-        number = min(_PARTS, x.shape[0])
-        parts = list(x.reshape(number, x.shape[0] // number, *rest))
-        while len(parts) > 1:
-            half = len(parts) // 2
-            parts = [a + b for a, b in zip(parts[:half], parts[half:], strict=True)]
+    if not count:
+        return jnp.zeros(rest, jnp.float32)
+    size = 1 << (count - 1).bit_length()
+    while size > 1:
+        number = min(_PARTS, size)
+        size //= number
+        parts = [x[start : start + size] for start in range(0, len(x), size)]
+        parts[-1] = jnp.pad(parts[-1], [(0, size - len(parts[-1]))] + [(0, 0)] * len(rest))
+        while number > 1:
+            number //= 2
+            first, second = parts[:number], parts[number:]
+            parts = [a + b for a, b in zip(first, second, strict=False)] + first[len(second) :]
         x = parts[0]
     return x[0]
 

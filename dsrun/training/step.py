@@ -30,13 +30,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int32, UInt32
+from jaxtyping import Array, Float32, Int32, PRNGKeyArray, UInt32
 
 from dsrun.arithmetic import Policy
 from dsrun.arithmetic.policy import Rounding, pass_key, site_key, to_float32
 from dsrun.arithmetic.random_bits import Key, fold_in, make_key
 from dsrun.ctc import BLANK, policy_ctc_loss
-from dsrun.model import ModelSettings, apply, init_parameters, initial_statistics, store_weights, update_running
+from dsrun.model import (
+    ModelOutput,
+    ModelSettings,
+    apply,
+    init_parameters,
+    initial_statistics,
+    store_weights,
+    update_running,
+)
 from dsrun.training.loss_scale import NO_LOSS_SCALE, LossScale
 from dsrun.training.optimizer import Optimizer
 from dsrun.training.reduction import global_norm, parameter_path, rounded_sum, tree_sum
@@ -200,6 +208,52 @@ def _keep_moment(policy: Policy, key: Key | None, path: tuple, value: Array) -> 
     return policy.to_carrier(rounding(value, own) if key is not None else value, rounding)
 
 
+@dataclass(frozen=True)
+class PassKeys:
+    """Randomness of one shard's pass through the network: of dropout, and of roundings that draw."""
+
+    dropout: PRNGKeyArray
+    rounding: Key | None
+
+
+def pass_keys(policy: Policy, seed: UInt32[Array, ""], step: Int32[Array, ""], shard: UInt32[Array, ""]) -> PassKeys:
+    """The keys of a shard's pass at a step."""
+    dropout, number = jax.random.key(seed), step.astype(jnp.uint32)
+    for part in (number, shard):
+        dropout = jax.random.fold_in(dropout, part)
+    return PassKeys(dropout, pass_key(seed, number, shard) if policy.draws_in_network else None)
+
+
+def training_losses(
+    settings: ModelSettings,
+    policy: Policy,
+    weights: Tree,
+    shard: Shard,
+    keys: PassKeys,
+    *,
+    taps: dict[str, Array] | None = None,
+    probes: dict[str, Array] | None = None,
+) -> tuple[Float32[Array, " batch"], ModelOutput]:
+    """Loss of each utterance of a shard in training mode, and the network's output; taps and probes as in `model.apply`."""
+    output = apply(
+        settings,
+        policy,
+        weights,
+        None,
+        shard.features,
+        shard.num_frames,
+        mode="train",
+        dropout_key=keys.dropout,
+        key=keys.rounding,
+        taps=taps,
+        probes=probes,
+    )
+    losses = policy_ctc_loss(
+        policy, output.logits, output.num_frames, shard.labels, shard.num_labels, key=keys.rounding
+    )
+    return losses, output
+
+
 def _shard_sums(
     settings: ModelSettings,
     policy: Policy,
@@ -211,24 +265,10 @@ def _shard_sums(
 ) -> ShardSums:
     """Gradient of the shard's summed loss, scaled by `loss_scale`, and the other sums."""
     seed, number = seed_and_shard
-    dropout_key = jax.random.key(seed)
-    for part in (step.astype(jnp.uint32), number):
-        dropout_key = jax.random.fold_in(dropout_key, part)
-    key = pass_key(seed, step.astype(jnp.uint32), number) if policy.draws_in_network else None
+    keys = pass_keys(policy, seed, step, number)
 
     def scaled_loss(weights: Tree) -> tuple[Float32[Array, ""], ShardSums]:
-        output = apply(
-            settings,
-            policy,
-            weights,
-            None,
-            shard.features,
-            shard.num_frames,
-            mode="train",
-            dropout_key=dropout_key,
-            key=key,
-        )
-        losses = policy_ctc_loss(policy, output.logits, output.num_frames, shard.labels, shard.num_labels, key=key)
+        losses, output = training_losses(settings, policy, weights, shard, keys)
         loss = jnp.sum(losses)
         frame = jnp.arange(output.logits.shape[1], dtype=jnp.int32)
         is_valid = frame[None, :] < output.num_frames[:, None]
@@ -244,7 +284,9 @@ def _shard_sums(
         return loss * loss_scale, sums
 
     gradient, sums = jax.grad(scaled_loss, has_aux=True)(weights)
-    return replace(sums, gradient=jax.tree_util.tree_map_with_path(partial(_rounded_gradient, policy, key), gradient))
+    return replace(
+        sums, gradient=jax.tree_util.tree_map_with_path(partial(_rounded_gradient, policy, keys.rounding), gradient)
+    )
 
 
 def _rounded_gradient(policy: Policy, key: Key | None, path: tuple, gradient: Array) -> Array:

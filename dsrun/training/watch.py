@@ -44,13 +44,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, Num, UInt32
 
 from dsrun.arithmetic import FLOAT32, FLOAT32_POLICY, FixedFormat, FloatFormat, Format, Policy
-from dsrun.arithmetic.policy import Rounding, pass_key, to_float32
-from dsrun.ctc import policy_ctc_loss
-from dsrun.model import ModelSettings, apply, output_frames
+from dsrun.arithmetic.policy import Rounding, to_float32
+from dsrun.model import ModelSettings, output_frames
 from dsrun.record.magnitudes import BIAS, FIELDS, Magnitudes
 from dsrun.training.reduction import parameter_path
 from dsrun.training.state import TrainState, Tree
-from dsrun.training.step import Shard, ShardSums, TrainStep, UpdateRules, propose, update
+from dsrun.training.step import Shard, ShardSums, TrainStep, UpdateRules, pass_keys, propose, training_losses, update
 
 BLOCK = 4096  # values counted by one product; a float32 count is exact far beyond
 _ABSENT = 0x8000_0000  # in place of a magnitude's bits: padding, counted nowhere
@@ -151,27 +150,12 @@ def observe_network(
     shard: Shard,
 ) -> Counts:
     """Counts of activations, errors and gradients of the weights in one pass of shard 0."""
-    own_seed, number, first = jnp.uint32(seed), step.astype(jnp.uint32), jnp.uint32(0)
-    dropout_key = jax.random.fold_in(jax.random.fold_in(jax.random.key(own_seed), number), first)
-    key = pass_key(own_seed, number, first) if policy.draws_in_network else None
+    keys = pass_keys(policy, jnp.uint32(seed), step, jnp.uint32(0))
     order: list[str] = []
 
     def taps_of(weights: Tree, probes: dict[str, Array] | None) -> tuple[Float32[Array, ""], dict[str, Array]]:
         taps: dict[str, Array] = {}
-        output = apply(
-            settings,
-            policy,
-            weights,
-            None,
-            shard.features,
-            shard.num_frames,
-            mode="train",
-            dropout_key=dropout_key,
-            key=key,
-            taps=taps,
-            probes=probes,
-        )
-        losses = policy_ctc_loss(policy, output.logits, output.num_frames, shard.labels, shard.num_labels, key=key)
+        losses, _ = training_losses(settings, policy, weights, shard, keys, taps=taps, probes=probes)
         order[:] = taps  # a dict of results comes back in the alphabet's order
         return jnp.sum(losses) * loss_scale, taps
 

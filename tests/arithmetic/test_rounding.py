@@ -20,6 +20,7 @@ from dsrun.arithmetic.rounding import float32_bits, round_on_grid, round_to
 from dsrun.arithmetic.scalar import round_scalar
 from tests.reference.rounding import (
     FAMILY,
+    FIXED,
     GFLOAT_MODE,
     TABLE,
     cast,
@@ -57,7 +58,7 @@ def kernel(x, format, mode="ties_to_even", **options):
     return np.asarray(round_on_grid(jnp.asarray(x, jnp.float32), format, mode=mode, **options))
 
 
-@pytest.mark.parametrize("format", TABLE + FAMILY, ids=str)
+@pytest.mark.parametrize("format", TABLE + FAMILY + FIXED, ids=str)
 def test_every_value_of_a_format_rounds_to_itself_in_every_mode_with_any_random_bits(format):
     values = np.resize(decoded(format), 1 << 16)
     for mode in DETERMINISTIC:
@@ -69,11 +70,9 @@ def test_every_value_of_a_format_rounds_to_itself_in_every_mode_with_any_random_
             assert mismatches(rounded, values) == 0, count
 
 
-@pytest.mark.parametrize(
-    "format", [format for format in TABLE if format.bits <= 8] + [parse_format("fixed_q3.3")], ids=str
-)
+@pytest.mark.parametrize("format", [format for format in TABLE + FIXED if format.bits <= 8], ids=str)
 def test_the_scalar_twin_also_leaves_every_value_alone(format):
-    values = decoded(format) if format.name != "fixed_q3.3" else np.arange(-32, 32).astype(np.float32) / 8
+    values = decoded(format)
     for mode in MODES:
         for random in (0, 2**24 - 1, 2**23 + 12345):
             assert mismatches(twin(values, format, mode, random=np.full(values.shape, random)), values) == 0, mode

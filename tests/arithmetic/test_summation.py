@@ -30,13 +30,15 @@ def test_a_sum_is_the_fold_in_halves_in_float32(count):
     assert np.float32(jax.jit(sum_elements)(x)) == in_halves(x)
 
 
-def test_a_sum_over_rows_is_the_sum_of_each_column():
-    x = np.random.default_rng(0).standard_normal((37, 4)).astype(np.float32)
+@pytest.mark.parametrize("count", [1, 2, 3, 15, 16, 17, 37, 255, 256, 257, 300])
+def test_a_sum_over_rows_is_the_fold_in_halves_of_each_column(count):
+    x = np.random.default_rng(count).standard_normal((count, 4)).astype(np.float32)
     np.testing.assert_array_equal(sum_rows(jnp.asarray(x)), [in_halves(column) for column in x.T])
 
 
 def test_the_sum_of_nothing_is_zero():
     assert float(sum_elements(jnp.zeros((0, 3)))) == 0.0
+    np.testing.assert_array_equal(sum_rows(jnp.zeros((0, 3))), np.zeros(3))
 
 
 def narrow_product(a, b, chunk):

@@ -104,7 +104,12 @@ def start_and_signal(config, run, number):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75), (signal.SIGINT, 130)]
+    ("number", "code"),
+    [
+        (signal.SIGKILL, -signal.SIGKILL),
+        (signal.SIGTERM, 75),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_ends_with_the_same_bits_as_an_uninterrupted_one(config, finished, number, code):
     run = config.parent / f"stopped{number}"
@@ -164,6 +169,7 @@ def test_eval_and_transcribe_a_finished_run(finished, tmp_path):
     assert mended.returncode == 0, mended.stderr
 
 
+@pytest.mark.slow
 def test_float16_storage_trains(config):
     run = config.parent / "float16"
     options = ("--set", "arithmetic.storage.format=float16", "--set", "arithmetic.compute.format=bf16")
@@ -177,6 +183,7 @@ def test_divergence_stops_the_run_with_its_own_exit_code(config):
     result = dsrun(
         "train", "--config", config, "--run-dir", run, "--set",
         "optimizer={kind: sgd, learning_rate: 1.0e+30, momentum: 0.0, nesterov: false}", "--set", "schedule={kind: constant}",
+        "--set", "training.max_skipped_steps=2",
     )  # fmt: skip
     require_message(result, 4, "not finite", "Utterances:")
     assert json.loads((run / "status.json").read_text())["state"] == "failed"

@@ -16,6 +16,7 @@ TABLE = [format for format in FORMATS.values() if isinstance(format, FloatFormat
 FAMILY = [
     parse_format(f"float_e{e}m{m}") for e, m in ((6, 9), (6, 5), (8, 7), (2, 1), (2, 13), (7, 8), (3, 2), (4, 11))
 ]
+FIXED = [parse_format(f"fixed_q{bits - point}.{point}") for bits in (8, 16) for point in range(bits)]
 NUMPY_DTYPE = {
     format: np.dtype(np.float16 if format.name == "float16" else getattr(ml_dtypes, format.name)) for format in TABLE
 }
@@ -43,7 +44,7 @@ def hard_patterns() -> np.ndarray:
 
 
 @cache
-def decoded(format: FloatFormat) -> np.ndarray:
+def decoded(format: GridFormat) -> np.ndarray:
     """Every code's value, by the scalar twin."""
     return np.array([decode(format, code) for code in range(2**format.bits)], np.float32)
 

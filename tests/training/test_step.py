@@ -92,7 +92,13 @@ def bits(state):
     }
 
 
-@pytest.mark.parametrize(("policy", "devices"), [(FLOAT32_POLICY, (2, 3, 8)), (MIXED, (2,))], ids=["float32", "mixed"])
+@pytest.mark.parametrize(
+    ("policy", "devices"),
+    [
+        pytest.param(FLOAT32_POLICY, (2, 3, 8), id="float32"),
+        pytest.param(MIXED, (2,), id="mixed", marks=pytest.mark.slow),
+    ],
+)
 def test_state_is_bitwise_equal_on_any_number_of_devices(policy, devices):
     one, *others = (bits(run(make_step(policy=policy, devices=n))[0]) for n in (1, *devices))
     assert all(other == one for other in others)
@@ -205,6 +211,7 @@ def test_without_a_master_the_one_copy_is_on_the_storage_grid():
     assert step.weights(state) is state.master
 
 
+@pytest.mark.slow
 def test_small_updates_vanish_to_nearest_get_through_stochastically_and_are_kept_by_kahan():
     """At rate 1e-4 ten updates of a normalisation's scale, which is near 1, stay below half of bfloat16's spacing there."""
 
@@ -259,6 +266,7 @@ def test_gradients_that_underflow_a_narrow_format_survive_with_a_loss_scale():
     assert 0 < small < large
 
 
+@pytest.mark.slow
 def test_native_arrays_have_the_dtype_of_their_role_and_train():
     half = Rounding(FLOAT16)
     policy = Policy(
