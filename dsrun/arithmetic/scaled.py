@@ -33,7 +33,7 @@ from jaxtyping import Array, Float32, UInt32
 
 from dsrun.arithmetic.formats import RANDOM_MODES, BlockFormat, FixedFormat, FloatFormat, ScaledFormat
 from dsrun.arithmetic.rounding import round_on_grid
-from dsrun.arithmetic.summation import sum_rows
+from dsrun.arithmetic.summation import sum_magnitudes
 
 _SCALE = FloatFormat("scale", 25, 16, -126, (2 - 2.0**-15) * 2.0**127)
 _INTEGER = FixedFormat("integer", 9, 0)
@@ -77,18 +77,17 @@ def scale_of(x: Float32[Array, "*shape"], format: ScaledFormat) -> Float32[Array
     tensor: one for all. channel: one for each index of the last axis; a vector, whose values are channels, has one for all. frame: one
     for each index of the first two axes, batch and time in either order, of [.., .., feature] or [.., .., bin, channel].
     """
-    magnitude = jnp.abs(x)
     axes = tuple(range(x.ndim))
     if format.granularity == "channel" and x.ndim > 1:
         axes = axes[:-1]
     elif format.granularity == "frame":
         axes = axes[2:] if x.ndim > 2 else axes[-1:]
     if format.scale == "absmax":
-        return _absmax_scale(jnp.max(magnitude, axis=axes, keepdims=True, initial=0.0), format.max_code)
+        return _absmax_scale(jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0), format.max_code)
     kept = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
     shared = math.prod(x.shape[axis] for axis in axes)
-    rows = jnp.moveaxis(magnitude, axes, range(len(axes))).reshape(shared, *(size for size in kept if size != 1))
-    mean = sum_rows(rows).reshape(kept) * jnp.float32(1 / max(shared, 1))
+    rows = jnp.moveaxis(x, axes, range(len(axes))).reshape(shared, *(size for size in kept if size != 1))
+    mean = sum_magnitudes(rows).reshape(kept) * jnp.float32(1 / max(shared, 1))
     return jnp.maximum(round_on_grid(mean, _SCALE, mode="toward_positive"), jnp.float32(_SMALLEST_SCALE))
 
 

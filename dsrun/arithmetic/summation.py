@@ -1,7 +1,7 @@
 """Sums whose order is part of the definition, and sums whose accumulator is narrow.
 
-Floating-point addition is not associative, so a sum has as many results as it has orders. `sum_elements` fixes the order;
-`jnp.sum` leaves it to the compiler, which chooses by thread count and by what it fuses.
+Floating-point addition is not associative, so a sum has as many results as it has orders. `sum_elements` and
+`sum_magnitudes` fix the order; `jnp.sum` leaves it to the compiler, which chooses by thread count and by what it fuses.
 
 `product` is the matrix product of every layer. Its partial sums are float32, or, to study a narrow accumulator, kept in a
 smaller format by chunks: the inner axis is cut into chunks of a stated length, each chunk is summed in float32, its sum is
@@ -15,15 +15,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-_PARTS = 16
+_LANES = 1 << 16
 Rounder = Callable[[Array, Array], Array]  # (values, number of the rounding within this sum) -> values on the grid
 
 
 def sum_elements(x: Float32[Array, "..."]) -> Float32[Array, ""]:
     """Sum of all elements of `x`: the flat array, padded with zeros to a power of two, folded in halves.
 
-    One halving a pass, not the sixteen parts of `sum_rows`: of a sum of squares a compiler contracts other products with the
-    additions there, and the gradient's norm moved in its last bit.
+    One halving a pass: with several in one expression a compiler contracts other products of a sum of squares with the additions,
+    and the gradient's norm moved in its last bit.
     """
     flat = x.reshape(-1)
     size = 1 << max(flat.size - 1, 0).bit_length()
@@ -33,27 +33,33 @@ def sum_elements(x: Float32[Array, "..."]) -> Float32[Array, ""]:
     return flat[0]
 
 
-def sum_rows(x: Float32[Array, "row *rest"]) -> Float32[Array, "*rest"]:
-    """Sum over the first axis in the same order: padded with zeros to a power of two, folded in halves.
+def sum_magnitudes(x: Float32[Array, "row *rest"]) -> Float32[Array, "*rest"]:
+    """Sum of the magnitudes over the first axis, in the same order up to 65,536 rows.
 
-    Four halvings at a time are one expression over sixteen parts: the same tree, in a quarter of the passes. Parts of padding
-    alone are left out and at most one is padded, so that `x` is read once and never copied.
+    Of more, row i is first added to row i modulo 65,536, in ascending order: a loop that reads the rows once and whose sums stay in the
+    cache. (Folded in halves 10 million rows took XLA:CPU five to ten times as long.) The order depends on the number of rows alone, so a
+    column has the same sum whatever stands beside it.
     """
-    count, *rest = x.shape
-    if not count:
-        return jnp.zeros(rest, jnp.float32)
-    size = 1 << (count - 1).bit_length()
-    while size > 1:
-        number = min(_PARTS, size)
-        size //= number
-        parts = [x[start : start + size] for start in range(0, len(x), size)]
-        parts[-1] = jnp.pad(parts[-1], [(0, size - len(parts[-1]))] + [(0, 0)] * len(rest))
-        while number > 1:
-            number //= 2
-            first, second = parts[:number], parts[number:]
-            parts = [a + b for a, b in zip(first, second, strict=False)] + first[len(second) :]
-        x = parts[0]
-    return x[0]
+    count = len(x)
+    size = min(1 << max(count - 1, 0).bit_length(), _LANES)
+    lanes = _with_zeros(jnp.abs(x[:size]), size)
+    full = count // _LANES
+    if full > 1:
+
+        def add(number: Array, lanes: Array) -> Array:
+            return lanes + jnp.abs(jax.lax.dynamic_slice_in_dim(x, number * _LANES, _LANES))
+
+        lanes = jax.lax.fori_loop(1, full, add, lanes)
+    if full and count > full * _LANES:
+        lanes = lanes + _with_zeros(jnp.abs(x[full * _LANES :]), _LANES)
+    while len(lanes) > 1:
+        lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
+    return lanes[0]
+
+
+def _with_zeros(x: Float32[Array, "row *rest"], count: int) -> Float32[Array, "count *rest"]:
+    """Rows of zeros behind `x`, `count` rows in all."""
+    return jnp.pad(x, [(0, count - len(x))] + [(0, 0)] * (x.ndim - 1))
 
 
 def product(
