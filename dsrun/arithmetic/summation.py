@@ -37,7 +37,7 @@ def sum_magnitudes(x: Float32[Array, "row *rest"]) -> Float32[Array, "*rest"]:
     """Sum of the magnitudes over the first axis, in the same order up to 65,536 rows.
 
     Of more, row i is first added to row i modulo 65,536, in ascending order: a loop that reads the rows once and whose sums stay in the
-    cache. (Folded in halves 10 million rows took XLA:CPU five to ten times as long.) The order depends on the number of rows alone, so a
+    cache. (Folded in halves 10 million rows took XLA:CPU four to ten times as long.) The order depends on the number of rows alone, so a
     column has the same sum whatever stands beside it.
     """
     count = len(x)
