@@ -197,11 +197,10 @@ def main() -> None:
         if options.json:
             print(json.dumps(found, indent=2))
             return
+        shares, every = found["share_of_step_time"], found["watch_every_steps"]
         for name, (low, middle, high) in found["observation_in_steps"].items():
-            share = f", {found['share_of_step_time'][name]:.1%} of step time at every {found['watch_every_steps']}th"
-            print(
-                f"{name:<20} {middle:.2f} steps ({low:.2f} to {high:.2f}){share if found['watch_every_steps'] else ''}"
-            )
+            share = f", {shares[name]:.1%} of step time at every {every}th" if shares else ""
+            print(f"{name:<20} {middle:.2f} steps ({low:.2f} to {high:.2f}){share}")
         return
     first = dict(list(VARIANTS.items())[:1])
     variants = first | CARRIERS if options.carriers else VARIANTS

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dsrun.arithmetic import Format, Policy, parse_format
-from dsrun.arithmetic.formats import DEFAULT_RANDOM_BITS
+from dsrun.arithmetic.formats import DEFAULT_RANDOM_BITS, FLOAT32, check_rounding
 from dsrun.arithmetic.policy import Rounding, Rule
-from dsrun.config import Accumulate, Config, Master, OptionalRole, Role
+from dsrun.config import Accumulate, Config, Grid, Master, OptionalRole, Role, Update, UpdateRounding
 from dsrun.errors import DataError, UsageError
 from dsrun.model import (
     Conv2dSettings,
@@ -76,16 +76,20 @@ def build_policy(config: Config) -> Policy:
     reduce, master, update, state, ctc = roles.reduce, roles.master, roles.update, roles.state, roles.ctc
     rules = []
     for rule in roles.rules:
-        named: dict[Any, Role | OptionalRole | None] = {
+        plain = {
             "storage": rule.storage,
             "compute": rule.compute,
+            "accumulate": rule.accumulate,
             "gradient": rule.gradient,
             "reduce": rule.reduce,
             "state": rule.state,
         }
-        rules.append(
-            Rule(rule.path, tuple((name, _rounding(role)) for name, role in named.items() if role is not None))
-        )
+        found: dict[Any, Rounding] = {name: _rounding(role) for name, role in plain.items() if role is not None}
+        if rule.master:
+            found["master"] = Rounding(_format(rule.master))
+        if rule.update:  # in the format of the master, which the path decides
+            found["update"] = Rounding(FLOAT32, rule.update.rounding, _random_bits(rule.update))
+        rules.append(Rule(rule.path, tuple(found.items()), rule.accumulate.chunk if rule.accumulate else None))
     return Policy(
         storage=_rounding(storage),
         compute=_rounding(compute),
@@ -95,7 +99,7 @@ def build_policy(config: Config) -> Policy:
         reduce=_rounding(reduce),
         master=None if master.format == "none" else _format(master),
         update_mode=update.rounding,
-        update_random_bits=update.random_bits or DEFAULT_RANDOM_BITS,
+        update_random_bits=_random_bits(update),
         compensation=update.compensation,
         state=_rounding(state),
         ctc=_rounding(ctc),
@@ -114,11 +118,18 @@ def check_rules(policy: Policy, settings: ModelSettings) -> None:
     parameters = [path for path, _, _ in table]
     matrices = [path for path, shape, _ in table if len(shape) > 1]
     places = stored_places(settings)
-    of_role = {"storage": parameters + places, "gradient": parameters + places, "compute": matrices}
+    of_role = {
+        "storage": parameters + places,
+        "gradient": parameters + places,
+        "compute": matrices,
+        "accumulate": matrices,
+    }
     for number, rule in enumerate(policy.rules):
         for role, rounding in rule.roundings:
             paths = of_role.get(role, parameters)
-            if any(policy.rule_for(role, path) is rule for path in paths):
+            decided = [path for path in paths if policy.rule_for(role, path) is rule]
+            if decided:
+                _check_updates(policy, number, decided if role in ("master", "update") else [])
                 continue
             matching = [path for path in paths if re.fullmatch(rule.pattern, path)]
             close = difflib.get_close_matches(rule.pattern, paths, n=1, cutoff=0.4)
@@ -134,12 +145,30 @@ def check_rules(policy: Policy, settings: ModelSettings) -> None:
             )
 
 
-def _format(grid: Role | OptionalRole | Accumulate | Master) -> Format:
+def _check_updates(policy: Policy, number: int, paths: list[str]) -> None:
+    """Refuse an update rounding that the master's format at one of these paths cannot honour."""
+    for path in paths:
+        update = policy.rounding("update", path)
+        try:
+            check_rounding(update.format, update.mode)
+            if update.is_exact and policy.rule_for("update", path):
+                raise ValueError(
+                    f"the copy that is updated is float32, which nothing rounds to: {update.mode} has no effect."
+                )
+        except ValueError as error:
+            raise UsageError(f"arithmetic.rules.{number}: {path}: {error}") from None
+
+
+def _format(grid: Role | OptionalRole | Accumulate | Master | Grid) -> Format:
     return parse_format(grid.format, overflow=grid.overflow, subnormals=grid.subnormals, granularity=grid.granularity)
 
 
 def _rounding(role: Role | OptionalRole | Accumulate) -> Rounding:
-    return Rounding(_format(role), role.rounding or "ties_to_even", role.random_bits or DEFAULT_RANDOM_BITS)
+    return Rounding(_format(role), role.rounding or "ties_to_even", _random_bits(role))
+
+
+def _random_bits(role: Role | OptionalRole | Accumulate | Update | UpdateRounding) -> int:
+    return role.random_bits or DEFAULT_RANDOM_BITS
 
 
 def build_loss_scale(config: Config) -> LossScale:

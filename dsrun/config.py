@@ -433,13 +433,18 @@ class Master(Grid):
         return name if name == "none" else _grid_name(name, "the sum of updates")
 
 
-class Update(Section):
+class UpdateRounding(Section):
     """How an updated weight becomes a value of the master's format."""
 
     rounding: RoundingName
     """The rounding of weight minus learning rate times direction."""
     random_bits: RandomBits = None
     """Random bits that a stochastic rounding compares; 24 if not written."""
+
+
+class Update(UpdateRounding):
+    """How an updated weight becomes a value of the master's format, and whether what that takes is kept."""
+
     compensation: Literal["none", "kahan"] = "none"
     """kahan keeps what rounding took from each update, in the master's format, and adds it to the next."""
 
@@ -483,6 +488,9 @@ class DynamicLossScale(Section):
         return maximum
 
 
+RULED_ROLES = ("storage", "compute", "accumulate", "gradient", "reduce", "master", "update", "state")
+
+
 class Rule(Section):
     """Other roundings where a path matches."""
 
@@ -494,10 +502,16 @@ class Rule(Section):
     """Instead of arithmetic.storage."""
     compute: Role | None = None
     """Instead of arithmetic.compute."""
+    accumulate: Accumulate | None = None
+    """Instead of arithmetic.accumulate."""
     gradient: Role | None = None
     """Instead of arithmetic.gradient."""
     reduce: OptionalRole | None = None
     """Instead of arithmetic.reduce."""
+    master: Grid | None = None
+    """Instead of arithmetic.master: the format of these parameters' copy that accumulates."""
+    update: UpdateRounding | None = None
+    """Instead of arithmetic.update; a compensation is all parameters'."""
     state: OptionalRole | None = None
     """Instead of arithmetic.state."""
 
@@ -513,8 +527,9 @@ class Rule(Section):
     @field_validator("state")
     @classmethod
     def _rule_says_something(cls, state: Any, info: ValidationInfo) -> Any:
-        if state is None and all(info.data.get(role) is None for role in ("storage", "compute", "gradient", "reduce")):
-            raise ValueError("the rule names no role; write storage, compute, gradient, reduce or state")
+        # What is missing was refused itself.
+        if state is None and all(info.data.get(role, "refused") is None for role in RULED_ROLES if role != "state"):
+            raise ValueError("the rule names no role; write one of " + ", ".join(RULED_ROLES))
         return state
 
 
@@ -628,13 +643,14 @@ class Arithmetic(Section):
     def _rules_fit(cls, rules: tuple[Rule, ...], info: ValidationInfo) -> tuple[Rule, ...]:
         master, carrier = info.data.get("master"), info.data.get("carrier")
         for number, rule in enumerate(rules):
-            named = [r for r in (rule.storage, rule.compute, rule.gradient, rule.reduce, rule.state) if r is not None]
-            if carrier == "native" and named:
+            if carrier == "native":
                 raise ValueError(
                     f"rule {number}: a native network has one format for each role; write carrier: emulated"
                 )
             if master and master.format == "none" and rule.storage:
                 _grid_name(rule.storage.format, f"rule {number}: without a master copy the sum of updates")
+            if rule.master:
+                _grid_name(rule.master.format, f"rule {number}: the sum of updates")
             if rule.state:
                 _grid_name(rule.state.format, f"rule {number}: a moment that is summed over steps")
             if rule.reduce:

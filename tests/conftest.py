@@ -10,7 +10,7 @@ import tempfile
 from dsrun.record.runtime import configure_runtime
 
 # One program is compiled once a session, however many tests, workers and processes of the command line ask for it: most of the suite's
-# time is compilation. JAX reads these names itself, before its import.
+# time is compilation. JAX reads these names when it is imported.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="dsrun-compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name

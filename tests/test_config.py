@@ -164,7 +164,11 @@ def test_a_mistake_is_refused_at_its_line_with_a_way_out(folder: Path, old: str,
         ("loss_scale={kind: static, scale: 1000}", "loss_scale.scale: must be a power of two, so that scaling is exact; "
          "write 512 or 1024"),
         ("loss_scale={kind: dynamic, initial: 2, minimum: 4}", "loss_scale.maximum: initial 2 must lie between minimum 4"),
-        ("rules=[{path: 'gru_.*'}]", "rules.0.state: the rule names no role; write storage, compute, gradient, reduce or"),
+        ("rules=[{path: 'gru_.*'}]", "rules.0.state: the rule names no role; write one of storage, compute, "
+         "accumulate, gradient, reduce, master, update, state"),
+        ("rules=[{path: '.*', master: {format: int8}}]", "rules: int8 takes a scale from finished data; rule 0: "
+         "the sum of updates"),
+        ("rules=[{path: '.*', accumulate: {format: float16, rounding: ties_to_even}}]", "rules.0.accumulate.chunk: missing"),
         ("accumulate={format: float32, overflow: saturate}", "accumulate.overflow: float32 is what values are carried in"),
         ("reduce={format: float32, random_bits: 8}", "reduce.random_bits: belongs to rounding: stochastic; float32 has no"),
         ("loss_scale={kind: static, scale: 1e-60}", "loss_scale.scale: must be at least"),

@@ -80,6 +80,11 @@ MORE_CHANGES = [
     ((UNDERFLOWS, "loss_scale={kind: dynamic, initial: 8, growth_interval: 1}"), "loss_scale.maximum=8"),
     *[((), f"rules=[{{path: output_kernel, {role}: {{format: float16, rounding: ties_to_even}}}}]") for role in
       ("compute", "gradient", "reduce", "state")],
+    ((), "rules=[{path: output_kernel, accumulate: {format: float16, rounding: ties_to_even, chunk: 4}}]"),
+    ((), "rules=[{path: output_kernel, master: {format: float16}}]"),
+    (NARROW, "rules=[{path: output_kernel, update: {rounding: stochastic}}]"),
+    ((*NARROW, "rules=[{path: output_kernel, update: {rounding: stochastic}}]"),
+     "rules=[{path: output_kernel, update: {rounding: stochastic, random_bits: 2}}]"),
     *[(NARROW, f"update.rounding={mode}") for mode in
       ("ties_to_away", "toward_zero", "toward_positive", "toward_negative", "stochastic_equal")],
     ((SMALL_RANGE % "",), SMALL_RANGE % ", overflow: wrap"),

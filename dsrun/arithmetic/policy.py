@@ -18,8 +18,9 @@ Roles
 * `update`: how an updated weight becomes a value of the master's format, with or without Kahan's compensation.
 * `state`: the optimizer's moments, rounded as they are kept. `ctc`: every intermediate of the CTC loss.
 
-Rules refine a role by path: for each role, the first rule counts whose pattern matches the whole path and which names that
-role. Paths are those of the parameters (`gru_0_forward.u_r`), and of the places where values are stored (`gru_0_forward.state`).
+Rules refine a role by path: for each role but `ctc`, the first rule counts whose pattern matches the whole path and which names
+that role; the update's is in the format of the master at that path. Paths are those of the parameters (`gru_0_forward.u_r`), and of
+the places where values are stored (`gru_0_forward.state`).
 
 Carriers. `emulated`: values on a smaller format's grid, held in float32 arrays. A product of two float16 or bfloat16 values
 has at most 22 significand bits and is exact in float32, so emulated products differ from tensor-core products only in the order
@@ -110,6 +111,7 @@ class Rule:
 
     pattern: str
     roundings: tuple[tuple[Role, Rounding], ...]
+    chunk: int | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ class Policy:
         if role == "master":
             return found or (self.rounding("storage", path) if self.master is None else Rounding(self.master))
         if role == "update":
-            return found or Rounding(self.rounding("master", path).format, self.update_mode, self.update_random_bits)
+            found = found or Rounding(FLOAT32, self.update_mode, self.update_random_bits)
+            return replace(found, format=self.rounding("master", path).format)
         return found or getattr(self, role)
 
     def _ruled(self, role: Role, path: str) -> Rounding | None:
@@ -154,6 +157,10 @@ class Policy:
             if role in dict(rule.roundings) and re.fullmatch(rule.pattern, path):
                 return rule
         return None
+
+    def _chunk(self, path: str) -> int | None:
+        rule = self.rule_for("accumulate", path)
+        return self.chunk if rule is None else rule.chunk
 
     @property
     def draws_in_network(self) -> bool:
@@ -179,8 +186,7 @@ class Policy:
     def round_weight(self, x: Float[Array, "*shape"], path: str, key: Key | None = None) -> Float[Array, "*shape"]:
         """A weight as the network reads it, from the master: storage grid, and in the native carrier its dtype."""
         rounding = self.rounding("storage", path)
-        # Blocks lie along the first axis, the inputs: the axis over which a product sums.
-        return self.to_carrier(rounding(to_float32(x), key, axis=0), rounding)
+        return self.to_carrier(rounding(to_float32(x), key, axis=weight_block_axis(x)), rounding)
 
     def to_carrier(self, x: Float32[Array, "*shape"], rounding: Rounding) -> Float[Array, "*shape"]:
         """Values on a grid in the array that carries them; exact."""
@@ -261,7 +267,7 @@ class Policy:
         return product(
             to_float32(a),
             to_float32(b),
-            chunk=self.chunk,
+            chunk=self._chunk(path),
             round=_numbered(rounding, site_key(key, f"accumulate {side}", path)),
         )
 
@@ -334,6 +340,11 @@ class Policy:
 
 
 FLOAT32_POLICY = Policy()
+
+
+def weight_block_axis(x: Array) -> int:
+    """Along which the blocks of a weight lie: a matrix's inputs, over which a product sums; a convolution's last axis."""
+    return 0 if x.ndim == 2 else -1
 
 
 def to_float32(x: Float[Array, "*shape"]) -> Float32[Array, "*shape"]:

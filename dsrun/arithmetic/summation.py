@@ -5,8 +5,9 @@ Floating-point addition is not associative, so a sum has as many results as it h
 
 `product` is the matrix product of every layer. Its partial sums are float32, or, to study a narrow accumulator, kept in a
 smaller format by chunks: the inner axis is cut into chunks of a stated length, each chunk is summed in float32, its sum is
-rounded, and the running sum is rounded after each addition (Wang et al. 2018, chunk-based accumulation). Chunk 1 rounds
-after every product, as a narrow multiply-add unit would; the time grows with the number of chunks.
+rounded, and the running sum is rounded after each addition. After Wang et al. 2018 (chunk-based accumulation), whose sums within a
+chunk are narrow as well. Chunk 1 rounds each product and each sum, as a narrow multiplier and a narrow adder behind it would; the time
+grows with the number of chunks.
 """
 
 from collections.abc import Callable
@@ -36,9 +37,8 @@ def sum_elements(x: Float32[Array, "..."]) -> Float32[Array, ""]:
 def sum_magnitudes(x: Float32[Array, "row *rest"]) -> Float32[Array, "*rest"]:
     """Sum of the magnitudes over the first axis, in the same order up to 65,536 rows.
 
-    Of more, row i is first added to row i modulo 65,536, in ascending order: a loop that reads the rows once and whose sums stay in the
-    cache. (Folded in halves 10 million rows took XLA:CPU four to ten times as long.) The order depends on the number of rows alone, so a
-    column has the same sum whatever stands beside it.
+    Of more, row i is first added to row i modulo 65,536, in ascending order: a loop that reads the rows once and whose sums, of one
+    column, stay in the cache. The order depends on the number of rows alone, so a column has the same sum whatever stands beside it.
     """
     count = len(x)
     size = min(1 << max(count - 1, 0).bit_length(), _LANES)
@@ -75,6 +75,8 @@ def product(
 
     Asked for by name: JAX's default for a float32 product on recent GPUs is TensorFloat-32.
     """
+    if (round is None) != (chunk is None):
+        raise ValueError("a narrow accumulator needs both: round, and the chunk after which it rounds.")
     if round is None or chunk is None:
         wide = {} if a.dtype == jnp.float32 else {"preferred_element_type": jnp.float32}
         return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST, **wide)

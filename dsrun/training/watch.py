@@ -44,7 +44,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, Num, UInt32
 
 from dsrun.arithmetic import FLOAT32, FLOAT32_POLICY, FixedFormat, FloatFormat, Format, Policy
-from dsrun.arithmetic.policy import Rounding, to_float32
+from dsrun.arithmetic.policy import Rounding, to_float32, weight_block_axis
 from dsrun.model import ModelSettings, output_frames
 from dsrun.record.magnitudes import BIAS, FIELDS, Magnitudes
 from dsrun.training.reduction import parameter_path
@@ -253,6 +253,10 @@ def half_ulp(size: UInt32[Array, "*shape"], format: Format) -> UInt32[Array, "*s
         return jnp.full_like(size, _bits_of(format.smallest_positive / 2))
     if not isinstance(format, FloatFormat):
         return jnp.zeros_like(size)
+    if not format.subnormals:  # between 0 and the smallest normal there is nothing
+        below = size < jnp.uint32(_bits_of(2.0**format.min_exponent))
+        normal = half_ulp(size, replace(format, subnormals=True))
+        return jnp.where(below, jnp.uint32(_bits_of(format.smallest_positive / 2)), normal)
     field = jnp.maximum((size >> jnp.uint32(23)).astype(jnp.int32), format.min_exponent + BIAS)
     field = field - format.precision  # of 2**(exponent - precision)
     normal = jnp.maximum(field, 0).astype(jnp.uint32) << jnp.uint32(23)
@@ -267,7 +271,12 @@ def _parameters(policy: Policy, kind: str, role: Any, tree: Tree) -> list[Tensor
     ]
     return [
         Tensor(
-            _named(path), kind, role, policy.rounding(role, parameter_path(path)).format, x, axis=0 if x.ndim else -1
+            _named(path),
+            kind,
+            role,
+            policy.rounding(role, parameter_path(path)).format,
+            x,
+            axis=weight_block_axis(x) if role == "storage" else -1,
         )
         for path, x in leaves
     ]

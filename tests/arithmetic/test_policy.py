@@ -155,6 +155,37 @@ def test_a_frame_of_an_activation_has_a_scale_of_its_own_and_a_weight_one_a_tens
     assert len(np.unique(weight[2])) < 10, "the largest row's scale leaves a small row few codes"
 
 
+def test_blocks_of_a_weight_lie_along_a_matrix_inputs_and_along_a_convolutions_last_axis_stored_or_computed_with():
+    format = parse_format("mxfp8_e4m3")
+    spread = 2.0 ** np.random.default_rng(0).integers(-30, 30, (64, 40)).astype(np.float32)
+    matrix, kernel = normal(64, 40) * spread, (normal(64, 40) * spread).reshape(2, 4, 8, 40)
+    for weight, axis in ((matrix, 0), (kernel, 3)):
+        expected = Rounding(format)(weight, axis=axis)
+        assert not np.array_equal(expected, Rounding(format)(weight, axis=1 - axis if axis < 2 else 0))
+        np.testing.assert_array_equal(Policy(storage=Rounding(format)).round_weight(weight, "w"), expected)
+    operand = Policy(compute=Rounding(format)).operand(matrix, "w", "weight", axis=0)
+    np.testing.assert_array_equal(operand, Rounding(format)(matrix, axis=0))
+
+
+def test_a_rule_gives_some_parameters_a_master_an_update_and_an_accumulator_of_their_own():
+    rules = (
+        Rule("scale", (("master", Rounding(FLOAT32)),)),
+        Rule("w", (("update", Rounding(FLOAT32, "stochastic", 8)), ("accumulate", Rounding(FLOAT16))), chunk=4),
+    )
+    policy = Policy(storage=Rounding(BFLOAT16), master=None, rules=rules)
+    assert policy.rounding("master", "scale").is_exact
+    assert policy.rounding("update", "scale") == Rounding(FLOAT32)
+    assert policy.rounding("update", "w") == Rounding(BFLOAT16, "stochastic", 8), (
+        "in the format of the master at that path"
+    )
+    assert policy.rounding("update", "other") == Rounding(BFLOAT16)
+    assert not policy.stores_exactly
+    a, b = normal(3, 16), normal(16, 2)
+    narrow = Policy(accumulate=Rounding(FLOAT16), chunk=4)
+    np.testing.assert_array_equal(policy.dot(a, b, "w"), narrow.dot(a, b, "w"))
+    np.testing.assert_array_equal(policy.dot(a, b, "other"), Policy().dot(a, b, "other"))
+
+
 def test_native_arrays_hold_the_values_that_emulated_ones_hold():
     emulated = Policy(storage=Rounding(FLOAT16), compute=Rounding(FLOAT16), gradient=Rounding(FLOAT16))
     native = replace(emulated, carrier="native")

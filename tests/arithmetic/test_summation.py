@@ -44,6 +44,8 @@ def test_a_long_sum_of_magnitudes_first_adds_up_the_rows_of_a_lane_in_ascending_
         part = np.abs(x[start : start + 65536])
         lanes[: len(part)] += part
     assert np.float32(sum_magnitudes(jnp.asarray(x))) == in_halves(lanes)
+    beside = jnp.asarray(np.stack([x, x + 1, np.zeros_like(x)], axis=1))
+    assert np.asarray(sum_magnitudes(beside))[[0, 2]].tolist() == [in_halves(lanes), 0.0]
     assert np.float32(jax.jit(sum_magnitudes)(x)) == in_halves(lanes)
 
 
@@ -59,6 +61,12 @@ def narrow_product(a, b, chunk):
         part = np.float16(np.sum(a[start : start + chunk] * b[start : start + chunk], dtype=np.float64))
         total = np.float16(np.float32(total) + np.float32(part))
     return total
+
+
+@pytest.mark.parametrize("options", [{"chunk": 4}, {"round": lambda x, _: round_to(x, FLOAT16)}])
+def test_half_of_what_a_narrow_accumulator_needs_is_refused(options):
+    with pytest.raises(ValueError, match="needs both"):
+        product(jnp.ones((2, 3)), jnp.ones((3, 2)), **options)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 7, 64])

@@ -16,7 +16,10 @@ TABLE = [format for format in FORMATS.values() if isinstance(format, FloatFormat
 FAMILY = [
     parse_format(f"float_e{e}m{m}") for e, m in ((6, 9), (6, 5), (8, 7), (2, 1), (2, 13), (7, 8), (3, 2), (4, 11))
 ]
-FIXED = [parse_format(f"fixed_q{bits - point}.{point}") for bits in (8, 16) for point in range(bits)]
+FIXED = [
+    *(parse_format(f"fixed_q{bits - point}.{point}") for bits in (8, 16) for point in range(0, bits, 2)),
+    *(parse_format(name, overflow="wrap") for name in ("fixed_q1.7", "fixed_q2.14", "fixed_q16.0")),
+]
 NUMPY_DTYPE = {
     format: np.dtype(np.float16 if format.name == "float16" else getattr(ml_dtypes, format.name)) for format in TABLE
 }

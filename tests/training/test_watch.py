@@ -14,6 +14,7 @@ from test_step import SETTINGS, bits, make_batch, make_step
 
 from dsrun.arithmetic import BFLOAT16, FLOAT16, FLOAT32, FLOAT32_POLICY, Policy, parse_format, round_to
 from dsrun.arithmetic.formats import TERNARY
+from dsrun.arithmetic.scalar import finite_values
 from dsrun.model import Conv2dSettings, init_parameters, output_frames
 from dsrun.training.loss_scale import NO_LOSS_SCALE
 from dsrun.training.optimizer import Optimizer, constant_schedule, sgd_direction
@@ -112,6 +113,18 @@ def test_half_an_ulp_is_half_of_the_spacing_in_the_binade(name):
     found = np.asarray(half_ulp(jnp.asarray(size.view(np.uint32)), format)).view(np.float32).astype(np.float64)
     half = 2.0 ** (np.maximum(exponents, format.min_exponent) - format.precision)
     np.testing.assert_array_equal(found, np.where(half < 2.0**-149, 0.0, half))
+
+
+@pytest.mark.parametrize("name", ["float_e4m3", "float_e5m2", "float_e8m7"])
+def test_half_an_ulp_of_a_format_without_subnormals_is_half_the_distance_to_the_next_value(name):
+    format = parse_format(name, subnormals=False)
+    values = [value for value in finite_values(format) if value >= 0]
+    x = np.array(values[:-1], np.float32)
+    half = np.diff(values) / 2
+    found = np.asarray(half_ulp(jnp.asarray(x.view(np.uint32)), format)).view(np.float32)
+    np.testing.assert_array_equal(found[half >= 2.0**-149], half[half >= 2.0**-149].astype(np.float32))
+    between = np.float32(format.smallest_positive / 2)
+    assert np.asarray(half_ulp(jnp.asarray(between.view(np.uint32)), format)).view(np.float32) == between
 
 
 def survival(updates, weights, *, compensation="none"):

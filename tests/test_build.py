@@ -1,0 +1,52 @@
+"""From a config to the things that train: what only the two together can tell is refused here."""
+
+from pathlib import Path
+
+import pytest
+
+from dsrun import build
+from dsrun.config import load_config
+from dsrun.errors import UsageError
+
+CONFIG = Path(__file__).parent.parent / "configs" / "prompts_small_float32.yaml"
+FLOAT16 = "{format: float16, rounding: ties_to_even}"
+BFLOAT16_WITHOUT_MASTER = ("arithmetic.storage={format: bfloat16, rounding: ties_to_even}", "arithmetic.master=none")
+
+
+def check(rules, *sets):
+    config = load_config(CONFIG, [*sets, f"arithmetic.rules={rules}"]).config
+    settings = build.build_model_settings(config, num_classes=29)
+    policy = build.build_policy(config)
+    build.check_rules(policy, settings)
+    return policy
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (f"[{{path: gru_0_forwrd.u_r, storage: {FLOAT16}}}]", "did you mean 'gru_0_forward.u_r'"),
+        (f"[{{path: '.*', storage: {FLOAT16}}}, {{path: 'gru_.*', storage: {FLOAT16}}}]", "an earlier rule takes all"),
+        (f"[{{path: gru_0_forward.b_n, accumulate: {FLOAT16[:-1]}, chunk: 4}}}}]", "changes no accumulate"),
+        (
+            "[{path: output_kernel, update: {rounding: stochastic}}]",
+            "output_kernel: the copy that is updated is float32",
+        ),
+    ],
+)
+def test_a_rule_that_would_change_nothing_is_refused_with_its_number_and_a_reason(rules, message):
+    with pytest.raises(UsageError, match=r"arithmetic\.rules\.[01]: .*" + message):
+        check(rules)
+
+
+def test_rules_for_an_accumulator_a_master_and_an_update_reach_the_parameters_that_they_name():
+    rules = (
+        f"[{{path: '.*scale', master: {{format: float32}}}}, {{path: '.*[.]u_.', accumulate: {FLOAT16[:-1]}, chunk: 4}}}}, "
+        "{path: output_kernel, update: {rounding: stochastic, random_bits: 3}}]"
+    )
+    policy = check(rules, *BFLOAT16_WITHOUT_MASTER)
+    assert policy.rounding("master", "front_end.normalization.scale").is_exact
+    assert str(policy.rounding("master", "front_end.normalization.shift")) == "bfloat16 ties_to_even"
+    assert str(policy.rounding("update", "output_kernel")) == "bfloat16 stochastic(3)"
+    assert str(policy.rounding("update", "gru_0_forward.u_r")) == "bfloat16 ties_to_even"
+    assert str(policy.rounding("accumulate", "gru_0_forward.u_r")) == "float16 ties_to_even"
+    assert policy.rounding("accumulate", "output_kernel").is_exact
