@@ -28,11 +28,12 @@ REFERENCE = "lax.reduce_precision(5, 10)"
 THREEFRY, HASH = "threefry bits alone", "hash bits alone"
 FORMATS = (
     *("float16", "bfloat16", "tensorfloat32", "float8_e4m3fn", "float8_e5m2", "float_e6m5"),
-    *("fixed_q2.14", "int8", "ternary", "mxfp8_e4m3"),
+    *("fixed_q2.14", "int8", "int4", "ternary", "binary", "mxfp8_e4m3", "mxfp6", "mxfp4"),
 )
-STOCHASTIC_FORMATS = ("float16", "bfloat16", "float8_e4m3fn", "fixed_q2.14")
+STOCHASTIC_FORMATS = ("float16", "bfloat16", "float8_e4m3fn", "fixed_q2.14", "int8", "ternary", "mxfp8_e4m3")
+PEER_FORMATS = STOCHASTIC_FORMATS[:4]
 PEER = Path(__file__).parent / "peers" / "qpytorch_rounding.py"
-PEER_CASES = tuple(f"{name} {mode}" for name in STOCHASTIC_FORMATS for mode in ("ties_to_even", "stochastic"))
+PEER_CASES = tuple(f"{name} {mode}" for name in PEER_FORMATS for mode in ("ties_to_even", "stochastic"))
 WARM_UP = 2
 
 
