@@ -137,10 +137,10 @@ def check_rules(policy: Policy, settings: ModelSettings) -> None:
                 "an earlier rule takes all that it matches"
                 if matching
                 else f"it matches none of the {len(paths)} paths of this role"
-                + (f"; did you mean {close[0]!r}?" if close else "")
+                + (f"; did you mean {close[0]!r}" if close else "")
             )
             raise UsageError(
-                f"arithmetic.rules.{number}: path {rule.pattern!r} changes no {role} to {rounding}: {reason} Parameters: "
+                f"arithmetic.rules.{number}: path {rule.pattern!r} changes no {role} to {rounding}: {reason}. Parameters: "
                 "`dsrun train --dry-run`; places where values are stored: " + ", ".join(places)
             )
 

@@ -8,7 +8,7 @@ import json
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -57,8 +57,11 @@ def main() -> None:
         print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of stdout left, e.g. `| head`; progress lines do not come here
-        sys.stderr.close()
-        sys.exit(0)
+        _leave_quietly()
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # the same, seen by the command-line library first
+            _leave_quietly()
+        raise
     except OSError as error:
         print(f"{error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
@@ -66,6 +69,11 @@ def main() -> None:
         traceback.print_exc()
         print("This is a bug in dsrun, not a mistake of yours; the text above says where.", file=sys.stderr)
         sys.exit(1)
+
+
+def _leave_quietly() -> NoReturn:
+    sys.stderr.close()
+    sys.exit(0)
 
 
 @app.callback(invoke_without_command=True)
@@ -240,7 +248,10 @@ def configs_show(
 
 @configs_app.command("check")
 def configs_check(files: Annotated[list[Path], typer.Argument(help="Config files.")]) -> None:
-    """Check files; print every problem with its line and what to write instead."""
+    """Check files; print every problem with its line and what to write instead.
+
+    Instant, so without the network: whether the paths of arithmetic.rules exist is checked by `dsrun train --dry-run`.
+    """
     from dsrun.config import load_config
     from dsrun.errors import ConfigError
 

@@ -21,7 +21,7 @@ FormatOption = Annotated[
     list[str] | None,
     typer.Option("--format", metavar="NAME", help="Format, e.g. bfloat16, float_e6m9 or fixed_q4.12. Repeatable."),
 ]
-DrawsOption = Annotated[int, typer.Option(min=2, help="Repetitions of what is rounded stochastically.")]
+DrawsOption = Annotated[int, typer.Option(min=2, max=10**6, help="Repetitions of what is rounded stochastically.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the random bits.")]
 RandomBitsOption = Annotated[
     int | None, typer.Option(min=1, max=31, help="Bits that a stochastic rounding compares; default 24.")
@@ -57,6 +57,9 @@ def accumulate(
     To nearest the sum stays at 100 in float16: the spacing there is 1/16. Stochastic rounding gives 101 on average, a
     float32 accumulator rounded once at the end 101. Few random bits bring the bias back. The same with sums of uniform
     numbers, where float16 stops at 2048. Default formats: float16, bfloat16, and the integers (fixed_q16.0).
+
+    A sum is made in float32 and then rounded: an increment below 2**-24 of it is lost before the rounding sees it, and a directed rounding
+    is the second one.
     """
     from dsrun.study.grid import check_mode, parse_grid
     from dsrun.study.plots import draw_accumulate
@@ -132,6 +135,9 @@ def cartoon(
     _check_figure(output)
     if rounded not in ("weight", "operations"):
         raise UsageError(f"--rounded is {rounded!r}: write weight or operations.")
+    late = [step for step in at or () if step > steps]
+    if late:
+        raise UsageError(f"--at {late[0]} lies behind the last of {steps} steps; raise --steps, or lower --at.")
     names = format or ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
     formats = list(dict.fromkeys(parse_grid(name) for name in names))
     _start_jax()
@@ -216,7 +222,9 @@ def magnitudes(
     Reads what training left with training.watch_every_steps. Shares are of non-zero finite values: underflow, what the role's
     format rounds to zero (to nearest); subnormal, what it holds with fewer bits; overflow, what lies beyond it. Of updates also
     the share that changed the weight, and the share swallowed: below half an ulp of it. Gradients and errors carry the
-    loss scale. The figure has a histogram by binade of each kind, log-log, over bands of the format's range.
+    loss scale. Numbers are seen before their role rounds them, but for the sum over shards (gradient_sum) and recurrent states, seen
+    after it: what those lost shows in weight_gradient and in its zeros. The figure has a histogram by binade of each kind, log-log,
+    over bands of the format's range.
     """
     from dsrun.study.magnitudes import make_panels, read_step, select, tensor_rows, total_rows
     from dsrun.study.plots import check_suffix, draw_magnitudes

@@ -329,6 +329,8 @@ class Grid(Section):
     @classmethod
     def _fits_the_format(cls, value: Any, info: ValidationInfo) -> Any:
         format = _chosen(info)
+        if "format" not in info.data:  # it has a problem of its own
+            return value
         if format is None:
             if value not in (None, True):
                 raise ValueError("without a master copy the weights have the storage format; say it there")

@@ -123,6 +123,8 @@ def _locate(loc: Sequence[str | int], tree: Node) -> tuple[list[str], Node]:
 def _models_at(keys: Sequence[str], model: type[BaseModel]) -> Models:
     models: Models = [model]
     for key in keys:
+        if key.isdigit():  # of a list, whose elements are of the models found
+            continue
         fields = [m.model_fields[key] for m in models if key in m.model_fields]
         models = [below for field in fields for below in sub_models(field.annotation)]
     return models

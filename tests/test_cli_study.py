@@ -66,12 +66,19 @@ def test_a_number_that_json_lacks_is_null():
         (("accumulate", "--increment", "nan"), ("increment nan lies beyond float32",)),
         (("cartoon", "--format", "int8"), ("int8 takes its scale from all values",)),
         (("cartoon", "--rounded", "all"), ("write weight or operations",)),
+        (("cartoon", "--steps", 100, "--at", 5000), ("--at 5000 lies behind the last of 100 steps",)),
         (("cartoon", "-o", "figure.pdf"), ("figure.pdf", ".png or .svg")),
         (("formats", "e4m3"), ("did you mean 'float8_e4m3fn'",)),
     ],
 )
 def test_a_mistake_is_one_message(arguments, parts):
     require_message(dsrun("study", *arguments), 2, *parts)
+
+
+def test_a_reader_that_leaves_early_is_no_mistake():
+    command = f"{sys.executable} -m dsrun study formats --json | head -c 1; echo ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (result.stdout, result.stderr) == ("{0\n", "")
 
 
 @pytest.mark.parametrize("command", ["accumulate", "cartoon", "formats"])

@@ -166,6 +166,10 @@ def test_a_mistake_is_refused_at_its_line_with_a_way_out(folder: Path, old: str,
         ("loss_scale={kind: dynamic, initial: 2, minimum: 4}", "loss_scale.maximum: initial 2 must lie between minimum 4"),
         ("rules=[{path: 'gru_.*'}]", "rules.0.state: the rule names no role; write one of storage, compute, "
          "accumulate, gradient, reduce, master, update, state"),
+        ("rules=[{storage: {format: float16, rounding: ties_to_even}}]", "rules.0.path: missing. Regular expression"),
+        ("rules=[{path: '.*', storge: {format: float16}, reduce: {format: float32}}]", "rules.0.storge: unknown key; did you "
+         "mean 'storage'?"),
+        ("storage.format={word_length: 32, fraction_length: 10}", "storage.format: fixed point of 32 bits"),
         ("rules=[{path: '.*', master: {format: int8}}]", "rules: int8 takes a scale from finished data; rule 0: "
          "the sum of updates"),
         ("rules=[{path: '.*', accumulate: {format: float16, rounding: ties_to_even}}]", "rules.0.accumulate.chunk: missing"),
