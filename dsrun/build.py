@@ -129,7 +129,8 @@ def check_rules(policy: Policy, settings: ModelSettings) -> None:
             paths = of_role.get(role, parameters)
             decided = [path for path in paths if policy.rule_for(role, path) is rule]
             if decided:
-                _check_updates(policy, number, decided if role in ("master", "update") else [])
+                if role in ("master", "update"):
+                    _check_updates(policy, number, decided)
                 continue
             matching = [path for path in paths if re.fullmatch(rule.pattern, path)]
             close = difflib.get_close_matches(rule.pattern, paths, n=1, cutoff=0.4)

@@ -95,7 +95,7 @@ def bits(state):
 @pytest.mark.parametrize(
     ("policy", "devices"),
     [
-        pytest.param(FLOAT32_POLICY, (2, 8), id="float32"),
+        pytest.param(FLOAT32_POLICY, (2, 3, 8), id="float32"),
         pytest.param(MIXED, (2,), id="mixed", marks=[pytest.mark.slow, pytest.mark.ci]),
     ],
 )
