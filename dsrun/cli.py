@@ -8,7 +8,7 @@ import json
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -56,12 +56,12 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of stdout left, e.g. `| head`; progress lines do not come here
-        _leave_quietly()
-    except SystemExit as stop:
-        if isinstance(stop.__context__, BrokenPipeError):  # the same, seen by the command-line library first
-            _leave_quietly()
-        raise
+    except (BrokenPipeError, SystemExit) as end:
+        # The reader of stdout left, e.g. `| head`, which the command-line library may have made an exit of its own.
+        if not isinstance(end, BrokenPipeError) and not isinstance(end.__context__, BrokenPipeError):
+            raise
+        sys.stderr.close()
+        sys.exit(0)
     except OSError as error:
         print(f"{error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
@@ -69,11 +69,6 @@ def main() -> None:
         traceback.print_exc()
         print("This is a bug in dsrun, not a mistake of yours; the text above says where.", file=sys.stderr)
         sys.exit(1)
-
-
-def _leave_quietly() -> NoReturn:
-    sys.stderr.close()
-    sys.exit(0)
 
 
 @app.callback(invoke_without_command=True)

@@ -27,11 +27,7 @@ def sum_elements(x: Float32[Array, "..."]) -> Float32[Array, ""]:
     and the gradient's norm moved in its last bit.
     """
     flat = x.reshape(-1)
-    size = 1 << max(flat.size - 1, 0).bit_length()
-    flat = jnp.pad(flat, (0, size - flat.size))
-    while flat.size > 1:
-        flat = flat[: flat.size // 2] + flat[flat.size // 2 :]
-    return flat[0]
+    return _folded_in_halves(_with_zeros(flat, _power_of_two(flat.size)))
 
 
 def sum_magnitudes(x: Float32[Array, "row *rest"]) -> Float32[Array, "*rest"]:
@@ -41,7 +37,7 @@ def sum_magnitudes(x: Float32[Array, "row *rest"]) -> Float32[Array, "*rest"]:
     column, stay in the cache. The order depends on the number of rows alone, so a column has the same sum whatever stands beside it.
     """
     count = len(x)
-    size = min(1 << max(count - 1, 0).bit_length(), _LANES)
+    size = min(_power_of_two(count), _LANES)
     lanes = _with_zeros(jnp.abs(x[:size]), size)
     full = count // _LANES
     if full > 1:
@@ -52,9 +48,18 @@ def sum_magnitudes(x: Float32[Array, "row *rest"]) -> Float32[Array, "*rest"]:
         lanes = jax.lax.fori_loop(1, full, add, lanes)
     if full and count > full * _LANES:
         lanes = lanes + _with_zeros(jnp.abs(x[full * _LANES :]), _LANES)
-    while len(lanes) > 1:
-        lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
-    return lanes[0]
+    return _folded_in_halves(lanes)
+
+
+def _folded_in_halves(x: Float32[Array, "row *rest"]) -> Float32[Array, "*rest"]:
+    while len(x) > 1:
+        x = x[: len(x) // 2] + x[len(x) // 2 :]
+    return x[0]
+
+
+def _power_of_two(count: int) -> int:
+    """The smallest that is not below `count`."""
+    return 1 << max(count - 1, 0).bit_length()
 
 
 def _with_zeros(x: Float32[Array, "row *rest"], count: int) -> Float32[Array, "count *rest"]:
