@@ -5,25 +5,20 @@ classes, logits of standard deviation 3; the largest absolute error of the gradi
 all frames, utterances and classes, and the largest relative error of the loss, against a float64 forward-backward in
 NumPy.
 
-    python -m benchmarks.ctc_accuracy [--times 9] [--json]
+    python -m benchmarks.ctc_accuracy [--json]
     python -m benchmarks.ctc_accuracy --frames 200 --labels 40 --formats float16 bfloat16 [--confidence 8]
 
 With --formats it adds plain log space with every result rounded to those formats, as the role `ctc` asks for. The gradient's
 direction is shown too, as the cosine with the true one. With --confidence C the logits are those of a network late in training:
 C is added along one alignment of each utterance, its labels evenly spread with blanks between them.
 
-With --times N it also measures the median time of loss and gradient together, compiled and warm, the contenders
-taking turns. PyTorch is never timed here: its threads and XLA's disturb one another in one process. Times on a shared
-machine are good for ratios within one run and for nothing else.
+Times are the business of `benchmarks.ctc`.
 """
 
 import argparse
 import importlib.util
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -36,20 +31,16 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
+from benchmarks.ctc_problem import (  # noqa: E402
+    Problem,
+    exact,
+    loss_and_gradient,
+    optax_loss_and_gradient,
+    random_problem,
+)
 from dsrun.arithmetic import parse_format  # noqa: E402
 from dsrun.ctc import ctc_loss  # noqa: E402
 from dsrun.ctc.log_space import log_space_ctc_loss  # noqa: E402
-from tests.reference.ctc import forward_backward  # noqa: E402
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One batch: logits [batch, output_frame, class], the rest as `ctc_loss` takes it."""
-
-    logits: np.ndarray
-    num_frames: np.ndarray
-    labels: np.ndarray
-    num_labels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -60,38 +51,6 @@ class Row:
     gradient_error: float
     gradient_cosine: float
     loss_error: float
-    milliseconds: float | None
-
-
-LossAndGradient = Callable[..., tuple[jax.Array, jax.Array]]
-
-
-def random_problem(
-    *, utterances: int, frames: int, labels: int, classes: int, deviation: float, confidence: float, seed: int
-) -> Problem:
-    """Labels of labels/2 to labels, the first of the full length; all frames valid."""
-    rng = np.random.default_rng(seed)
-    num_labels = rng.integers(labels // 2, labels + 1, utterances).astype(np.int32)
-    num_labels[0] = labels
-    logits = (rng.standard_normal((utterances, frames, classes)) * deviation).astype(np.float32)
-    ids = rng.integers(1, classes, (utterances, labels)).astype(np.int32)
-    for row, (own, count) in enumerate(zip(ids, num_labels, strict=True)):
-        path = np.zeros(frames, np.int32)
-        path[((np.arange(count) + 0.5) * frames / count).astype(np.int32)] = own[:count]
-        logits[row, np.arange(frames), path] += np.float32(confidence)
-    return Problem(logits, np.full(utterances, frames, np.int32), ids, num_labels)
-
-
-def loss_and_gradient(loss_of: Callable[..., jax.Array], logits, num_frames, labels, num_labels):
-    loss, pull = jax.vjp(lambda x: loss_of(x, num_frames, labels, num_labels), logits)
-    return loss, pull(jnp.ones_like(loss))[0]
-
-
-def optax_loss_and_gradient(logits, num_frames, labels, num_labels):
-    frame_padding = (jnp.arange(logits.shape[1])[None, :] >= num_frames[:, None]).astype(jnp.float32)
-    label_padding = (jnp.arange(labels.shape[1])[None, :] >= num_labels[:, None]).astype(jnp.float32)
-    loss, pull = jax.vjp(lambda x: optax.ctc_loss(x, frame_padding, labels, label_padding), logits)
-    return loss, pull(jnp.ones_like(loss))[0]
 
 
 def torch_loss_and_gradient(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
@@ -107,36 +66,15 @@ def torch_loss_and_gradient(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     return loss.detach().numpy(), logits.grad.numpy()
 
 
-def exact(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """Loss and gradient in float64."""
-    rows = zip(problem.logits, problem.num_frames, problem.labels, problem.num_labels, strict=True)
-    pairs = [forward_backward(logits[:frames], labels[:count].tolist()) for logits, frames, labels, count in rows]
-    return np.array([loss for loss, _ in pairs]), np.stack([gradient for _, gradient in pairs])
-
-
-def median_milliseconds(
-    contenders: Mapping[str, LossAndGradient], arrays: list[jax.Array], repeats: int
-) -> dict[str, float]:
-    """Median time of each, taking turns so that a busy minute of the machine meets them all."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeats):
-        for name, function in contenders.items():
-            start = time.perf_counter()
-            jax.block_until_ready(function(*arrays))
-            seconds[name].append(time.perf_counter() - start)
-    return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
-
-
-def measure(problem: Problem, *, repeats: int, formats: list[str]) -> list[Row]:
-    """Every contender's errors, and times where `repeats` is positive."""
+def measure(problem: Problem, *, formats: list[str]) -> list[Row]:
+    """Every contender's errors."""
     losses = {f"log space, {name}": partial(log_space_ctc_loss, format=parse_format(name)) for name in formats}
     contenders = {
         name: jax.jit(partial(loss_and_gradient, loss)) for name, loss in {"dsrun": ctc_loss, **losses}.items()
     }
     contenders["optax"] = jax.jit(optax_loss_and_gradient)
-    arrays = [jnp.asarray(x) for x in (problem.logits, problem.num_frames, problem.labels, problem.num_labels)]
+    arrays = [jnp.asarray(x) for x in problem]
     results = {name: jax.device_get(function(*arrays)) for name, function in contenders.items()}
-    times = median_milliseconds(contenders, arrays, repeats) if repeats else {}
     if importlib.util.find_spec("torch"):
         results["torch"] = torch_loss_and_gradient(problem)
     loss, gradient = exact(problem)
@@ -146,7 +84,6 @@ def measure(problem: Problem, *, repeats: int, formats: list[str]) -> list[Row]:
             gradient_error=float(np.max(np.abs(found_gradient - gradient))),
             gradient_cosine=cosine(found_gradient, gradient),
             loss_error=float(np.max(np.abs(found_loss - loss) / loss)),
-            milliseconds=times.get(name),
         )
         for name, (found_loss, found_gradient) in results.items()
     ]
@@ -169,11 +106,10 @@ def main() -> None:
     parser.add_argument("--confidence", type=float, default=0.0, help="added to the logits of one alignment")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--formats", nargs="*", default=[], help="of CTC in log space, every result rounded")
-    parser.add_argument("--times", type=int, default=0, help="repeats of the timing; 0 times nothing")
     parser.add_argument("--json", action="store_true")
     options = vars(parser.parse_args())
-    as_json, repeats, formats = (options.pop(name) for name in ("json", "times", "formats"))
-    rows = measure(random_problem(**options), repeats=repeats, formats=formats)
+    as_json, formats = (options.pop(name) for name in ("json", "formats"))
+    rows = measure(random_problem(**options), formats=formats)
     device = str(jax.devices()[0])
     if as_json:
         versions = {"jax": jax.__version__, "optax": optax.__version__}
@@ -184,11 +120,10 @@ def main() -> None:
         print()
         return
     print(", ".join(f"{key} {value}" for key, value in options.items()) + f"; {device}")
-    print(f"{'':20} {'gradient, absolute':>20} {'its cosine':>12} {'loss, relative':>16} {'median ms':>10}")
+    print(f"{'':20} {'gradient, absolute':>20} {'its cosine':>12} {'loss, relative':>16}")
     for row in rows:
-        shown = "" if row.milliseconds is None else f"{row.milliseconds:.1f}"
         errors = f"{row.gradient_error:20.1e} {row.gradient_cosine:12.6f} {row.loss_error:16.1e}"
-        print(f"{row.contender:20} {errors} {shown:>10}")
+        print(f"{row.contender:20} {errors}")
 
 
 if __name__ == "__main__":

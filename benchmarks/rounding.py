@@ -9,87 +9,25 @@ ratios; rates are the machine's. All calls are compiled, warmed up, and waited f
     python -m benchmarks.rounding --gfloat                               gfloat, a reference in NumPy, on a tenth of the values
 
 `lax.reduce_precision` is no rounding to a format (it flushes the format's subnormals, and knows IEEE-like formats only); it is the
-fastest thing that XLA has of the kind. QPyTorch compiles C++ when it is imported, so its environment needs torch, qtorch, ninja and a
-compiler; its CPU code is one loop in one thread: `--threads 1` compares like with like.
+fastest thing that XLA has of the kind. The contenders are those of `dsrun bench rounding`; here are the bounds and the peers. QPyTorch
+compiles C++ when it is imported, so its environment needs torch, qtorch, ninja and a compiler; its CPU code is one loop in one
+thread: `--threads 1` compares like with like.
 """
 
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-REFERENCE = "lax.reduce_precision(5, 10)"
-THREEFRY, HASH = "threefry bits alone", "hash bits alone"
-FORMATS = (
-    *("float16", "bfloat16", "tensorfloat32", "float8_e4m3fn", "float8_e5m2", "float_e6m5"),
-    *("fixed_q2.14", "int8", "int4", "ternary", "binary", "mxfp8_e4m3", "mxfp6", "mxfp4"),
-)
-STOCHASTIC_FORMATS = ("float16", "bfloat16", "float8_e4m3fn", "fixed_q2.14", "int8", "ternary", "mxfp8_e4m3")
-PEER_FORMATS = STOCHASTIC_FORMATS[:4]
+from dsrun.study.bench_rounding import FORMATS, HASH, REFERENCE, STOCHASTIC_FORMATS, THREEFRY, contenders
+from dsrun.study.stopwatch import quartiles, ratios, take_turns
+
+PEER_FORMATS = ("float16", "bfloat16", "float8_e4m3fn", "fixed_q2.14")
 PEER = Path(__file__).parent / "peers" / "qpytorch_rounding.py"
 PEER_CASES = tuple(f"{name} {mode}" for name in PEER_FORMATS for mode in ("ties_to_even", "stochastic"))
-WARM_UP = 2
-
-
-def contenders(values: int, *, names: tuple[str, ...] | None = None) -> dict[str, Callable[[], Any]]:
-    """What is timed, by name: a format and a mode, or one of the other names of this page."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from dsrun.arithmetic.formats import MODES, RANDOM_MODES, parse_format
-    from dsrun.arithmetic.random_bits import draw, make_key
-    from dsrun.arithmetic.rounding import round_to
-
-    x = jax.device_put(np.random.default_rng(0).standard_normal(values, np.float32))
-    key = make_key(0, "benchmark", "x")
-
-    def rounding(name: str, mode: str) -> Callable[[], Any]:
-        format = parse_format(name)
-        if mode in RANDOM_MODES:
-            compiled = jax.jit(lambda x, key: round_to(x, format, mode=mode, key=key))
-            return lambda: compiled(x, key)
-        compiled = jax.jit(lambda x: round_to(x, format, mode=mode))
-        return lambda: compiled(x)
-
-    cases = [f"{name} ties_to_even" for name in FORMATS] + [f"float16 {mode}" for mode in MODES]
-    cases += [f"{name} stochastic" for name in STOCHASTIC_FORMATS]
-    found = {case: rounding(*case.split()) for case in dict.fromkeys(names or cases)}
-    if names:
-        return found
-    reduce_precision = jax.jit(lambda x: jax.lax.reduce_precision(x, 5, 10))
-    hashed = jax.jit(lambda key: draw(key, (values,)))
-    streams = {
-        kind: jax.jit(lambda key: jax.random.bits(key, (values,), jnp.uint32)) for kind in ("threefry2x32", "rbg")
-    }
-    keys = {kind: jax.random.key(0, impl=kind) for kind in streams}
-    return {
-        REFERENCE: lambda: reduce_precision(x),
-        **found,
-        HASH: lambda: hashed(key),
-        THREEFRY: lambda: streams["threefry2x32"](keys["threefry2x32"]),
-        "rbg bits alone": lambda: streams["rbg"](keys["rbg"]),
-    }
-
-
-def measure(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call, one a round."""
-    import jax
-
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(WARM_UP + rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            if number >= WARM_UP:
-                times[name].append(time.perf_counter() - start)
-    return times
 
 
 def measure_gfloat(values: int, rounds: int) -> list[float]:
@@ -99,17 +37,7 @@ def measure_gfloat(values: int, rounds: int) -> list[float]:
     from gfloat.formats import format_info_binary16
 
     x = np.random.default_rng(0).standard_normal(values, np.float32)
-    return list(measure({"": lambda: gfloat.round_ndarray(format_info_binary16, x)}, rounds)[""])
-
-
-def quartiles(samples: list[float]) -> list[float]:
-    """Lower quartile, median, upper quartile."""
-    return statistics.quantiles(samples, n=4, method="inclusive") if len(samples) > 1 else samples * 3
-
-
-def ratio(times: dict[str, list[float]], slower: str, faster: str) -> list[float]:
-    """Quartiles of time / time, each pair of one round."""
-    return quartiles([a / b for a, b in zip(times[slower], times[faster], strict=True)])
+    return list(take_turns({"": lambda: gfloat.round_ndarray(format_info_binary16, x)}, rounds)[""])
 
 
 def row(name: str, times: dict[str, list[float]], values: int, reference: str) -> dict[str, Any]:
@@ -118,7 +46,7 @@ def row(name: str, times: dict[str, list[float]], values: int, reference: str) -
     return {
         "name": name,
         "million_values_per_second": [round(rate, 1) for rate in (low, middle, high)],
-        "rate_to_reference": [round(r, 3) for r in ratio(times, reference, name)],
+        "rate_to_reference": [round(r, 3) for r in ratios(times[reference], times[name])],
     }
 
 
@@ -127,17 +55,23 @@ def claims(times: dict[str, list[float]]) -> list[dict[str, Any]]:
     found = []
     for name in FORMATS:
         found.append(
-            _claim(f"{name}: rate to {REFERENCE}", ratio(times, REFERENCE, f"{name} ties_to_even"), at_least=0.8)
+            _claim(
+                f"{name}: rate to {REFERENCE}", ratios(times[REFERENCE], times[f"{name} ties_to_even"]), at_least=0.8
+            )
         )
     for name in STOCHASTIC_FORMATS:
         case = f"{name} stochastic"
         found.append(
-            _claim(f"{name}: stochastic time to nearest's", ratio(times, case, f"{name} ties_to_even"), at_most=1.5)
+            _claim(
+                f"{name}: stochastic time to nearest's", ratios(times[case], times[f"{name} ties_to_even"]), at_most=1.5
+            )
         )
         found.append(
-            _claim(f"{name}: drawing threefry to rounding stochastically", ratio(times, THREEFRY, case), at_least=4)
+            _claim(
+                f"{name}: drawing threefry to rounding stochastically", ratios(times[THREEFRY], times[case]), at_least=4
+            )
         )
-    found.append(_claim("drawing threefry to drawing by the hash", ratio(times, THREEFRY, HASH), at_least=4))
+    found.append(_claim("drawing threefry to drawing by the hash", ratios(times[THREEFRY], times[HASH]), at_least=4))
     return found
 
 
@@ -190,7 +124,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that was asked for, as `--json` prints it."""
     import jax
 
-    times = measure(contenders(options.values), options.rounds)
+    times = take_turns(contenders(options.values), options.rounds)
     found: dict[str, Any] = {
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
@@ -250,7 +184,7 @@ def main() -> None:
     configure_runtime(pool_size=options.child[2] if options.child else options.threads)
     if options.child:
         values, rounds, _ = options.child
-        print(json.dumps(measure(contenders(values, names=PEER_CASES), rounds)))
+        print(json.dumps(take_turns(contenders(values, names=PEER_CASES), rounds)))
         return
     found = report(options)
     print(json.dumps(found, indent=2)) if options.json else show(found)

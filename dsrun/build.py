@@ -23,6 +23,7 @@ from dsrun.model import (
     ModelSettings,
     output_frames,
     parameter_table,
+    refuse_what_cannot_be_recomputed,
     stored_places,
 )
 from dsrun.speech import (
@@ -146,6 +147,14 @@ def check_rules(policy: Policy, settings: ModelSettings) -> None:
             )
 
 
+def check_residuals(policy: Policy, settings: ModelSettings) -> None:
+    """Refuse gates that could not be restored as they were."""
+    try:
+        refuse_what_cannot_be_recomputed(settings, policy)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
 def _check_updates(policy: Policy, number: int, paths: list[str]) -> None:
     """Refuse an update rounding that the master's format at one of these paths cannot honour."""
     for path in paths:
@@ -240,6 +249,7 @@ def build_model_settings(config: Config, *, num_classes: int) -> ModelSettings:
         normalization=model.normalization,
         dropout=model.dropout,
         relu_clip=model.relu_clip,
+        residuals=model.residuals,
     )
 
 

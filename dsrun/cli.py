@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from dsrun import __version__
+from dsrun.cli_bench import bench_app
 from dsrun.cli_study import study_app
 from dsrun.errors import DsrunError
 from dsrun.record.runtime import ask_for_large_pages
@@ -29,6 +30,7 @@ data_app = typer.Typer(help="Check and look at manifests.", no_args_is_help=True
 app.add_typer(configs_app, name="configs")
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
+app.add_typer(bench_app, name="bench")
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML config; see `dsrun configs list`.")]
 SetOption = Annotated[
@@ -46,7 +48,7 @@ EXIT_CODES = (
 
 def main() -> None:
     """Entry point of `dsrun` and `python -m dsrun`."""
-    if set(sys.argv[1:2]) & {"train", "eval", "transcribe"} and not {"--help", "-h"} & set(sys.argv):
+    if set(sys.argv[1:2]) & {"train", "eval", "transcribe", "bench"} and not {"--help", "-h"} & set(sys.argv):
         ask_for_large_pages()  # here and not in the commands: it replaces the process, which must be ours
     try:
         app(prog_name="dsrun")
@@ -344,6 +346,7 @@ def print_description(report: dict[str, Any]) -> None:
     print(f"parameters: {report['parameter_count']:,}")
     for name, size in report["bytes"].items():
         print(f"  {name}: {size / 1e6:.2f} MB")
+    print(f"GRU: {report['gru']}")
     print(
         f"batches: {report['steps_per_epoch']} an epoch, {report['total_steps']} steps in all; "
         f"{len(report['batch_shapes'])} shapes (one compilation each), padding {report['padding']:.1%} of frames"

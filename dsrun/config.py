@@ -309,6 +309,9 @@ class Model(Section):
     """Share of the running mean and variance that one update keeps; with batch normalisation."""
     relu_clip: Positive = 20.0
     """The front end's rectifier is min(max(x, 0), relu_clip)."""
+    residuals: Literal["store", "recompute"] = "store"
+    """What a GRU layer keeps for its backward pass. store: the gates. recompute: the states alone, and a third more products to restore
+    the gates; last bits differ. For GPUs, where memory ends first: on a CPU the compiler merges most of it with the forward pass."""
 
 
 class Grid(Section):
@@ -557,7 +560,8 @@ class Arithmetic(Section):
     ctc: OptionalRole
     """The CTC loss and its gradient; another format than float32 computes it in plain log space, every result rounded."""
     carrier: Literal["emulated", "native"]
-    """emulated: values on the format's grid in float32 arrays. native: float16 or bfloat16 arrays, less memory."""
+    """emulated: values on the format's grid in float32 arrays. native: float16 or bfloat16 arrays, less memory;
+    compute tensorfloat32 then uses a GPU's units for it."""
     loss_scale: Annotated[NoLossScale | StaticLossScale | DynamicLossScale, Field(discriminator="kind")] = NoLossScale(
         kind="none"
     )
@@ -628,9 +632,14 @@ class Arithmetic(Section):
                 "Write ties_to_even there, or emulated here"
             )
         for name, role in roles.items():
+            if (
+                name == "compute" and role.format == "tensorfloat32"
+            ):  # float32 arrays, and on a GPU the units that multiply it
+                continue
             if role.format not in (*NATIVE_NAMES, "none") or role.overflow not in (None, "infinity"):
                 raise ValueError(
-                    f"native arrays are float32, float16 or bfloat16 with overflow to infinity, {name} is {role.format}; write emulated"
+                    f"native arrays are float32, float16 or bfloat16 with overflow to infinity (compute: tensorfloat32 too), {name} is "
+                    f"{role.format}; write emulated"
                 )
         storage = roles.get("storage")
         if storage and gradient and storage.format != gradient.format:
@@ -750,6 +759,8 @@ class Training(Section):
     """A line in events.jsonl for each so many steps."""
     watch_every_steps: Count | None = 100
     """Count magnitudes and surviving updates at step 1 and each so many steps, for `dsrun study magnitudes`; null for never."""
+    compilation_cache: FilePath | None = None
+    """Folder for compiled programs, so that the next start with the same shapes, formats and versions need not compile; null for none."""
 
 
 class Config(Section):
@@ -777,7 +788,7 @@ class Config(Section):
     """How long, and when to look, keep and stop."""
 
 
-PATH_KEYS = ("data.train", "data.dev", "data.test", "data.alphabet", "data.cache")
+PATH_KEYS = ("data.train", "data.dev", "data.test", "data.alphabet", "data.cache", "training.compilation_cache")
 
 
 @dataclass(frozen=True)

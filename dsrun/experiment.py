@@ -21,7 +21,7 @@ from dsrun import build
 from dsrun.config import Config, Resolved, config_hash, load_config, to_yaml
 from dsrun.errors import DataError, DsrunError, UsageError
 from dsrun.evaluation.evaluate import Evaluation, Evaluator
-from dsrun.model import ModelSettings, parameter_table
+from dsrun.model import ModelSettings, describe_gru, parameter_table
 from dsrun.record import (
     EventLog,
     RunDir,
@@ -99,6 +99,7 @@ def prepare(config: Config, *, devices: int | None) -> Experiment:
         )
     configure_runtime(min(devices or _processors(), shards), pool_size=shards)
     require_in_force(pool_size=shards)
+    keep_compiled_programs(config.training.compilation_cache)
     available = jax.devices()
     if devices is not None and devices > len(available):
         raise UsageError(f"--devices {devices}: this machine has {len(available)} ({available[0].device_kind}).")
@@ -107,6 +108,7 @@ def prepare(config: Config, *, devices: int | None) -> Experiment:
     settings = build.build_model_settings(config, num_classes=data.alphabet.num_classes)
     policy = build.build_policy(config)
     build.check_rules(policy, settings)
+    build.check_residuals(policy, settings)
     batcher = build.build_batcher(config, data.train, purpose="train")
     step = TrainStep(
         settings,
@@ -120,6 +122,14 @@ def prepare(config: Config, *, devices: int | None) -> Experiment:
         devices=used,
     )
     return Experiment(data, settings, batcher, build.build_batcher(config, data.dev, purpose="evaluate"), step)
+
+
+def keep_compiled_programs(folder: str | None) -> None:
+    """Every program that is compiled from now on is read from this folder, or left there, however short its compilation was."""
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def train_run(
@@ -181,6 +191,7 @@ def _train(config: Config, run: RunDir, experiment: Experiment) -> Outcome:
             f"{run.path}: {len(data.train.ids)} utterances, {experiment.batcher.batches_per_epoch} steps an epoch, {total_steps} in "
             f"all, {len(shapes)} batch shapes to compile, padding {experiment.batcher.padding_waste():.0%} of frames"
         )
+        progress.message(f"GRU: {describe_gru(experiment.settings, step.policy)}")
         for note in data.notes:
             progress.message(f"note: {note}")
         run.write_status("running", step=int(state.step))
@@ -344,6 +355,7 @@ def describe(resolved: Resolved, *, run_dir: Path | None, devices: int | None) -
         "parameter_count": count,
         "bytes": _bytes_by_role(config, experiment.step),
         "carrier": config.arithmetic.carrier,
+        "gru": describe_gru(experiment.settings, experiment.step.policy),
         "batch_shapes": [
             {"rows": config.batches.global_batch, "frames": frames, "labels": labels, "utterances": len(bucket.members)}
             for bucket, (frames, labels) in zip(experiment.batcher.buckets, experiment.batcher.shapes(), strict=True)

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dsrun"
-FLOORS = [{"arithmetic", "speech", "record"}, {"model", "ctc"}, {"training", "evaluation", "deploy"}, {"study"}]
+FLOORS = [
+    {"arithmetic", "speech", "record", "kernels"},
+    {"model", "ctc"},
+    {"training", "evaluation", "deploy"},
+    {"study"},
+]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ROOMS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists())
 

@@ -1,9 +1,11 @@
-"""torch.nn.GRU, the peer of `benchmarks/gru.py`: forward + backward to input and weights, 2 threads; prints ms as JSON.
+"""torch.nn.GRU, the peer of `benchmarks/gru.py`: forward + backward to input and weights, as a worker that takes turns.
 
-Arguments: batch frames hidden repeats. Time-major, which is torch's faster layout; the directions are summed as dsrun's are.
+Arguments: batch frames hidden threads passes eager|compiled. Time-major, which is torch's faster layout; the directions are summed as
+dsrun's are. Prints a line of JSON when it is ready, then one for each line on stdin.
 """
 
 import json
+import os
 import sys
 import time
 
@@ -11,26 +13,32 @@ import torch
 
 
 def main() -> None:
-    batch, frames, hidden, repeats = map(int, sys.argv[1:])
-    torch.set_num_threads(2)
+    batch, frames, hidden, threads, passes = map(int, sys.argv[1:6])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     layer = torch.nn.GRU(hidden, hidden, bidirectional=True)
     x = torch.randn(frames, batch, hidden, requires_grad=True)
 
-    def run() -> None:
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        y, _ = layer(x)
+        return (y[..., :hidden] + y[..., hidden:]).square().sum()
+
+    run = torch.compile(loss) if sys.argv[6] == "compiled" else loss
+
+    def one_pass() -> None:
         layer.zero_grad()
         x.grad = None
-        y, _ = layer(x)
-        (y[..., :hidden] + y[..., hidden:]).square().sum().backward()
+        run(x).backward()
 
     for _ in range(3):
-        run()
-    times = []
-    for _ in range(repeats):
+        one_pass()
+    print(json.dumps({"version": f"torch {torch.__version__}"}), flush=True)
+    for _ in sys.stdin:
         start = time.perf_counter()
-        run()
-        times.append(1e3 * (time.perf_counter() - start))
-    print(json.dumps(times))
+        for _ in range(passes):
+            one_pass()
+        print(json.dumps({"seconds": (time.perf_counter() - start) / passes}), flush=True)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ the places where values are stored (`gru_0_forward.state`).
 Carriers. `emulated`: values on a smaller format's grid, held in float32 arrays. A product of two float16 or bfloat16 values
 has at most 22 significand bits and is exact in float32, so emulated products differ from tensor-core products only in the order
 of summation. `native`: weights, activations, moments in arrays of the format's dtype, and products of arrays of that dtype with
-float32 results. The rounding is the same integer kernel's; the cast behind it is exact and never relied upon to round.
+float32 results; TensorFloat-32 has no dtype, so there it is float32 arrays multiplied by a GPU's units for it. The rounding is the same
+integer kernel's; the cast behind it is exact and never relied upon to round.
 Native differs from emulated where a stored value has several readers: the error from each is rounded to the array's dtype, and so is each
 sum of two, where emulated rounds their float32 sum once; and in the order in which a product of that dtype is summed.
 
@@ -38,6 +39,7 @@ the padded length, in training and in evaluation.
 """
 
 import hashlib
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -84,6 +86,11 @@ class Rounding:
     def draws(self) -> bool:
         """Random bits are needed."""
         return self.mode in RANDOM_MODES and not self.is_exact
+
+    @property
+    def is_elementwise(self) -> bool:
+        """A value is rounded alone, whatever stands beside it and wherever it stands: no scale, no random bits."""
+        return not isinstance(self.format, ScaledFormat | BlockFormat) and not self.draws
 
     def __call__(
         self, x: Float32[Array, "*shape"], key: Key | None = None, *, axis: int = -1
@@ -236,6 +243,30 @@ class Policy:
             return product(self.load(a), self.load(b))
         return _dot(self, path, a, b, key)
 
+    def precision(self, path: str) -> Any:
+        """What XLA is asked for in products of float32 arrays at this path: float32, said aloud, or the GPU's TensorFloat-32 units.
+
+        Their operands are on TensorFloat-32's grid already, so the units' own rounding of operands has nothing to do, and a product
+        of two is exact in float32: on a CPU the float32 product is the same arithmetic, summed in another order.
+        """
+        is_native = self.carrier == "native" and self.rounding("compute", path).format.name == "tensorfloat32"
+        if is_native and jax.default_backend() == "gpu":
+            return jax.lax.DotAlgorithmPreset.TF32_TF32_F32
+        return jax.lax.Precision.HIGHEST
+
+    def dots(
+        self, a: Float[Array, "... inner"], weights: Sequence[Array], paths: Sequence[str], key: Key | None = None
+    ) -> list[Float32[Array, "... _"]]:
+        """`a @ b` for each weight: as one product of the weights side by side, where all have one rounding that acts on each value
+        alone, and as so many products otherwise."""
+        found = {
+            (self.rounding("compute", path), self.rounding("accumulate", path), self._chunk(path)) for path in paths
+        }
+        if len(found) > 1 or not all(r.is_elementwise for pair in found for r in pair[:2]):
+            return [self.dot(a, b, path, key) for b, path in zip(weights, paths, strict=True)]
+        ends = list(itertools.accumulate(b.shape[1] for b in weights))[:-1]
+        return jnp.split(self.dot(a, jnp.concatenate(weights, axis=1), paths[0], key), ends, axis=-1)
+
     def is_plain(self, path: str) -> bool:
         """Products at this path are float32 products of float32 arrays."""
         exact = self.rounding("compute", path).is_exact and self.rounding("accumulate", path).is_exact
@@ -263,7 +294,7 @@ class Policy:
         """`a @ b` of operands, with the partial sums of the path's `accumulate`."""
         rounding = self.rounding("accumulate", path)
         if rounding.is_exact:
-            return product(a, b)
+            return product(a, b, precision=self.precision(path))
         return product(
             to_float32(a),
             to_float32(b),
@@ -300,7 +331,7 @@ class Policy:
             window_strides=tuple(strides),
             padding=tuple(padding),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=jax.lax.Precision.HIGHEST,
+            precision=self.precision(path),
         )
         incoming = self.activation_rounding("compute", path)
         if incoming.is_exact:

@@ -11,6 +11,7 @@ grows with the number of chunks.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,18 +74,19 @@ def product(
     *,
     chunk: int | None = None,
     round: Rounder | None = None,
+    precision: Any = jax.lax.Precision.HIGHEST,
 ) -> Float32[Array, "... outer"]:
     """`a @ b` with float32 partial sums, or with the running sum rounded after each chunk of the inner axis.
 
     Both of one dtype, float32 or, without rounding, float16 or bfloat16, whose products are exact in float32.
 
-    Asked for by name: JAX's default for a float32 product on recent GPUs is TensorFloat-32.
+    `precision` is asked for by name: JAX's default for a float32 product on recent GPUs is TensorFloat-32.
     """
     if (round is None) != (chunk is None):
         raise ValueError("a narrow accumulator needs both: round, and the chunk after which it rounds.")
     if round is None or chunk is None:
         wide = {} if a.dtype == jnp.float32 else {"preferred_element_type": jnp.float32}
-        return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST, **wide)
+        return jnp.matmul(a, b, precision=precision, **wide)
     inner = b.shape[0]
     chunks = -(-inner // chunk)
     padding = chunks * chunk - inner

@@ -25,12 +25,23 @@ class Emissions(NamedTuple):
 
 
 class Softmax(NamedTuple):
-    """What the loss and the gradient need of the frames beside the lattice."""
+    """What the loss and the gradient need of the frames beside the lattice.
 
-    relative: Float32[Array, "batch output_frame class"]  # exp(logit - largest)
-    others: Float32[Array, "batch output_frame"]  # `relative` summed without the best class: normalizer 1 + others
+    No array of probabilities: with thousands of classes it would be as large as everything else together, and the gradient, which is
+    as large, makes it as it is written.
+    """
+
+    logits: Float32[Array, "batch output_frame class"]  # as they came, in padded frames too
+    largest: Float32[Array, "batch output_frame"]
+    others: Float32[
+        Array, "batch output_frame"
+    ]  # exp(logit - largest) summed without the best class: normalizer 1 + others
     is_valid: Bool[Array, "batch output_frame"]
     is_bad: Bool[Array, " batch"]  # a valid frame has no finite maximum
+
+    def relative(self) -> Float32[Array, "batch output_frame class"]:
+        """Probabilities relative to each frame's best class; anything in padded frames."""
+        return jnp.exp(self.logits - self.largest[:, :, None])
 
 
 def frame_probabilities(
@@ -41,43 +52,55 @@ def frame_probabilities(
     """Emissions of blank and of each column's class, and the frames' softmax."""
     frame = jnp.arange(logits.shape[1], dtype=jnp.int32)[None, :]
     is_valid = frame < num_frames[:, None]
-    # Replaced before any arithmetic: NaN times zero is NaN.
-    logits = jnp.where(is_valid[:, :, None], logits, jnp.float32(0))
-    relative, error, is_best = _relative_logits(logits)
-    others = jnp.sum(jnp.where(is_best, jnp.float32(0), jnp.exp(relative)), axis=2)
-    is_bad = jnp.any(~jnp.isfinite(jnp.max(logits, axis=2)), axis=1)
-    softmax = Softmax(jnp.exp(relative), others, is_valid, is_bad)
-    probabilities = cells.exp(relative, error, num_factors=logits.shape[1])
-    return _by_column(ids, probabilities, is_valid), softmax
-
-
-def _relative_logits(
-    logits: Float32[Array, "batch output_frame class"],
-) -> tuple[
-    Float32[Array, "batch output_frame class"],
-    Float32[Array, "batch output_frame class"],
-    Bool[Array, "batch output_frame class"],
-]:
-    """logit - largest of the frame; what rounding took from it (Knuth's two-sum, exact); which class is the largest."""
+    # Padded frames are selected away from what is made of them, row by row: a masked copy would be another array of the logits' size.
     largest = jnp.max(logits, axis=2, keepdims=True)
+    is_bad = jnp.any(is_valid & ~jnp.isfinite(largest[:, :, 0]), axis=1)
+    softmax = Softmax(logits, largest[:, :, 0], _others(logits, largest), is_valid, is_bad)
+    return _by_column(ids, logits, largest, is_valid), softmax
+
+
+def _others(
+    logits: Float32[Array, "batch output_frame class"], largest: Float32[Array, "batch output_frame 1"]
+) -> Float32[Array, "batch output_frame"]:
+    """Sum over the classes but the best, of equals the first. A minimum of numbers: argmax reduces pairs, several times as slowly."""
+    class_id = jnp.arange(logits.shape[2], dtype=jnp.int32)[None, None, :]
+    best = jnp.min(jnp.where(logits == largest, class_id, logits.shape[2]), axis=2, keepdims=True)
+    return jnp.sum(jnp.where(class_id == best, jnp.float32(0), jnp.exp(logits - largest)), axis=2)
+
+
+def _probabilities(logits: Float32[Array, "..."], largest: Float32[Array, "..."], num_factors: int) -> Cells:
+    """exp(logit - largest), with what rounding took from the difference put back (Knuth's two-sum, exact)."""
     relative = logits - largest
     of_largest = relative - logits
     error = (logits - (relative - of_largest)) - (largest + of_largest)
-    class_id = jnp.arange(logits.shape[2], dtype=jnp.int32)[None, None, :]
-    return relative, error, class_id == jnp.argmax(logits, axis=2, keepdims=True).astype(jnp.int32)
+    return cells.exp(relative, error, num_factors=num_factors)
 
 
 def _by_column(
-    ids: Int32[Array, "batch column"], probabilities: Cells, is_valid: Bool[Array, "batch output_frame"]
+    ids: Int32[Array, "batch column"],
+    logits: Float32[Array, "batch output_frame class"],
+    largest: Float32[Array, "batch output_frame 1"],
+    is_valid: Bool[Array, "batch output_frame"],
 ) -> Emissions:
-    """Time first, so that a step of the loop reads one contiguous slice. Padded frames: blank 1, labels 0."""
-    mantissa, exponent = (jnp.swapaxes(part, 0, 1) for part in probabilities)
+    """Time first, so that a step of the loop reads one contiguous slice. Padded frames: blank 1, labels 0.
+
+    Logits are picked and then exponentiated, or the other way round, whichever makes fewer exponentials: the same numbers.
+    """
+    frames = logits.shape[1]
+
+    def pick(x: Array) -> Array:
+        return jnp.take_along_axis(jnp.swapaxes(x, 0, 1), ids[None, :, :], axis=2, mode="clip")
+
+    if ids.shape[1] < logits.shape[2]:
+        label = _probabilities(pick(logits), jnp.swapaxes(largest, 0, 1), frames)
+    else:
+        label = Cells(*(pick(part) for part in _probabilities(logits, largest, frames)))
+    blank = Cells(*(jnp.swapaxes(part, 0, 1) for part in _probabilities(logits[:, :, BLANK, None], largest, frames)))
     is_valid = is_valid.T[:, :, None]
-    blank = Cells(
-        jnp.where(is_valid, mantissa[:, :, BLANK, None], jnp.float32(1)),
-        jnp.where(is_valid, exponent[:, :, BLANK, None], jnp.int32(0)),
+    return Emissions(
+        Cells(jnp.where(is_valid, blank.mantissa, jnp.float32(1)), jnp.where(is_valid, blank.exponent, jnp.int32(0))),
+        Cells(
+            jnp.where(is_valid, label.mantissa, jnp.float32(1)),
+            jnp.where(is_valid, label.exponent, jnp.int32(cells.DEAD)),
+        ),
     )
-    by_column = Cells(
-        *(jnp.take_along_axis(part, ids[None, :, :], axis=2, mode="clip") for part in (mantissa, exponent))
-    )
-    return Emissions(blank, Cells(by_column.mantissa, jnp.where(is_valid, by_column.exponent, jnp.int32(cells.DEAD))))

@@ -204,13 +204,15 @@ def _gradient(
     softmax: Softmax,
 ) -> Float32[Array, "batch output_frame class"]:
     """softmax - occupancy; zero in padded frames and without an alignment, NaN where the loss is."""
-    class_id = jnp.arange(softmax.relative.shape[2], dtype=jnp.int32)
-    occupancy = _sum_by_class(label.ids, by_column, class_id)
-    occupancy = occupancy + jnp.where(class_id[None, None, :] == BLANK, blank.T[:, :, None], jnp.float32(0))
     # Dividing by the frame's own sum removes the rounding that all its cells share.
-    in_frame = jnp.sum(occupancy, axis=2, keepdims=True)
-    normalizer = 1.0 + softmax.others[:, :, None]
-    gradient = softmax.relative / normalizer - occupancy / jnp.where(in_frame > 0.0, in_frame, jnp.float32(1))
+    in_frame = blank + jnp.sum(by_column, axis=2)
+    in_frame = jnp.where(in_frame > 0.0, in_frame, jnp.float32(1))
+    class_id = jnp.arange(softmax.logits.shape[2], dtype=jnp.int32)
+    occupancy = _sum_by_class(label.ids, by_column / in_frame[:, :, None], class_id)
+    occupancy = occupancy + jnp.where(
+        class_id[None, None, :] == BLANK, (blank / in_frame).T[:, :, None], jnp.float32(0)
+    )
+    gradient = softmax.relative() / (1.0 + softmax.others[:, :, None]) - occupancy
     return _masked_gradient(gradient, softmax.is_valid, has_alignment, softmax.is_bad)
 
 

@@ -19,7 +19,8 @@ bits on every backend, and adding a layer does not reshuffle the others.
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -33,7 +34,18 @@ from dsrun.arithmetic import FLOAT32_POLICY, Policy
 from dsrun.arithmetic.policy import site_key
 from dsrun.arithmetic.random_bits import Key
 from dsrun.model.frontend import Frames, FrontEndSettings, front_end_frames, make_front_end, time_stride
-from dsrun.model.gru import Direction, Gates, Recurrence, gru_sequence, sum_directions, valid_frames
+from dsrun.model.gru import (
+    Direction,
+    Gates,
+    Recurrence,
+    Residuals,
+    can_recompute,
+    describe_loops,
+    gru_sequences,
+    keep_states_only,
+    sum_directions,
+    valid_frames,
+)
 from dsrun.model.norm import ForwardPass, Moments, Normalization, NormalizationKind, Statistics
 
 Parameters = dict[str, Any]
@@ -49,6 +61,7 @@ class ModelSettings:
         normalization: of every layer but the last: "batch", "layer" or "none".
         dropout: share of each GRU layer's output that training sets to zero, 0 to below 1.
         relu_clip: upper bound of the front end's rectifier.
+        residuals: what a GRU layer keeps for its backward pass: its gates, or its states alone (`gru`).
     """
 
     num_bins: int
@@ -60,6 +73,7 @@ class ModelSettings:
     normalization: NormalizationKind
     dropout: float
     relu_clip: float
+    residuals: Residuals = "store"
 
 
 class ModelOutput(NamedTuple):
@@ -89,11 +103,13 @@ class GruDirection(nnx.Module):
         forward: ForwardPass,
     ) -> Gates:
         """Normalised input projections of all frames."""
-        gates = {"r": self.w_r, "z": self.w_z, "n": self.w_n}
-        norms = {"r": self.normalization_r, "z": self.normalization_z, "n": self.normalization_n}
-        products = {gate: forward.dot(x, w[...], f"{self.name}.w_{gate}") for gate, w in gates.items()}
-        normalized = {gate: norms[gate](y, is_valid, forward) for gate, y in products.items()}
-        return Gates(*(forward.store(y, f"{self.name}.projection_{gate}") for gate, y in normalized.items()))
+        weights = [w[...] for w in (self.w_r, self.w_z, self.w_n)]
+        norms = (self.normalization_r, self.normalization_z, self.normalization_n)
+        products = forward.dots(x, weights, [f"{self.name}.w_{gate}" for gate in "rzn"])
+        normalized = [norm(y, is_valid, forward) for norm, y in zip(norms, products, strict=True)]
+        return Gates(
+            *(forward.store(y, f"{self.name}.projection_{gate}") for y, gate in zip(normalized, "rzn", strict=True))
+        )
 
     def recurrence(self) -> Recurrence:
         """Recurrent weights as the loop reads them."""
@@ -109,8 +125,7 @@ class DeepSpeech(nnx.Module):
         self.front_end = make_front_end(settings.front_end, settings.num_bins, normalization, settings.relu_clip)
         inputs = self.front_end.num_outputs
         for layer in range(settings.layers):
-            for direction in _directions(settings):
-                name = f"gru_{layer}_{direction}"
+            for name in gru_paths(settings, layer):
                 setattr(self, name, GruDirection(inputs, settings.hidden, normalization, name))
             inputs = settings.hidden
         self.output_kernel = _zeros(inputs, settings.num_classes)
@@ -139,23 +154,69 @@ class DeepSpeech(nnx.Module):
         return jnp.swapaxes(forward.receive(logits, "logits"), 0, 1), output_frames
 
     def _gru_layer(self, layer: int, x: Array, is_valid: Array, forward: ForwardPass) -> Array:
-        states = []
-        for direction in _directions(self.settings):
-            name = f"gru_{layer}_{direction}"
-            module: GruDirection = getattr(self, name)
-            projections, recurrence = module.projections(x, is_valid, forward), module.recurrence()
-            state = gru_sequence(
-                projections,
-                is_valid,
-                recurrence,
-                policy=forward.policy,
-                direction=direction,
-                path=name,
-                key=forward.key,
-            )
-            forward.tap(state, f"{name}.state")
-            states.append(forward.probed(state, f"{name}.state"))
+        paths = gru_paths(self.settings, layer)
+        states = self._gru_states(paths, x, is_valid, forward)
+        for path, state in zip(paths, states, strict=True):
+            forward.tap(state, f"{path}.state")
+        states = [forward.probed(state, f"{path}.state") for path, state in zip(paths, states, strict=True)]
         return sum_directions(states, forward, f"gru_{layer}.output")
+
+    def _gru_states(self, paths: list[str], x: Array, is_valid: Array, forward: ForwardPass) -> Sequence[Array]:
+        if self.settings.residuals == "store" or forward.is_watched:
+            return self._gru_directions(paths, x, is_valid, forward)
+        split = [nnx.split(getattr(self, path)) for path in paths]
+
+        def states(x: Array, values: list[Any], statistics: Any) -> tuple[Sequence[Array], dict[str, Moments]]:
+            # Another pass object: what is computed twice must not leave anything behind in the first one.
+            own = replace(forward, statistics=statistics, moments={})
+            modules = [nnx.merge(graph, value) for (graph, _), value in zip(split, values, strict=True)]
+            return self._gru_directions(paths, x, is_valid, own, modules), own.moments
+
+        found, moments = keep_states_only(states)(x, [value for _, value in split], forward.statistics)
+        forward.moments.update(moments)
+        return found
+
+    def _gru_directions(
+        self, paths: list[str], x: Array, is_valid: Array, forward: ForwardPass, modules: Sequence[Any] = ()
+    ) -> Sequence[Array]:
+        modules = modules or [getattr(self, path) for path in paths]
+        return gru_sequences(
+            [module.projections(x, is_valid, forward) for module in modules],
+            is_valid,
+            [module.recurrence() for module in modules],
+            policy=forward.policy,
+            directions=_directions(self.settings),
+            paths=paths,
+            key=forward.key,
+            residuals=self.settings.residuals,
+        )
+
+
+def gru_paths(settings: ModelSettings, layer: int) -> list[str]:
+    """Of the directions of a layer: prefix of their parameters and of the places where they store values."""
+    return [f"gru_{layer}_{direction}" for direction in _directions(settings)]
+
+
+def describe_gru(settings: ModelSettings, policy: Policy, *, backend: str | None = None) -> str:
+    """Which code runs the GRU layers on this backend, and the paths of those that a rule makes differ, in words."""
+    found: dict[str, list[str]] = {}
+    for layer in range(settings.layers):
+        paths = gru_paths(settings, layer)
+        found.setdefault(describe_loops(policy, paths, settings.residuals, backend=backend), []).append(str(layer))
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"layers {', '.join(layers)}: {words}" for words, layers in found.items())
+
+
+def refuse_what_cannot_be_recomputed(settings: ModelSettings, policy: Policy) -> None:
+    """Raises ValueError where `residuals: recompute` cannot be honoured under the policy; names the layer."""
+    for layer in range(settings.layers):
+        if settings.residuals == "recompute" and not can_recompute(policy, gru_paths(settings, layer)):
+            raise ValueError(
+                f"model.residuals is recompute, which restores the gates of gru_{layer} with one product over all frames. That needs "
+                "compute, storage and gradient formats that round each value alone (no scale, no stochastic rounding), compute alike for "
+                "its three gates, and float32 accumulation. Write model.residuals: store."
+            )
 
 
 def apply(

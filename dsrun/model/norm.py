@@ -17,6 +17,7 @@ Layer normalisation (Ba et al. 2016): mean and variance over the last axis, so t
 convolutions, the channels of one cell); no running statistics.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -63,6 +64,11 @@ class ForwardPass:
     taps: dict[str, Array] | None = None
     probes: dict[str, Array] | None = None
 
+    @property
+    def is_watched(self) -> bool:
+        """Somebody collects what passes."""
+        return self.taps is not None or self.probes is not None
+
     def store(self, x: Float32[Array, "*shape"], path: str) -> Float[Array, "*shape"]:
         """`Policy.store` of what a layer hands on."""
         self.tap(x, path)
@@ -91,6 +97,12 @@ class ForwardPass:
     ) -> Float32[Array, "... outer"]:
         """`Policy.dot` with the weight at `path`."""
         return self.policy.dot(x, weight, path, self.key)
+
+    def dots(
+        self, x: Float[Array, "... inner"], weights: Sequence[Float[Array, "inner _"]], paths: Sequence[str]
+    ) -> list[Float32[Array, "... _"]]:
+        """`Policy.dots` with the weights at `paths`."""
+        return self.policy.dots(x, weights, paths, self.key)
 
 
 class Normalization(nnx.Module):

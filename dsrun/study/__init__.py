@@ -5,7 +5,9 @@
 * `format_table`: what each format can hold; no JAX.
 * `magnitudes`: what a watched step of a run left on disk; no JAX.
 * `plots`: the figures of these, SVG or PNG, the same bytes again.
+* `bench_gru`, `bench_ctc`, `bench_rounding`: how fast those are here, as shares of what the machine can do (`ceilings`, measured in turn
+  with them by `stopwatch`), from operations and bytes counted by formula (`flops`). `bench_sizes` and `host` need no JAX.
 
-The first three take plain arguments and return numbers, the last draws them; none reads a config, a corpus or a network. What
-reads a run (`magnitudes`) takes its folder and never live objects. The commands are in `cli_study.py`.
+All take plain arguments and return numbers, and `plots` draws them; none reads a config or a corpus. What reads a run (`magnitudes`)
+takes its folder and never live objects. The commands are in `cli_study.py` and `cli_bench.py`.
 """

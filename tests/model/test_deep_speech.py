@@ -26,7 +26,7 @@ from dsrun.model import (
     update_running,
 )
 from dsrun.model.deep_speech import _dropout
-from dsrun.model.gru import gru_sequence
+from dsrun.model.gru import gru_sequences
 
 SMALL = ModelSettings(
     num_bins=10,
@@ -285,7 +285,7 @@ def test_every_operand_of_every_product_and_every_projection_is_on_the_storage_g
     def watched(function):
         def call(a, b, *args, **kwargs):
             for operand in jax.tree.leaves((a, b)):
-                if operand.dtype == jnp.float32:  # not gru_sequence's mask
+                if operand.dtype == jnp.float32:  # not the mask
                     jax.debug.callback(watch, operand)
             return function(a, b, *args, **kwargs)
 
@@ -293,13 +293,14 @@ def test_every_operand_of_every_product_and_every_projection_is_on_the_storage_g
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jnp, "matmul", watched(jnp.matmul))
+        patch.setattr(jax.lax, "dot_general", watched(jax.lax.dot_general))
         patch.setattr(jax.lax, "conv_general_dilated", watched(jax.lax.conv_general_dilated))
-        patch.setattr("dsrun.model.deep_speech.gru_sequence", watched(gru_sequence))
+        patch.setattr("dsrun.model.deep_speech.gru_sequences", watched(gru_sequences))
         run = jax.jit(partial(apply, settings, policy, mode="train"))
         output = run(store_weights(policy, parameters_of(settings)), None, *batch(), dropout_key=jax.random.key(1))
         jax.effects_barrier()
     frames = output.logits.shape[1]
-    products = (2 if front_end == CONV.front_end else 1) + 2 * (3 + 3 * frames) + 1
+    products = (2 if front_end == CONV.front_end else 1) + 2 * (1 + frames) + 1
     assert len(seen) == 2 * products + 2 * 3  # and the three projections that each direction's loop is given
     assert all(seen)
     # Logits are a float32 island.

@@ -1,0 +1,164 @@
+"""How fast audio becomes batches, in hours of audio a second.
+
+On the roof, since it needs a config and its manifest. Two ways to the same features: *cold*, each stage by itself without a cache of
+features (decode, change of speed, features, normalise and mask, batch), and *as in training*: features from a cache on disk when it
+starts, then batches from the loader's thread with nothing else to do. The cache is a temporary one; the config's own is not
+touched. The operating system may still hold the audio files in memory. Everything is host work in NumPy, one thread.
+
+An hour is of recordings at their own speed. Cold loading computes features at every speed of the augmentation, so it does that many
+times the work; so does each stage before `normalize_and_mask`.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dsrun import build
+from dsrun.config import Config
+from dsrun.errors import UsageError
+from dsrun.speech import (
+    Batcher,
+    Dataset,
+    FeatureCache,
+    Utterance,
+    change_speed,
+    encode_all,
+    estimate_normalization,
+    load_dataset,
+    prefetch,
+    read_audio,
+    read_manifest,
+)
+from dsrun.study.stopwatch import announce, summary
+
+COLD = ("decode", "change_speed", "features", "normalize_and_mask", "batch")
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Some utterances of the training manifest, and the seconds they last."""
+
+    utterances: list[Utterance]
+    seconds: float
+
+
+def bench_data(config: Config, *, utterances: int, repeats: int) -> dict[str, Any]:
+    """Rows by stage: seconds for the sample, hours of audio a second."""
+    sample = _sample(config, utterances)
+    announce(f"data: {len(sample.utterances)} utterances, {sample.seconds:.0f} s of audio, {repeats} rounds")
+    times: dict[str, list[float]] = {}
+    for number in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            for name, seconds in _one_round(config, sample, Path(folder)).items():
+                times.setdefault(name, []).append(seconds)
+        announce(f"data: round {number + 1} of {repeats}")
+    hours = sample.seconds / 3600
+    return {
+        "benchmark": "data",
+        "utterances": len(sample.utterances),
+        "audio_seconds": sample.seconds,
+        "speeds": _speeds(config),
+        "rows": [
+            {"stage": name, "way": "cold" if name in COLD or name == "load_cold" else "as in training"}
+            | summary(seconds)
+            | {"audio_hours_per_second": hours / summary(seconds)["seconds_median"]}
+            for name, seconds in times.items()
+        ],
+    }
+
+
+def feature_rates(config: Config, *, utterances: int) -> dict[str, Any]:
+    """Decoding and features of a few utterances at their own speed: hours of audio a second."""
+    sample = _sample(config, utterances)
+    features, audio = build.build_features(config), build.build_audio(config)
+    start = time.perf_counter()
+    for utterance in sample.utterances:
+        features.compute(_decode(utterance, audio))
+    seconds = time.perf_counter() - start
+    return {
+        "utterances": len(sample.utterances),
+        "audio_seconds": sample.seconds,
+        "decode_and_feature_seconds": seconds,
+        "audio_hours_per_second": sample.seconds / 3600 / seconds,
+        "when": "once, when the data is loaded; not part of a step",
+    }
+
+
+def _sample(config: Config, count: int) -> _Sample:
+    """The first utterances; enough of them for a batch."""
+    found = read_manifest(Path(config.data.train))[:count]
+    seconds = sum(utterance.duration or 0.0 for utterance in found)
+    if not seconds:
+        raise UsageError(f"{config.data.train}: the manifest says no durations, so hours of audio cannot be counted.")
+    return _Sample(found, seconds)
+
+
+def _one_round(config: Config, sample: _Sample, folder: Path) -> dict[str, float]:
+    """Seconds by stage, from files to batches."""
+    features, audio, speeds = build.build_features(config), build.build_audio(config), _speeds(config)
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, call: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = call()
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+        return result
+
+    for utterance in sample.utterances:
+        samples = timed("decode", partial(_decode, utterance, audio))
+        for speed in speeds:
+            changed = timed("change_speed", partial(change_speed, samples, speed, audio.sample_rate))
+            timed("features", partial(features.compute, changed))
+    cache = FeatureCache(folder)
+    dataset = _dataset(config, sample, FeatureCache(None), timed, "load_cold")
+    _dataset(config, sample, cache, lambda name, call: call(), "")
+    dataset = _dataset(config, sample, cache, timed, "load_from_cache")
+    batcher = build.build_batcher(config, dataset, purpose="train")
+    timed("normalize_and_mask", lambda: [dataset.features(member, 1) for member in range(len(dataset.ids))])
+    timed("batch", lambda: [batcher.batch(1, index) for index in range(batcher.batches_per_epoch)])
+    timed("loader", lambda: _drain(batcher, config.batches.prefetch))
+    return seconds
+
+
+def _drain(batcher: Batcher, depth: int) -> int:
+    return sum(1 for _ in prefetch(lambda: batcher.epoch(1), depth))
+
+
+def _dataset(
+    config: Config, sample: _Sample, cache: FeatureCache, timed: Callable[[str, Callable[[], Any]], Any], name: str
+) -> Dataset:
+    """The sample as training would hold it."""
+    labels = encode_all(
+        {utterance.id: utterance.text for utterance in sample.utterances},
+        build.build_alphabet(config, sample.utterances),
+        on_unknown="drop",
+    ).labels
+    dataset = timed(
+        name,
+        lambda: load_dataset(
+            sample.utterances,
+            labels,
+            audio=build.build_audio(config),
+            features=build.build_features(config),
+            cache=cache,
+            augmentation=build.build_augmentation(config),
+            seed=config.seed,
+        ),
+    )
+    return replace(dataset, normalization=estimate_normalization(clip[1.0] for clip in dataset.clips))
+
+
+def _decode(utterance: Utterance, audio: Any) -> Any:
+    return read_audio(
+        utterance.audio, audio, offset=utterance.offset, duration=utterance.duration, is_part=utterance.is_part
+    )
+
+
+def _speeds(config: Config) -> list[float]:
+    """Those that features are computed at."""
+    augmentation = build.build_augmentation(config)
+    return sorted({1.0, *(augmentation.speeds if augmentation else ())})

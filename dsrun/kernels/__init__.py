@@ -1,0 +1,18 @@
+"""Kernels for NVIDIA GPUs, in Pallas Mosaic GPU, for loops that XLA runs as one kernel launch after another.
+
+Each kernel replaces a scan elsewhere in this package, which stays: it is the fallback, what runs on a CPU, and the
+oracle of the kernel's tests. A kernel's docstring says which bits it shares with the scan. This room takes arrays and
+knows nothing of the rooms above it; who calls it chooses, by the argument `target`, and nothing chooses a kernel by
+itself.
+
+* `ctc`: both loops of the CTC lattice in one launch, a thread block an utterance.
+* `gru`: one frame of a GRU layer, products, gates and state in one launch; for the scan over the frames. Hopper only.
+* `target`: where a kernel runs, and rules learned the hard way.
+
+What was verified: the numbers, in Mosaic's interpreter on a CPU; and that the kernels lower for CUDA on a machine
+without a GPU, which stops before PTX. What was not: **no kernel here has run on a GPU yet**. So nothing is known of
+registers, of the barriers that Mosaic inserts (the interpreter has none inside a block) and of speed. Mosaic's interface
+is experimental and changes with JAX's versions: tried with 0.10.2 and 0.11.2.
+
+The call is opaque to XLA's partitioner: on several devices call it on each device's own shard.
+"""
