@@ -40,8 +40,10 @@ def _print_gru(report: dict[str, Any]) -> None:
             f"  {row['size']} {row['format']} {row['pass']}: {row['recurrent_weight_bytes_a_frame'] / 1e6:.1f} MB a frame, "
             f"{row['copy_microseconds_of_recurrent_weights']:.1f} us at the copy's rate"
         )
-    if any(row["format"] == "tensorfloat32" and not row["native_product"] for row in report["rows"]):
-        print("tensorfloat32: the layer's operands are rounded to it and multiplied as float32; no matrix unit is used")
+    if any(row["format"] == "tensorfloat32" for row in report["rows"]) and report["machine"]["platform"] == "cpu":
+        print(
+            "tensorfloat32: the layer's operands are rounded to it and multiplied as float32: a CPU has no unit for it"
+        )
     _print_footer(report)
 
 

@@ -16,6 +16,7 @@ from dsrun.arithmetic import Format, Policy, parse_format
 from dsrun.arithmetic.formats import DEFAULT_RANDOM_BITS, FLOAT32, check_rounding
 from dsrun.arithmetic.policy import Rounding, Rule
 from dsrun.config import Accumulate, Config, Grid, Master, OptionalRole, Role, Update, UpdateRounding
+from dsrun.ctc import CtcKernel
 from dsrun.errors import DataError, UsageError
 from dsrun.model import (
     Conv2dSettings,
@@ -153,6 +154,22 @@ def check_residuals(policy: Policy, settings: ModelSettings) -> None:
         refuse_what_cannot_be_recomputed(settings, policy)
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def build_ctc_kernel(config: Config, *, backend: str) -> CtcKernel:
+    """What walks CTC's lattice; `backend` as jax.default_backend() names it.
+
+    Raises:
+        UsageError: a GPU's kernel without a GPU, or for an arithmetic that it does not have.
+    """
+    kernel = config.kernels.ctc
+    if kernel == "mosaic" and backend != "gpu":
+        raise UsageError(f"kernels.ctc is mosaic, which is for NVIDIA GPUs; JAX runs on {backend} here. Write scan.")
+    if kernel == "mosaic" and config.arithmetic.ctc.format != "float32":
+        raise UsageError(
+            f"kernels.ctc is mosaic, which is the float32 loss; arithmetic.ctc.format is {config.arithmetic.ctc.format}. Write scan."
+        )
+    return kernel
 
 
 def _check_updates(policy: Policy, number: int, paths: list[str]) -> None:

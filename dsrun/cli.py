@@ -347,6 +347,7 @@ def print_description(report: dict[str, Any]) -> None:
     for name, size in report["bytes"].items():
         print(f"  {name}: {size / 1e6:.2f} MB")
     print(f"GRU: {report['gru']}")
+    print(f"CTC: {report['ctc']}")
     print(
         f"batches: {report['steps_per_epoch']} an epoch, {report['total_steps']} steps in all; "
         f"{len(report['batch_shapes'])} shapes (one compilation each), padding {report['padding']:.1%} of frames"

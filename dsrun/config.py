@@ -763,6 +763,14 @@ class Training(Section):
     """Folder for compiled programs, so that the next start with the same shapes, formats and versions need not compile; null for none."""
 
 
+class Kernels(Section):
+    """Code of our own for a GPU in place of what XLA makes of the network. Never chosen by itself."""
+
+    ctc: Literal["scan", "mosaic"] = "scan"
+    """What walks CTC's lattice in training. scan: two loops of XLA's, anywhere. mosaic: one kernel on an NVIDIA GPU, a thread block an
+    utterance; the same bits but for the order in which a frame's blanks are summed."""
+
+
 class Config(Section):
     """A dsrun experiment."""
 
@@ -786,6 +794,8 @@ class Config(Section):
     """How the learning rate changes."""
     training: Training
     """How long, and when to look, keep and stop."""
+    kernels: Kernels = Kernels()
+    """Code of our own for a GPU."""
 
 
 PATH_KEYS = ("data.train", "data.dev", "data.test", "data.alphabet", "data.cache", "training.compilation_cache")

@@ -19,6 +19,7 @@ import jax
 
 from dsrun import build
 from dsrun.config import Config, Resolved, config_hash, load_config, to_yaml
+from dsrun.ctc import describe_ctc
 from dsrun.errors import DataError, DsrunError, UsageError
 from dsrun.evaluation.evaluate import Evaluation, Evaluator
 from dsrun.model import ModelSettings, describe_gru, parameter_table
@@ -119,6 +120,7 @@ def prepare(config: Config, *, devices: int | None) -> Experiment:
         seed=config.seed,
         statistics_momentum=config.model.statistics_momentum,
         loss_scale=build.build_loss_scale(config),
+        ctc_kernel=build.build_ctc_kernel(config, backend=jax.default_backend()),
         devices=used,
     )
     return Experiment(data, settings, batcher, build.build_batcher(config, data.dev, purpose="evaluate"), step)
@@ -192,6 +194,7 @@ def _train(config: Config, run: RunDir, experiment: Experiment) -> Outcome:
             f"all, {len(shapes)} batch shapes to compile, padding {experiment.batcher.padding_waste():.0%} of frames"
         )
         progress.message(f"GRU: {describe_gru(experiment.settings, step.policy)}")
+        progress.message(f"CTC: {describe_ctc(step.policy, step.ctc_kernel)}")
         for note in data.notes:
             progress.message(f"note: {note}")
         run.write_status("running", step=int(state.step))
@@ -356,6 +359,7 @@ def describe(resolved: Resolved, *, run_dir: Path | None, devices: int | None) -
         "bytes": _bytes_by_role(config, experiment.step),
         "carrier": config.arithmetic.carrier,
         "gru": describe_gru(experiment.settings, experiment.step.policy),
+        "ctc": describe_ctc(experiment.step.policy, experiment.step.ctc_kernel),
         "batch_shapes": [
             {"rows": config.batches.global_batch, "frames": frames, "labels": labels, "utterances": len(bucket.members)}
             for bucket, (frames, labels) in zip(experiment.batcher.buckets, experiment.batcher.shapes(), strict=True)

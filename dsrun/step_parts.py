@@ -36,7 +36,7 @@ from dsrun.study.flops import NetworkFlops, Work, network_flops
 from dsrun.study.stopwatch import announce, peak_memory, quartiles, summary
 from dsrun.training.step import Shard, TrainStep, split_batch
 
-NATIVE_PEAKS = ("bfloat16", "float16")
+NATIVE_PEAKS = ("tensorfloat32", "bfloat16", "float16")
 STAGES = ("gradient", "reduce", "optimizer")
 
 
@@ -77,7 +77,7 @@ def bench_step(config: Config, *, batches: int, repeats: int, devices: int | Non
 
 
 def peak_format(step: TrainStep) -> str:
-    """What the products of this arithmetic are at most: in arrays of a narrow dtype its own rate, else that of float32."""
+    """What the products of this arithmetic are at most: in the native carrier its own rate, else that of float32."""
     name = step.policy.compute.format.name
     return name if step.policy.carrier == "native" and name in NATIVE_PEAKS else "float32"
 

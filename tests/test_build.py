@@ -50,3 +50,24 @@ def test_rules_for_an_accumulator_a_master_and_an_update_reach_the_parameters_th
     assert str(policy.rounding("update", "gru_0_forward.u_r")) == "bfloat16 ties_to_even"
     assert str(policy.rounding("accumulate", "gru_0_forward.u_r")) == "float16 ties_to_even"
     assert policy.rounding("accumulate", "output_kernel").is_exact
+
+
+def test_a_kernel_for_gpus_is_refused_without_one_and_for_an_arithmetic_that_it_does_not_have():
+    mosaic = load_config(CONFIG, ["kernels.ctc=mosaic"]).config
+    assert build.build_ctc_kernel(mosaic, backend="gpu") == "mosaic"
+    with pytest.raises(UsageError, match="mosaic, which is for NVIDIA GPUs; JAX runs on cpu here"):
+        build.build_ctc_kernel(mosaic, backend="cpu")
+    narrow = load_config(
+        CONFIG, ["kernels.ctc=mosaic", "arithmetic.ctc={format: float16, rounding: ties_to_even}"]
+    ).config
+    with pytest.raises(UsageError, match=r"arithmetic\.ctc\.format is float16"):
+        build.build_ctc_kernel(narrow, backend="gpu")
+
+
+def test_recomputed_gates_are_refused_where_they_would_not_come_out_as_they_were():
+    config = load_config(
+        CONFIG, ["model.residuals=recompute", "arithmetic.compute={format: bfloat16, rounding: stochastic}"]
+    ).config
+    settings = build.build_model_settings(config, num_classes=5)
+    with pytest.raises(UsageError, match="restores the gates of gru_0"):
+        build.check_residuals(build.build_policy(config), settings)

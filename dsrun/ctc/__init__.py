@@ -8,9 +8,19 @@ not checked: whoever reads the text does that (`speech`).
 """
 
 from dsrun.ctc.alignment import BLANK, frames_needed
-from dsrun.ctc.choice import policy_ctc_loss
+from dsrun.ctc.choice import describe_ctc, policy_ctc_loss
 from dsrun.ctc.greedy import greedy_search
 from dsrun.ctc.log_space import log_space_ctc_loss
 from dsrun.ctc.loss import ctc_loss
+from dsrun.ctc.mosaic import CtcKernel
 
-__all__ = ["BLANK", "ctc_loss", "frames_needed", "greedy_search", "log_space_ctc_loss", "policy_ctc_loss"]
+__all__ = [
+    "BLANK",
+    "CtcKernel",
+    "ctc_loss",
+    "describe_ctc",
+    "frames_needed",
+    "greedy_search",
+    "log_space_ctc_loss",
+    "policy_ctc_loss",
+]

@@ -35,7 +35,7 @@ from dsrun.arithmetic.formats import DEFAULT_RANDOM_BITS, FloatFormat, Format
 from dsrun.arithmetic.random_bits import fold_in
 from dsrun.arithmetic.rounding import round_to
 from dsrun.ctc.alignment import BLANK
-from dsrun.ctc.loss import _ctc_loss_backward, _label_columns, _masked_gradient, _sum_by_class
+from dsrun.ctc.loss import _label_columns, _masked_gradient, _sum_by_class, _weighted
 
 _LOG_0 = float("-inf")
 _LARGEST = float(jnp.finfo(jnp.float32).max)
@@ -167,7 +167,7 @@ def _forward(
 def _backward(
     how: _Rounding, gradient: Float32[Array, "batch output_frame class"], loss_gradient: Float32[Array, " batch"]
 ) -> tuple[Float32[Array, "batch output_frame class"], None, None, None, None]:
-    return (*_ctc_loss_backward(gradient, loss_gradient), None)
+    return _weighted(gradient, loss_gradient), None, None, None, None
 
 
 _log_space_ctc_loss.defvjp(_forward, _backward)

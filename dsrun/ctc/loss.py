@@ -26,16 +26,18 @@ waits through the padding in its last blank at no cost, and the loops need no ma
 Source: Graves et al. 2006 (Connectionist Temporal Classification), the recursion. The number format is ours.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
-from dsrun.ctc import cells
+from dsrun.ctc import cells, mosaic
 from dsrun.ctc.alignment import BLANK
 from dsrun.ctc.cells import Cells
 from dsrun.ctc.emissions import Emissions, Softmax, frame_probabilities
+from dsrun.ctc.mosaic import CtcKernel
 
 
 def ctc_loss(
@@ -43,6 +45,8 @@ def ctc_loss(
     num_frames: Int[Array, " batch"],
     labels: Int[Array, "batch label"],
     num_labels: Int[Array, " batch"],
+    *,
+    kernel: CtcKernel = "scan",
 ) -> Float32[Array, " batch"]:
     """-log p(labels | logits) of each utterance.
 
@@ -52,6 +56,8 @@ def ctc_loss(
         labels: class ids 1..class-1; what lies behind `num_labels` has no effect. Not checked: an id out of range
             gives the loss of some other label.
         num_labels: labels of each utterance, 0..label.
+        kernel: what walks the lattice: two scans, anywhere; "mosaic", one kernel on an NVIDIA GPU (`dsrun.kernels.ctc`), the same bits
+            but for the order in which a frame's blanks are summed; "interpreted", that kernel on a CPU, for tests.
 
     Returns:
         Loss in nats (natural log), at least 0. No frames and no labels: 0. No valid alignment (fewer frames than
@@ -68,7 +74,7 @@ def ctc_loss(
     Source: Graves et al. 2006.
     """
     num_frames, labels, num_labels = (x.astype(jnp.int32) for x in (num_frames, labels, num_labels))
-    return _ctc_loss(logits.astype(jnp.float32), num_frames, labels, num_labels)
+    return _ctc_loss(kernel, logits.astype(jnp.float32), num_frames, labels, num_labels)
 
 
 class _Lattice(NamedTuple):
@@ -86,8 +92,9 @@ class _Label(NamedTuple):
     no_skip: Int32[Array, "batch column"]  # exponent added from label i - 1 to label i: 0, or DEAD where equal
 
 
-@jax.custom_vjp
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _ctc_loss(
+    kernel: CtcKernel,
     logits: Float32[Array, "batch output_frame class"],
     num_frames: Int32[Array, " batch"],
     labels: Int32[Array, "batch label"],
@@ -95,11 +102,13 @@ def _ctc_loss(
 ) -> Float32[Array, " batch"]:
     label = _label_columns(labels, num_labels)
     emissions, softmax = frame_probabilities(logits, num_frames, label.ids)
-    last, _ = _prefixes(label, emissions, keep=False)
-    return _loss(_total(label, last), softmax)
+    if kernel == "scan":
+        return _loss(_total(label, _prefixes(label, emissions, keep=False)[0]), softmax)
+    return _loss(mosaic.total(kernel, emissions, label.no_skip, num_labels), softmax)
 
 
 def _ctc_loss_forward(
+    kernel: CtcKernel,
     logits: Float32[Array, "batch output_frame class"],
     num_frames: Int32[Array, " batch"],
     labels: Int32[Array, "batch label"],
@@ -108,19 +117,27 @@ def _ctc_loss_forward(
     """Loss, and its gradient as the only residual: as large as the logits, where the lattices are many times that."""
     label = _label_columns(labels, num_labels)
     emissions, softmax = frame_probabilities(logits, num_frames, label.ids)
-    last, prefixes = _prefixes(label, emissions, keep=True)
-    assert prefixes is not None
-    total = _total(label, last)
-    blank, by_column = _occupancies(label, emissions, prefixes, total)
+    if kernel == "scan":
+        last, prefixes = _prefixes(label, emissions, keep=True)
+        assert prefixes is not None
+        total = _total(label, last)
+        blank, by_column = _occupancies(label, emissions, prefixes, total)
+    else:
+        total, blank, by_column = mosaic.total_and_occupancies(kernel, emissions, label.no_skip, num_labels)
     return _loss(total, softmax), _gradient(label, blank, by_column, _has_alignment(total), softmax)
 
 
 def _ctc_loss_backward(
-    gradient: Float32[Array, "batch output_frame class"], loss_gradient: Float32[Array, " batch"]
+    kernel: CtcKernel, gradient: Float32[Array, "batch output_frame class"], loss_gradient: Float32[Array, " batch"]
 ) -> tuple[Float32[Array, "batch output_frame class"], None, None, None]:
+    return _weighted(gradient, loss_gradient), None, None, None
+
+
+def _weighted(
+    gradient: Float32[Array, "batch output_frame class"], loss_gradient: Float32[Array, " batch"]
+) -> Float32[Array, "batch output_frame class"]:
     # A zero stays zero under any incoming factor: weighting an infinite loss by 0 / 0 must not poison padded frames.
-    scaled = jnp.where(gradient == 0.0, jnp.float32(0), gradient * loss_gradient[:, None, None])
-    return scaled, None, None, None
+    return jnp.where(gradient == 0.0, jnp.float32(0), gradient * loss_gradient[:, None, None])
 
 
 _ctc_loss.defvjp(_ctc_loss_forward, _ctc_loss_backward)

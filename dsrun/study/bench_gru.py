@@ -2,7 +2,7 @@
 
 The layer is `dsrun.model.gru.bidirectional_gru`, as training runs it, with an input as wide as its state and all frames valid. Formats
 narrower than float32 are in storage, operands and errors, in arrays of that dtype (carrier native), with float32 sums. `tensorfloat32`
-is a format of operands only.
+is a format of operands only, on a GPU those of its matrix units.
 
 Two times decide: of all frames' products at once, which a large product's rate bounds (hoistable), and of the frames one after the
 other, which latency and the reading of the recurrent matrices bound (sequential). So beside the rate stands the time of a frame
@@ -19,11 +19,10 @@ import jax
 import numpy as np
 
 from dsrun.arithmetic import FLOAT32_POLICY, Policy, parse_format
-from dsrun.arithmetic.formats import NATIVE_NAMES
 from dsrun.arithmetic.policy import Rounding
 from dsrun.model.gru import GruWeights, Recurrence, Residuals, bidirectional_gru, describe_loops
 from dsrun.study.bench_sizes import GruSize
-from dsrun.study.ceilings import Ceilings, machine_facts
+from dsrun.study.ceilings import Ceilings, how_multiplied, machine_facts
 from dsrun.study.flops import Work, gru_work, weight_bytes_a_frame
 from dsrun.study.stopwatch import TURN_SECONDS, Program, announce, compile_program, peak_memory, summary, take_turns
 
@@ -75,8 +74,7 @@ def gru_policy(format: str) -> Policy:
         return FLOAT32_POLICY
     rounding = Rounding(parse_format(format))
     if format == "tensorfloat32":
-        carrier: Any = "native" if format in NATIVE_NAMES else "emulated"
-        return Policy(compute=rounding, carrier=carrier)
+        return Policy(compute=rounding, carrier="native")  # on a GPU its matrix units, elsewhere float32 products
     return Policy(storage=rounding, compute=rounding, gradient=rounding, carrier="native")
 
 
@@ -146,7 +144,7 @@ def _row(
         "copy_microseconds_of_recurrent_weights": 1e6 * _copy_seconds(times, limits, reading),
         "compile_seconds": program.compile_seconds,
         "planned_memory_bytes": program.planned_bytes,
-        "native_product": format in NATIVE_NAMES,
+        "multiplied_as": how_multiplied(format, jax.default_backend()),
     }
 
 

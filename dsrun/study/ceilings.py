@@ -145,7 +145,7 @@ def machine_facts(devices: Sequence[jax.Device]) -> dict[str, Any]:
 
 
 def how_multiplied(format: str, platform: str) -> str:
-    """Of the ceiling's own product."""
+    """What the products of a format are on a platform, the ceiling's and the network's."""
     if format == "tensorfloat32" and platform == "cpu":
         return "float32: a CPU has no TensorFloat-32 unit"
     if format in ("float32", "tensorfloat32"):

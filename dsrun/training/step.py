@@ -35,7 +35,7 @@ from jaxtyping import Array, Float32, Int32, PRNGKeyArray, UInt32
 from dsrun.arithmetic import Policy
 from dsrun.arithmetic.policy import Rounding, pass_key, site_key, to_float32
 from dsrun.arithmetic.random_bits import Key, fold_in, make_key
-from dsrun.ctc import BLANK, policy_ctc_loss
+from dsrun.ctc import BLANK, CtcKernel, policy_ctc_loss
 from dsrun.model import (
     ModelOutput,
     ModelSettings,
@@ -86,6 +86,7 @@ class TrainStep:
         shards: pieces that a global batch is cut into.
         seed: of initial weights, dropout and random roundings.
         loss_scale: none, fixed or dynamic.
+        ctc_kernel: what walks CTC's lattice (`dsrun.ctc.ctc_loss`).
         devices: shard j is worked on by device j modulo their number; does not change a bit of the result.
     """
 
@@ -100,15 +101,17 @@ class TrainStep:
         seed: int,
         statistics_momentum: float,
         loss_scale: LossScale = NO_LOSS_SCALE,
+        ctc_kernel: CtcKernel = "scan",
         devices: Sequence[jax.Device] | None = None,
     ):
         self.settings, self.policy, self.optimizer = settings, policy, optimizer
         self.shards, self.seed, self.loss_scale = shards, seed, loss_scale
+        self.ctc_kernel: CtcKernel = ctc_kernel
         self.devices = list(devices) if devices else jax.devices()[:1]
         self._threads = ThreadPoolExecutor(len(self.devices), thread_name_prefix="dsrun-device")
         rules = UpdateRules(policy, optimizer, loss_scale, clip_norm, statistics_momentum, seed)
         self._store = jax.jit(partial(weights_as_read, policy, seed))
-        self._gradient = jax.jit(partial(_shard_sums, settings, policy))
+        self._gradient = jax.jit(partial(_shard_sums, settings, policy, ctc_kernel))
         self._reduce = jax.jit(partial(_reduce, policy, seed))
         self.update_rules = rules
         self._update = jax.jit(partial(update, rules), donate_argnums=0)
@@ -231,6 +234,7 @@ def training_losses(
     shard: Shard,
     keys: PassKeys,
     *,
+    ctc_kernel: CtcKernel = "scan",
     taps: dict[str, Array] | None = None,
     probes: dict[str, Array] | None = None,
 ) -> tuple[Float32[Array, " batch"], ModelOutput]:
@@ -249,7 +253,13 @@ def training_losses(
         probes=probes,
     )
     losses = policy_ctc_loss(
-        policy, output.logits, output.num_frames, shard.labels, shard.num_labels, key=keys.rounding
+        policy,
+        output.logits,
+        output.num_frames,
+        shard.labels,
+        shard.num_labels,
+        key=keys.rounding,
+        kernel=ctc_kernel,
     )
     return losses, output
 
@@ -257,6 +267,7 @@ def training_losses(
 def _shard_sums(
     settings: ModelSettings,
     policy: Policy,
+    ctc_kernel: CtcKernel,
     weights: Tree,
     step: Int32[Array, ""],
     loss_scale: Float32[Array, ""],
@@ -268,7 +279,7 @@ def _shard_sums(
     keys = pass_keys(policy, seed, step, number)
 
     def scaled_loss(weights: Tree) -> tuple[Float32[Array, ""], ShardSums]:
-        losses, output = training_losses(settings, policy, weights, shard, keys)
+        losses, output = training_losses(settings, policy, weights, shard, keys, ctc_kernel=ctc_kernel)
         loss = jnp.sum(losses)
         frame = jnp.arange(output.logits.shape[1], dtype=jnp.int32)
         is_valid = frame[None, :] < output.num_frames[:, None]
