@@ -82,16 +82,9 @@ def prepare(config: str, *, sets: list[str], batches: int) -> Setting:
 
     def make(changes: tuple[str, ...]) -> TrainStep:
         own = load_config(config, [*sets, *changes]).config
-        return TrainStep(
-            settings,
-            build.build_policy(own),
-            build.build_optimizer(own, steps_per_epoch=batcher.batches_per_epoch),
-            clip_norm=own.training.clip_norm,
-            shards=own.batches.shards,
-            seed=own.seed,
-            statistics_momentum=own.model.statistics_momentum,
-            loss_scale=build.build_loss_scale(own),
-            devices=jax.devices()[: base.batches.shards],
+        devices = jax.devices()[: base.batches.shards]
+        return build.build_step(
+            own, settings, build.build_policy(own), steps_per_epoch=batcher.batches_per_epoch, devices=devices
         )
 
     return Setting(shards, make, base.training.watch_every_steps)

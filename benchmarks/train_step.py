@@ -8,8 +8,7 @@ its chance. dsrun's side is `dsrun.training.TrainStep` as `dsrun train` runs it;
 sides.
 
 Both run with the allocator setting that `dsrun train` gives itself (2 MiB pages); `--small-pages` takes it from both.
-Each contender is a process of its own, since torch and XLA in one process slow one another down, and bound to the
-same processors. They take turns, A B A B, a pass over all batches each, one waiting on a pipe while the other works.
+Each contender is a process of its own, bound to the same processors. They take turns (`turns`), a pass over all batches each.
 The figure is the median over the passes of utterances a second, and the ratio is the median of the ratios of
 neighbouring passes, so that a busy minute of a shared machine meets both. The first pass of each compiles and warms
 up and does not count.
@@ -19,20 +18,19 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.turns import Contender, compete, ratio, serve
 from dsrun.config import Config, load_config
 from dsrun.errors import UsageError
-from dsrun.record.runtime import ALLOCATOR_VARIABLE, LARGE_PAGES, configure_runtime
+from dsrun.record.runtime import configure_runtime
 
 PEER = Path(__file__).parent / "peers" / "torch_deep_speech.py"
 ARRAYS = ("features", "num_frames", "labels", "num_labels")
@@ -48,41 +46,6 @@ class Timing:
     seconds: list[float]
     utterances_per_second: float
     loss: float
-
-
-class Contender:
-    """A worker process that makes one pass over the batches whenever it is asked to."""
-
-    def __init__(self, name: str, command: Sequence[str], *, large_pages: bool):
-        self.name, self.loss = name, float("nan")
-        self.seconds: list[float] = []
-        others = [t for t in os.environ.get(ALLOCATOR_VARIABLE, "").split(":") if t and LARGE_PAGES not in t]
-        variables = os.environ | {ALLOCATOR_VARIABLE: ":".join([*others, f"{LARGE_PAGES}={large_pages:d}"])}
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
-        )
-        ready = self._line()
-        self.version, self.parameters = ready["version"], ready["parameters"]
-
-    def one_pass(self) -> None:
-        """Ask for a pass and note its seconds."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("pass\n")
-        self.process.stdin.flush()
-        result = self._line()
-        self.seconds.append(result["seconds"])
-        self.loss = result["loss"]
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.communicate()
-
-    def _line(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise UsageError(f"{self.name} ended with exit code {self.process.wait()}; its message is above.")
-        return json.loads(line)
 
 
 def write_problem(config: Config, folder: Path, *, batches: int | None) -> tuple[int, int]:
@@ -114,19 +77,16 @@ def work(config: Config, folder: Path) -> None:
     import jax
 
     from dsrun.arithmetic import Policy
-    from dsrun.build import build_model_settings, build_optimizer, build_policy
-    from dsrun.training.step import Shard, TrainStep
+    from dsrun.build import build_model_settings, build_policy, build_step
+    from dsrun.training.step import Shard
 
     settings = json.loads((folder / "settings.json").read_text())
     policy: Policy = build_policy(config)
-    step = TrainStep(
+    step = build_step(
+        config,
         build_model_settings(config, num_classes=settings["model"]["num_classes"]),
         policy,
-        build_optimizer(config, steps_per_epoch=settings["steps_per_epoch"]),
-        clip_norm=config.training.clip_norm,
-        shards=config.batches.shards,
-        seed=config.seed,
-        statistics_momentum=config.model.statistics_momentum,
+        steps_per_epoch=settings["steps_per_epoch"],
         devices=jax.devices(),
     )
     with np.load(folder / "batches.npz") as arrays:
@@ -148,28 +108,23 @@ def work(config: Config, folder: Path) -> None:
         return state, {"seconds": time.perf_counter() - start, "loss": statistics.mean(losses)}
 
     state, _ = one_pass(state)
-    print(json.dumps({"version": f"dsrun on jax {jax.__version__}", "parameters": parameters}), flush=True)
-    for _ in sys.stdin:
+
+    def unit() -> dict[str, float]:
+        nonlocal state
         state, result = one_pass(state)
-        print(json.dumps(result), flush=True)
+        return result
 
-
-def compete(contenders: Sequence[Contender], *, repeats: int, pause_seconds: float) -> None:
-    """Passes in turn; the pause lets the threads of the one before fall asleep."""
-    for _ in range(repeats):
-        for contender in contenders:
-            time.sleep(pause_seconds)
-            contender.one_pass()
+    serve({"version": f"dsrun on jax {jax.__version__}", "parameters": parameters}, unit)
 
 
 def timing(contender: Contender, utterances: int) -> Timing:
     return Timing(
         contender=contender.name,
-        version=contender.version,
-        parameters=contender.parameters,
+        version=contender.ready["version"],
+        parameters=contender.ready["parameters"],
         seconds=contender.seconds,
         utterances_per_second=utterances / statistics.median(contender.seconds),
-        loss=contender.loss,
+        loss=contender.results[-1]["loss"],
     )
 
 
@@ -187,10 +142,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         commands = {"dsrun": own}
         if options.torch_python:
             commands["torch"] = [str(options.torch_python), str(PEER), name, *threads]
-        contenders = [Contender(*item, large_pages=not options.small_pages) for item in commands.items()]
-        compete(contenders, repeats=options.repeats, pause_seconds=0.5)
-        for contender in contenders:
-            contender.close()
+        contenders = compete(commands, rounds=options.repeats, large_pages=not options.small_pages)
     result: dict[str, Any] = {
         "config": str(options.config),
         "set": sets,
@@ -201,9 +153,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "contenders": [asdict(timing(contender, utterances)) for contender in contenders],
     }
     if len(contenders) == 2:
-        pairs = zip(contenders[1].seconds, contenders[0].seconds, strict=True)
-        ratios = sorted(other / ours for other, ours in pairs)
-        result["ratio"] = {"median": statistics.median(ratios), "lowest": ratios[0], "highest": ratios[-1]}
+        result["ratio"] = ratio(contenders[1], contenders[0])
     return result
 
 
@@ -241,8 +191,8 @@ def main() -> None:
             f"{row['parameters']} parameters, loss {row['loss']:.1f}   {row['version']}"
         )
     if "ratio" in result:
-        ratio = result["ratio"]
-        print(f"dsrun / torch: {ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})")
+        found = result["ratio"]
+        print(f"dsrun / torch: {found['median']:.2f} ({found['lowest']:.2f} to {found['highest']:.2f})")
     return None
 
 

@@ -7,10 +7,12 @@ the room that obeys it; a test asserts that every field is read.
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from dsrun.arithmetic import Format, Policy, parse_format
 from dsrun.arithmetic.formats import DEFAULT_RANDOM_BITS, FLOAT32, check_rounding
@@ -54,6 +56,7 @@ from dsrun.training.optimizer import (
     sgd_direction,
     warmup_cosine_schedule,
 )
+from dsrun.training.step import TrainStep
 
 OnProgress = Callable[[int, int], None] | None
 
@@ -157,7 +160,7 @@ def check_residuals(policy: Policy, settings: ModelSettings) -> None:
 
 
 def build_ctc_kernel(config: Config, *, backend: str) -> CtcKernel:
-    """What walks CTC's lattice; `backend` as jax.default_backend() names it.
+    """What walks CTC's lattice; `backend` as JAX names a device's platform.
 
     Raises:
         UsageError: a GPU's kernel without a GPU, or for an arithmetic that it does not have.
@@ -296,6 +299,33 @@ def build_optimizer(config: Config, *, steps_per_epoch: int) -> Optimizer:
     else:
         rate = constant_schedule(optimizer.learning_rate)
     return Optimizer(direction, rate)
+
+
+def build_step(
+    config: Config,
+    settings: ModelSettings,
+    policy: Policy,
+    *,
+    steps_per_epoch: int,
+    devices: Sequence[jax.Device],
+) -> TrainStep:
+    """The compiled training step on these devices.
+
+    Raises:
+        UsageError: a kernel that is not for this device or arithmetic.
+    """
+    return TrainStep(
+        settings,
+        policy,
+        build_optimizer(config, steps_per_epoch=steps_per_epoch),
+        clip_norm=config.training.clip_norm,
+        shards=config.batches.shards,
+        seed=config.seed,
+        statistics_momentum=config.model.statistics_momentum,
+        loss_scale=build_loss_scale(config),
+        ctc_kernel=build_ctc_kernel(config, backend=devices[0].platform),
+        devices=devices,
+    )
 
 
 def build_loop_settings(config: Config) -> LoopSettings:

@@ -256,7 +256,7 @@ def _choose(option: str, value: str, choices: dict[str, Any]) -> Any:
 def _start_jax(threads: int | None) -> None:
     """Pin what results and speed depend on, before JAX starts."""
     from dsrun.record import configure_runtime
-    from dsrun.study.host import processors
+    from dsrun.record.runtime import processors
 
     configure_runtime(pool_size=threads or processors())
 

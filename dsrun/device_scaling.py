@@ -19,10 +19,10 @@ from dsrun import build
 from dsrun.config import Config
 from dsrun.errors import UsageError
 from dsrun.experiment import Experiment, prepare
+from dsrun.record.runtime import processors
 from dsrun.step_parts import peak_format
 from dsrun.study.ceilings import Ceilings, machine_facts
 from dsrun.study.flops import network_flops
-from dsrun.study.host import processors
 from dsrun.study.stopwatch import announce, peak_memory, quartiles, ratios, summary
 from dsrun.training.step import TrainStep, split_batch
 
@@ -92,18 +92,8 @@ def bench_scaling(config: Config, counts: Sequence[int] | None, *, batches: int,
 
 def step_on(experiment: Experiment, config: Config, devices: Sequence[jax.Device]) -> TrainStep:
     """The experiment's step on some of the devices."""
-    step = experiment.step
-    return TrainStep(
-        step.settings,
-        step.policy,
-        step.optimizer,
-        clip_norm=config.training.clip_norm,
-        shards=config.batches.shards,
-        seed=config.seed,
-        statistics_momentum=config.model.statistics_momentum,
-        loss_scale=build.build_loss_scale(config),
-        devices=devices,
-    )
+    step, count = experiment.step, experiment.batcher.batches_per_epoch
+    return build.build_step(config, step.settings, step.policy, steps_per_epoch=count, devices=devices)
 
 
 def _row(

@@ -6,7 +6,6 @@ is not needed again. Inspecting data and machine is `inspection.py`'s.
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -34,6 +33,7 @@ from dsrun.record import (
 )
 from dsrun.record.magnitudes import Magnitudes, remove_magnitudes_after
 from dsrun.record.run_dir import Mode
+from dsrun.record.runtime import processors
 from dsrun.speech import (
     Alphabet,
     Batcher,
@@ -73,11 +73,6 @@ class Experiment:
     step: TrainStep
 
 
-def _processors() -> int:
-    """Those that this process may run on: a cluster's job often has fewer than the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def default_run_dir(resolved: Resolved) -> Path:
     """runs/<config stem>-<6 hex of the resolved config's hash>."""
     return RUNS / f"{resolved.path.stem}-{config_hash(resolved.config)[:6]}"
@@ -98,30 +93,20 @@ def prepare(config: Config, *, devices: int | None) -> Experiment:
         raise UsageError(
             f"--devices {devices}: a step has {shards} shards (batches.shards), so {shards} devices at most."
         )
-    configure_runtime(min(devices or _processors(), shards), pool_size=shards)
+    configure_runtime(min(devices or processors(), shards), pool_size=shards)
     require_in_force(pool_size=shards)
     keep_compiled_programs(config.training.compilation_cache)
     available = jax.devices()
     if devices is not None and devices > len(available):
         raise UsageError(f"--devices {devices}: this machine has {len(available)} ({available[0].device_kind}).")
-    used = available[: devices or shards]
     data = build.build_training_data(config, on_progress=_loading_line())
     settings = build.build_model_settings(config, num_classes=data.alphabet.num_classes)
     policy = build.build_policy(config)
     build.check_rules(policy, settings)
     build.check_residuals(policy, settings)
     batcher = build.build_batcher(config, data.train, purpose="train")
-    step = TrainStep(
-        settings,
-        policy,
-        build.build_optimizer(config, steps_per_epoch=batcher.batches_per_epoch),
-        clip_norm=config.training.clip_norm,
-        shards=config.batches.shards,
-        seed=config.seed,
-        statistics_momentum=config.model.statistics_momentum,
-        loss_scale=build.build_loss_scale(config),
-        ctc_kernel=build.build_ctc_kernel(config, backend=jax.default_backend()),
-        devices=used,
+    step = build.build_step(
+        config, settings, policy, steps_per_epoch=batcher.batches_per_epoch, devices=available[: devices or shards]
     )
     return Experiment(data, settings, batcher, build.build_batcher(config, data.dev, purpose="evaluate"), step)
 

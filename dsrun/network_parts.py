@@ -119,7 +119,7 @@ class NetworkParts:
     def _run_gru(self, model: Any, shard: Shard, forward: ForwardPass, x: Any) -> Any:
         is_valid = valid_frames(self._output_frames(shard), x.shape[0])
         for layer in range(self.settings.layers):
-            x = model._gru_layer(layer, x, is_valid, forward)
+            x = model.gru_layer(layer, x, is_valid, forward)
         return x
 
     def _run_output(self, model: Any, shard: Shard, forward: ForwardPass, x: Any) -> Any:

@@ -114,7 +114,7 @@ def stage_pass(step: TrainStep, state: list[Any], shards: Sequence[Sequence[Shar
     for pieces in shards:
         clock = Clock(found)
         sums = clock("gradient", partial(step.shard_sums, state[0], pieces))
-        total = clock("reduce", partial(step._reduce, state[0].step, sums))
+        total = clock("reduce", partial(step.reduced, state[0], sums))
         state[0], _ = clock("optimizer", partial(step.update, state[0], total))
     return found
 

@@ -56,7 +56,7 @@ def test_help_needs_no_jax_and_teaches():
     code += "assert 'jax' not in sys.modules and 'numpy' not in sys.modules, 'imported'"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
-    for verb in ("train", "eval", "transcribe", "data", "configs", "schema", "doctor", "runs"):
+    for verb in ("train", "eval", "transcribe", "bench", "data", "configs", "schema", "doctor", "runs"):
         assert verb in result.stdout
 
 

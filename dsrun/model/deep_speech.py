@@ -145,7 +145,7 @@ class DeepSpeech(nnx.Module):
         is_valid = valid_frames(output_frames, x.shape[1])
         x = jnp.swapaxes(x, 0, 1)  # time-major from here to the last layer
         for layer in range(self.settings.layers):
-            x = self._gru_layer(layer, x, is_valid, forward)
+            x = self.gru_layer(layer, x, is_valid, forward)
             if dropout_key is not None and rate > 0.0:
                 dropped = _dropout(forward.load(x), rate, jax.random.fold_in(dropout_key, layer))
                 x = forward.store(dropped, f"gru_{layer}.dropout")
@@ -153,7 +153,14 @@ class DeepSpeech(nnx.Module):
         logits = product + forward.load(self.output_bias[...])[None, None]
         return jnp.swapaxes(forward.receive(logits, "logits"), 0, 1), output_frames
 
-    def _gru_layer(self, layer: int, x: Array, is_valid: Array, forward: ForwardPass) -> Array:
+    def gru_layer(
+        self,
+        layer: int,
+        x: Float[Array, "output_frame batch input"],
+        is_valid: Bool[Array, "output_frame batch 1"],
+        forward: ForwardPass,
+    ) -> Float[Array, "output_frame batch hidden"]:
+        """One layer, its directions summed; without dropout."""
         paths = gru_paths(self.settings, layer)
         states = self._gru_states(paths, x, is_valid, forward)
         for path, state in zip(paths, states, strict=True):

@@ -79,6 +79,11 @@ def configure_runtime(devices: int = 1, *, pool_size: int = POOL_SIZE) -> None:
     os.environ["XLA_FLAGS"] = " ".join(f"{name}={value}" for name, value in flags.items())
 
 
+def processors() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def ask_for_large_pages() -> None:
     """Restart this process with an allocator that asks Linux for 2 MiB pages; returns if it does so already.
 

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsrun.ctc import ctc_loss
+from dsrun.arithmetic import FLOAT32_POLICY
+from dsrun.ctc import ctc_loss, describe_ctc
 from dsrun.study.bench_sizes import CtcSize
 from dsrun.study.ceilings import Ceilings, machine_facts
 from dsrun.study.flops import CTC_OPERATIONS_A_CELL, CTC_OPERATIONS_A_LOGIT, ctc_work
@@ -51,7 +52,12 @@ def bench_ctc(sizes: Sequence[CtcSize], *, repeats: int, ceilings: Ceilings | No
                 "planned_memory_bytes": program.planned_bytes,
             }
         )
-    facts = {"benchmark": "ctc", "machine": machine_facts([device]), "ceilings": limits.report(all_times)}
+    facts = {
+        "benchmark": "ctc",
+        "machine": machine_facts([device]),
+        "ceilings": limits.report(all_times),
+        "lattice": describe_ctc(FLOAT32_POLICY, "scan"),
+    }
     return {**facts, "rows": rows, **peak_memory(device)}
 
 

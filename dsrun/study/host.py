@@ -1,7 +1,6 @@
-"""What this process may use: processors and memory. No JAX.
+"""Memory that this process may take. No JAX.
 
-On a cluster both are often less than the machine has: a job is bound to some processors, and its control group ends a process
-that takes more memory than it was given.
+On a cluster it is often less than the machine has: a job's control group ends a process that takes more than it was given.
 """
 
 import os
@@ -10,11 +9,6 @@ from pathlib import Path
 from dsrun.errors import UsageError
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
-
-
-def processors() -> int:
-    """Those that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int | None:

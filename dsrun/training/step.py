@@ -161,7 +161,11 @@ class TrainStep:
 
     def total(self, state: TrainState, shards: Sequence[Shard]) -> ShardSums:
         """The sums over all shards."""
-        return self._reduce(state.step, self.shard_sums(state, shards))
+        return self.reduced(state, self.shard_sums(state, shards))
+
+    def reduced(self, state: TrainState, parts: list[ShardSums]) -> ShardSums:
+        """The fixed tree's sum of all shards' sums."""
+        return self._reduce(state.step, parts)
 
 
 def split_batch(batch: Any, shards: int) -> list[Shard]:

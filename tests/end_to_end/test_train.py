@@ -172,6 +172,27 @@ def test_eval_and_transcribe_a_finished_run(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_compilation_cache_is_filled_and_read_and_changes_no_bit(config, finished, tmp_path):
+    run, cache = tmp_path / "run", tmp_path / "compiled"
+    options = ("--set", f"training.compilation_cache={cache}", "--run-dir", run, "--json")
+    for again in ((), ("--overwrite",)):
+        written = {path.name: path.stat().st_mtime_ns for path in cache.glob("*-cache")}
+        assert dsrun("train", "--config", config, *options, *again).returncode == 0
+        assert digests(run) == digests(finished[0])
+    assert written == {
+        path.name: path.stat().st_mtime_ns for path in cache.glob("*-cache")
+    }  # the second run compiled nothing
+    assert len(written) > 3  # gradient, reduction, update, evaluation
+
+
+def test_recomputed_gates_train_and_the_log_says_which_code_runs(config, tmp_path):
+    run = tmp_path / "run"
+    sets = ("--set", "model.residuals=recompute", "--set", "training.epochs=1")
+    assert dsrun("train", "--config", config, "--run-dir", run, *sets, "--json").returncode == 0
+    assert "gates recomputed for the backward pass" in (run / "log.txt").read_text()
+    assert events(run, "step")[-1]["finite"]
+
+
 def test_float16_storage_trains(config):
     run = config.parent / "float16"
     options = ("--set", "arithmetic.storage.format=float16", "--set", "arithmetic.compute.format=bf16")

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dsrun.errors import UsageError
-from dsrun.record.runtime import DETERMINISM_FLAGS, configure_runtime, in_force, require_in_force
+from dsrun.record.runtime import DETERMINISM_FLAGS, configure_runtime, in_force, processors, require_in_force
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -167,3 +167,7 @@ def test_a_users_own_choice_of_pages_stays():
     command = [sys.executable, "-c", SHOW_RESTART]
     found = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=True)
     assert len(found.stdout.splitlines()) == 2
+
+
+def test_processors_are_those_of_this_process():
+    assert 1 <= processors() <= (os.cpu_count() or 1)

@@ -1,7 +1,5 @@
 """What a process may use."""
 
-import os
-
 import pytest
 
 from dsrun.errors import UsageError
@@ -24,7 +22,3 @@ def test_a_control_group_leaves_its_limit_less_what_is_used(tmp_path, monkeypatc
     assert host.available_memory() == 1000
     (tmp_path / "memory.max").write_text("max\n")
     assert host.available_memory() != 1000
-
-
-def test_processors_are_those_of_this_process():
-    assert 1 <= host.processors() <= (os.cpu_count() or 1)
