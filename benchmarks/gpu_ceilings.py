@@ -33,7 +33,7 @@ def main() -> None:
             if not settings.covers(case, 5):
                 continue
             try:
-                seconds = worker.ask("scan", turns=TURNS)["seconds"]
+                seconds = worker.ask("scan", turns=64 if settings.tiny else TURNS)["seconds"]
                 row(case, f"{1e6 * seconds:.2f} us an iteration", seconds=seconds)
             except Failed as reason:
                 row(case, f"FAILED: {reason}")
@@ -47,11 +47,11 @@ def products(settings: Settings, worker) -> None:
     size = 512 if settings.tiny else 8192
     cases = {f"product {name}": {"kind": "product", "format": name, "size": size} for name in FORMATS}
     try:
-        facts = worker.ask("prepare", cases={**cases, "copy": {"kind": "copy"}})
+        facts = worker.ask("prepare", cases={**cases, "copy": {"kind": "copy"}}, unit_seconds=settings.unit_seconds)
     except Failed as reason:
         row("products", f"FAILED: {reason}")
         return
-    times, reasons = take_turns({name: partial(worker.seconds, name) for name in facts}, 7)
+    times, reasons = take_turns({name: partial(worker.seconds, name) for name in facts}, settings.rounds(7))
     for name, why in reasons.items():
         row(name, f"FAILED: {facts[name].get('error', why)}")
     for name, seconds in times.items():

@@ -46,10 +46,10 @@ def main() -> None:
         cases = _cases(settings, Path(folder))
         reference = jax_worker(REFERENCE)
         try:
-            prepared = reference.ask("prepare", cases=cases)
+            prepared = reference.ask("prepare", cases=cases, unit_seconds=settings.unit_seconds)
             for number, wave in enumerate(WAVES[:1] + WAVES[2:] if settings.tiny else WAVES):
                 if settings.covers(", ".join(wave), 8 if settings.tiny else 30):
-                    run_wave(wave, cases, reference, is_first=number == 0)
+                    run_wave(settings, wave, cases, reference, is_first=number == 0)
         except Failed as reason:
             row(REFERENCE, f"FAILED: {reason}")
             return
@@ -75,14 +75,18 @@ def _cases(settings: Settings, folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def run_wave(wave: dict[str, list[str]], cases: dict[str, Any], reference: Worker, *, is_first: bool) -> None:
+def run_wave(
+    settings: Settings, wave: dict[str, list[str]], cases: dict[str, Any], reference: Worker, *, is_first: bool
+) -> None:
     """One wave's processes, timed in turn with the reference case by case."""
     workers = {name: jax_worker(name, flags, any_order=name == UNORDERED) for name, flags in wave.items()}
     errors: dict[tuple[str, str], str] = {}
     try:
+        for worker in workers.values():
+            worker.send("prepare", cases=cases, unit_seconds=settings.unit_seconds)
         for name, worker in workers.items():
             try:
-                found = worker.ask("prepare", cases=cases)
+                found = worker.answer()
                 errors |= {(name, case): facts["error"] for case, facts in found.items() if "error" in facts}
             except Failed as reason:
                 row(name, f"FAILED: {reason}")
@@ -90,7 +94,7 @@ def run_wave(wave: dict[str, list[str]], cases: dict[str, Any], reference: Worke
         for case in cases:
             calls = {REFERENCE: partial(reference.seconds, case)}
             calls |= {name: partial(worker.seconds, case) for name, worker in alive.items()}
-            times, reasons = take_turns(calls, ROUNDS)
+            times, reasons = take_turns(calls, settings.rounds(ROUNDS))
             _rows(case, times, reasons, errors, is_first=is_first)
     finally:
         for worker in workers.values():

@@ -31,7 +31,7 @@ from dsrun.study.flops import gru_work
 # Most telling first: what time does not cover is named. All rungs at the sizes before `ALL_RUNGS`, afterwards the default.
 SIZES = ((64, 800, 1760), (32, 375, 2816), (32, 375, 1024), (128, 800, 2560), (32, 375, 2560), (32, 375, 1536))
 ALL_RUNGS = 1
-TINY_SIZES = ((2, 8, 16), (4, 6, 32))
+TINY_SIZES = ((2, 8, 16),)
 FORMATS = ("bfloat16", "float32", "tensorfloat32", "float16")
 PASSES = ("both", "forward")
 RUNGS: dict[str, dict[str, str]] = {
@@ -77,7 +77,7 @@ def measure(
     }
     try:
         ours.ask("forget")
-        facts = ours.ask("prepare", cases=cases | products)
+        facts = ours.ask("prepare", cases=cases | products, unit_seconds=settings.unit_seconds)
     except Failed as reason:
         row(name, f"FAILED: {reason}")
         return
@@ -85,11 +85,18 @@ def measure(
         for one_pass in PASSES:
             case = f"{name} {format} {one_pass}"
             if settings.covers(case, 1 if settings.tiny else 4):
-                compare(case, GruSize(*size), format, one_pass, facts, ours, peer)
+                compare(settings, case, GruSize(*size), format, one_pass, facts, ours, peer)
 
 
 def compare(
-    case: str, size: GruSize, format: str, one_pass: str, facts: dict[str, Any], ours: Worker, peer: Worker | None
+    settings: Settings,
+    case: str,
+    size: GruSize,
+    format: str,
+    one_pass: str,
+    facts: dict[str, Any],
+    ours: Worker,
+    peer: Worker | None,
 ) -> None:
     """Product, rungs and torch in turn; a row each."""
     calls = {f"product {format}": partial(ours.seconds, f"product {format}")}
@@ -101,12 +108,12 @@ def compare(
         request = {"kind": "gru", "size": [size.batch, size.frames, size.hidden], "format": format, "pass": one_pass}
         try:
             peer.ask("forget")
-            about["torch"] = peer.ask("prepare", cases={"torch": request})["torch"]
+            about["torch"] = peer.ask("prepare", cases={"torch": request}, unit_seconds=settings.unit_seconds)["torch"]
             calls["torch"] = partial(peer.seconds, "torch")
         except Failed as reason:
             reasons["torch"] = str(reason)
     flops = gru_work(size, has_gradient=one_pass == "both").flops
-    times, failed = take_turns(calls, ROUNDS if flops < LONG else 3)
+    times, failed = take_turns(calls, settings.rounds(ROUNDS if flops < LONG else 3))
     for contender, reason in (reasons | failed).items():
         row(f"{case} {contender.removeprefix(prefix)}", f"FAILED: {about.get(contender, {}).get('error', reason)}")
     product = f"product {format}"

@@ -219,8 +219,8 @@ def gru_check(label: str, found: np.ndarray, expected: np.ndarray, own: Any, for
         f"a frame's error {error:.1e}, {error / spacing:.2f} of {format}'s ulp at 1; from the scan's states at most {difference:.1e}, "
         f"{share:.1%} of them differ"
     )
-    # A state is below 1 in size and rounded once: half an ulp, and float32's own noise.
-    is_right = error <= 0.51 * spacing
+    # A state is below 1 in size, where an ulp is half of that at 1, and rounded once; the rest is the noise of float32 sums.
+    is_right = error <= 0.27 * spacing
     row(label, words if is_right else f"FAIL: {words}", error=error, difference=difference, share_differing=share)
 
 

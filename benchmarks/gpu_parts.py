@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,15 @@ class Settings:
     def left(self) -> float:
         """Seconds that remain."""
         return self.deadline - time.monotonic()
+
+    @property
+    def unit_seconds(self) -> float:
+        """Least time of a unit of work."""
+        return 0.005 if self.tiny else UNIT_SECONDS
+
+    def rounds(self, count: int) -> int:
+        """How often contenders take turns."""
+        return 2 if self.tiny else count
 
     def covers(self, case: str, seconds: float) -> bool:
         """Whether there is time for a case; a row names it where there is not."""
@@ -111,13 +121,20 @@ class Worker:
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
         """One request and its answer. Raises Failed with the worker's reason, or what it said when it died."""
-        assert self.ready is not None
+        self.send(do, **request)
+        return self.answer()
+
+    def send(self, do: str, **request: Any) -> None:
+        """A request alone: several workers compile side by side."""
         assert self.process.stdin is not None
-        try:
+        # A worker that is dead has no reader; its last words come where its answer is waited for.
+        with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            raise Failed(self._last_words()) from None
+
+    def answer(self) -> dict[str, Any]:
+        """To the request before. Raises Failed as `ask` does."""
+        assert self.ready is not None
         answer = self._line()
         if "error" in answer:
             raise Failed(answer["error"])
@@ -129,8 +146,9 @@ class Worker:
 
     def close(self) -> None:
         """End the process, with what it holds of the device's memory."""
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            if self.process.stdin is not None:
+                self.process.stdin.close()
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
@@ -218,9 +236,9 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"[:300]
 
 
-def passes_for(one_pass: Callable[[], Any]) -> int:
+def passes_for(one_pass: Callable[[], Any], unit_seconds: float) -> int:
     """How many passes make a unit; `one_pass` waits."""
     one_pass()
     start = time.perf_counter()
     one_pass()
-    return max(1, math.ceil(UNIT_SECONDS / (time.perf_counter() - start)))
+    return max(1, math.ceil(unit_seconds / (time.perf_counter() - start)))

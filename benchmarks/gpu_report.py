@@ -1,210 +1,189 @@
-"""What dsrun does on the device at hand, as a table: correctness first, then speed, each part in a process of its own.
+"""What dsrun does on the device at hand, as a table, within 8 minutes: correctness first, then speed beside the fastest there is.
 
-The self-check (with the answers file of the rounding kernel), CTC's accuracy, the same run twice, rates of rounding, and step times and
-bytes: float32 beside float16 and bfloat16, emulated (values on the grid in float32 arrays) and native (arrays of the
-format's own dtype).
+    python -m benchmarks.gpu_report [--tiny] [--only PART ...] [--torch-python PATH] [--json FILE]
 
-A part that fails is a row that says so; the next one runs all the same. Parts that the time left does not cover are named as
-not run, so what matters most comes first. Absolute times are of this device and this moment; quote them with its name.
+Each part is a process of its own with a limit on its time, and its workers are further processes; `--list` says what they are. A part that
+fails, or ends in a way that no program should, is a row that says so, and the next one runs all the same. What the time does not cover is
+named as not run, so what matters most comes first. The time that each part took stands behind it.
+
+Absolute times are of this device and this moment; quote them with its name, which is at the top of the table. Ratios are medians of the
+ratios within a round. `--tiny` takes toy sizes, to try the script where there is no GPU: there the kernels are interpreted, and XLA's GPU
+flags are parsed and have no effect.
 """
 
 import argparse
+import importlib.util
 import json
-import statistics
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_parts import NO_TORCH, ROOT, in_words
+
 BUDGET_SECONDS = 8 * 60
-ROOT = Path(__file__).parent.parent
-TINY = [
-    "model.front_end={kind: frame_stack, stack: 3, stride: 3, hidden: 16}",
-    "model.hidden=16",
-    "model.layers=1",
-    "batches.buckets=1",
-]
-TINY_DEEP_SPEECH = ["model.hidden=16", "model.layers=1", "model.front_end.channels=2", "batches.buckets=1"]
-# Errors have the dtype of what they are errors of in a native network, so the emulated one beside it rounds them too. The loss scale
-# keeps float16's gradients finite.
-NARROW_ROLES = ("storage", "compute", "gradient")
-LOSS_SCALE = "arithmetic.loss_scale={kind: dynamic}"
-PROMPTS = [f"data.{split}={ROOT / 'data' / 'prompts_en' / f'{split}.jsonl'}" for split in ("train", "dev", "test")]
+GRACE_SECONDS = 10  # a part that knows its limit ends by itself; this much later it is ended
+WIDTH = 64
+
+
+@dataclass(frozen=True)
+class Part:
+    """`python -m benchmarks.<module>`, and how long it may take on a GPU."""
+
+    module: str
+    seconds: int
+    shows: str
+
+
+# Most valuable first. The limits add up to more than the budget: few parts reach theirs, and the last ones get what is left.
+PARTS = {
+    "doctor": Part("gpu_runs doctor", 60, "self-check of the arithmetic, answers of the rounding kernel"),
+    "twice": Part("gpu_runs twice", 90, "the same training run twice: equal digests"),
+    "ctc-kernel": Part("gpu_kernels ctc", 50, "CTC as one Mosaic kernel: the scan's bits, error, time"),
+    "gru-kernel": Part("gpu_kernels gru", 50, "a GRU frame as one Mosaic kernel: error, time of a frame"),
+    "ceilings": Part("gpu_ceilings", 45, "products by format, copy, empty scan by how it is launched"),
+    "gru": Part("gpu_gru", 110, "GRU layers by format and rung, beside torch's nn.GRU"),
+    "flags": Part("gpu_flags", 90, "XLA's flags on a GRU layer and on CTC, each alone and together"),
+    "ctc": Part("gpu_ctc", 50, "CTC beside torch's own kernel, cuDNN's and optax"),
+    "step": Part("gpu_step", 130, "Deep Speech 2's training step by format, beside an equal PyTorch model"),
+    "prompts": Part("gpu_runs prompts", 60, "the same on real speech, and where the time goes"),
+    "rounding": Part("gpu_runs rounding", 45, "rates of rounding"),
+    "accuracy": Part("gpu_runs accuracy", 45, "CTC's gradient against float64, beside optax's"),
+    "quickstart": Part("gpu_runs quickstart", 120, "float32 beside float16 and bfloat16, emulated and native"),
+}
 
 
 class Report:
-    """Rows of (part, result), and the clock."""
+    """Rows of (part, case, result, figures), shown as they come, and the clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: float) -> None:
         self.rows: list[dict[str, Any]] = []
         self.started = time.monotonic()
+        self.budget = budget
 
-    def add(self, part: str, result: str) -> None:
-        """One row, shown at once."""
-        self.rows.append({"part": part, "result": result})
-        print(f"{part:<80} {result}", flush=True)
+    def add(self, part: str, case: str, result: str, **figures: Any) -> None:
+        """One row."""
+        self.rows.append({"part": part, "case": case, "result": result, **figures})
+        print(f"{case:<{WIDTH}} {result}", flush=True)
 
+    @property
     def left(self) -> float:
         """Seconds of the budget that remain."""
-        return BUDGET_SECONDS - (time.monotonic() - self.started)
+        return self.budget - (time.monotonic() - self.started)
 
 
-def run(report: Report, part: str, *command: str, accept: tuple[int, ...] = (0,)) -> str | None:
-    """Output of a process, or None after a row that says what went wrong."""
-    if report.left() < 20:
-        report.add(part, "not run: no time left")
-        return None
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=report.left(), cwd=ROOT)
-    except subprocess.TimeoutExpired:
-        report.add(part, "stopped: no time left")
-        return None
-    if found.returncode not in accept or not found.stdout:
-        report.add(part, f"FAILED ({found.returncode}): {found.stderr.strip().splitlines()[-1:]}")
-        return None
-    return found.stdout
-
-
-def train(report: Report, part: str, config: str, folder: Path, *sets: str) -> list[dict[str, Any]] | None:
-    """Events of a short training run."""
-    options = [argument for value in sets for argument in ("--set", value)]
-    command = [sys.executable, "-m", "dsrun", "train", "--config", config, "--run-dir", str(folder), "--json", *options]
-    if run(report, part, *command) is None:
-        return None
-    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-
-
-def speed(events: list[dict[str, Any]]) -> str:
-    """Utterances a second and audio seconds a second, from the median step of the second half (everything is compiled by then)."""
-    steps = [event for event in events if event["event"] == "step"]
-    later = steps[len(steps) // 2 :]
-    utterances = statistics.median(step["utterances"] / step["seconds"] for step in later)
-    audio = statistics.median(step["audio_seconds"] / step["seconds"] for step in later)
-    milliseconds = statistics.median(step["seconds"] for step in later) * 1e3
-    return f"{utterances:.1f} utterances/s, {audio:.0f} s of audio/s, {milliseconds:.1f} ms a step (median of {len(later)})"
-
-
-def digests(events: list[dict[str, Any]]) -> list[str]:
-    """Digest of each checkpoint."""
-    return [event["digest"] for event in events if event["event"] == "checkpoint"]
-
-
-def arithmetic(format: str, carrier: str) -> list[str]:
-    """Settings of a network in this format; float32 is what the configs say."""
-    if format == "float32":
-        return []
-    roles = [f"arithmetic.{role}.format={format}" for role in NARROW_ROLES]
-    return [*roles, f"arithmetic.carrier={carrier}", LOSS_SCALE]
-
-
-def self_check(report: Report) -> None:
-    """The rows of `dsrun doctor`; it exits with 1 where one of them fails."""
-    doctor = run(report, "doctor", sys.executable, "-m", "dsrun", "doctor", "--json", accept=(0, 1))
-    if doctor is None:
+def run_part(report: Report, name: str, options: list[str]) -> None:
+    """One part's rows, and what became of it."""
+    part = PARTS[name]
+    print(f"--- {name}: {part.shows}", flush=True)
+    seconds = min(part.seconds, report.left - GRACE_SECONDS)
+    if seconds < GRACE_SECONDS:
+        report.add(name, name, "not run: no time left")
         return
-    found = json.loads(doctor)
-    report.add("device", found["facts"]["devices"])
-    report.add("jax", found["facts"]["jax"])
-    for check in found["checks"]:
-        wanted = f", expected {check['expected']}" if check["status"] == "FAIL" else ""
-        report.add(check["name"], f"{check['status']}: {check['found']}{wanted}")
-
-
-def rounding_rates(report: Report, *, values: int, rounds: int) -> None:
-    """Each contender's rate, and whether the bounds hold that are stated for two CPU cores."""
-    sizes = ["--values", str(values), "--rounds", str(rounds)]
-    output = run(report, "rounding", sys.executable, "-m", "benchmarks.rounding", "--json", *sizes)
-    if output is None:
-        return
-    found = json.loads(output)
-    for row in found["rows"]:
-        rate, ratio = row["million_values_per_second"][1], row["rate_to_reference"][1]
-        report.add(
-            f"rounding {values:,} values: {row['name']}",
-            f"{rate:.0f} million a second, {ratio:.2f} of reduce_precision's",
+    started = time.monotonic()
+    module, *arguments = part.module.split()
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments, "--seconds", f"{seconds:.0f}", *options]
+    with tempfile.TemporaryFile("w+") as complaints:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=complaints, text=True, cwd=ROOT, start_new_session=True
         )
-    missed = [f"{claim['claim']} {claim['quartiles'][1]:.2f}" for claim in found["claims"] if not claim["held"]]
-    report.add(
-        "rounding: bounds", f"{len(found['claims']) - len(missed)} of {len(found['claims'])} held; not: {missed}"
+        # A session of its own: what is ended is the part and all its workers.
+        timer = threading.Timer(seconds + GRACE_SECONDS, end, [process])
+        timer.start()
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                if line.startswith("{"):
+                    found = json.loads(line)
+                    report.add(name, found.pop("case"), found.pop("result"), **found)
+            code = process.wait()
+        finally:
+            is_over_time = not timer.is_alive()
+            timer.cancel()
+            end(process)
+        if is_over_time:
+            report.add(name, name, f"stopped: its {seconds:.0f} s were over")
+        elif code:
+            complaints.seek(0)
+            report.add(name, name, f"FAILED ({code}): {in_words(complaints.read())}")
+    took = time.monotonic() - started
+    report.add(name, f"{name}: seconds", f"{took:.0f}", seconds=took)
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a part and its workers; whoever ended already is no matter."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def facts(torch_python: str | None) -> list[tuple[str, str]]:
+    """Names and versions that every figure must be quoted with. Nothing here starts JAX in this process."""
+    found = [("GPU, driver, memory", _card())]
+    code = (
+        "import jax; d = jax.devices(); print(jax.__version__, '|', len(d), d[0].device_kind, '|', "
+        "' '.join(d[0].client.platform_version.split()))"
     )
+    found.append(("JAX | devices | XLA's platform", _said([sys.executable, "-c", code])))
+    code = "import torch; print(torch.__version__, '| CUDA', torch.version.cuda, '| cuDNN', torch.backends.cudnn.version())"
+    found.append(("torch", _said([torch_python, "-c", code]) if torch_python else NO_TORCH))
+    return found
 
 
-def footprint(report: Report, part: str, config: str, *sets: str) -> str:
-    """Megabytes of weights, gradients and state, by what the dry run says of the format's arrays."""
-    options = [argument for value in sets for argument in ("--set", value)]
-    output = run(
-        report,
-        f"{part}: bytes",
-        sys.executable,
-        "-m",
-        "dsrun",
-        "train",
-        "--config",
-        config,
-        "--dry-run",
-        "--json",
-        *options,
-    )
-    if output is None:
-        return "bytes unknown"
-    sizes = json.loads(output)["bytes"]
-    each = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items())
-    return f"{sum(sizes.values()) / 1e6:.1f} MB ({each})"
+def _card() -> str:
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    return _said(query) if shutil.which(query[0]) else "no NVIDIA driver here"
 
 
-def step_and_bytes(
-    report: Report, name: str, config: str, folder: Path, variants: list[tuple[str, str]], *sets: str
-) -> None:
-    """A short run for each (format, carrier): step time, rate and bytes."""
-    for format, carrier in variants:
-        part = f"{name}, {format}{'' if format == 'float32' else f' {carrier}'}"
-        own = [*sets, *arithmetic(format, carrier)]
-        events = train(report, part, config, folder / f"{format}-{carrier}", *own)
-        if events:
-            report.add(part, speed(events))
-            report.add(f"{part}: bytes", footprint(report, part, config, *own))
+def _said(command: list[str]) -> str:
+    """A short program's first line."""
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"FAILED: {error}"
+    lines = found.stdout.strip().splitlines()
+    return lines[-1] if lines and not found.returncode else f"FAILED ({found.returncode}): {in_words(found.stderr)}"
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="small networks, to try the script on a CPU")
-    parser.add_argument("--json", type=Path, help="write the rows here too")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="toy sizes, to try the script on a CPU")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, metavar="PART", help="these parts, in this order; see --list"
+    )
+    parser.add_argument("--list", action="store_true", help="say what the parts are, and run nothing")
+    parser.add_argument("--seconds", type=float, default=BUDGET_SECONDS, help="time for everything (default 480)")
+    parser.add_argument("--torch-python", help="interpreter that has torch; default: this one, if it has")
+    parser.add_argument("--json", type=Path, help="write the rows, with all their figures, here too")
     options = parser.parse_args()
-    report = Report()
-    small = TINY if options.tiny else []
-
-    self_check(report)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        quick = "configs/prompts_float32.yaml"
-        short = [*small, "training.epochs=2", "training.evaluate_every_epochs=2", "training.checkpoint_every_epochs=1"]
-        first = train(report, "quickstart float32", quick, folder / "a", *short)
-        second = train(report, "quickstart float32 again", quick, folder / "b", *short)
-        if first and second:
-            report.add(
-                "the same run twice", "equal digests" if digests(first) == digests(second) else "DIFFERENT digests"
-            )
-            report.add("quickstart, float32", speed(first))
-        big = [*PROMPTS, *(TINY_DEEP_SPEECH if options.tiny else []), "data.cache=null", "training.epochs=1"]
-        narrow = [("bfloat16", "native"), ("bfloat16", "emulated"), ("float16", "native"), ("float16", "emulated")]
-        step_and_bytes(
-            report,
-            "Deep Speech 2 on the prompts",
-            "configs/deep_speech_2.yaml",
-            folder / "deep_speech",
-            [("float32", "emulated"), *narrow],
-            *big,
-        )
-        # 100 million values: a GPU rounds 10 million in the time that a call takes.
-        rounding_rates(report, values=10**6 if options.tiny else 10**8, rounds=5 if options.tiny else 15)
-        accuracy = run(report, "CTC accuracy", sys.executable, "-m", "benchmarks.ctc_accuracy")
-        for line in (accuracy or "").strip().splitlines():
-            report.add("CTC accuracy", line.strip())
-        step_and_bytes(report, "quickstart", quick, folder / "quickstart", narrow, *short)
-    report.add("seconds in all", f"{time.monotonic() - report.started:.0f}")
+    if options.list:
+        for name, part in PARTS.items():
+            print(f"{name:12} at most {part.seconds:4} s   {part.shows}")
+        return
+    torch_python = options.torch_python or (sys.executable if importlib.util.find_spec("torch") else None)
+    report = Report(options.seconds)
+    for name, words in facts(torch_python):
+        report.add("machine", name, words)
+    passed_on = [
+        *(["--tiny"] if options.tiny else []),
+        *(["--torch-python", torch_python] if torch_python else []),
+    ]
+    for name in options.only or PARTS:
+        run_part(report, name, passed_on)
+        if options.json:  # after each part: whoever ends this program keeps what it found
+            options.json.write_text(json.dumps(report.rows, indent=2) + "\n")
+    report.add("machine", "seconds in all", f"{time.monotonic() - report.started:.0f}")
+    bad = [row["case"] for row in report.rows if row["result"].startswith("FAIL")]
+    report.add("machine", "rows that failed", f"{len(bad)}: {', '.join(bad)}" if bad else "none")
     if options.json:
         options.json.write_text(json.dumps(report.rows, indent=2) + "\n")
 

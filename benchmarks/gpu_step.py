@@ -15,6 +15,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,10 +51,11 @@ FORMATS: dict[str, list[str]] = {
     "float16": ["storage.format=float16", "compute.format=float16", "gradient.format=float16", *NARROW],
     "tensorfloat32": ["compute.format=tensorfloat32", "carrier=native"],
 }
+WAVES = (("float32", "bfloat16"), ("float16", "tensorfloat32"))
 SHARDS = (1, 8)
 UTTERANCES, FRAMES, LABELS = 64, 1600, 200
 TINY = ["model.hidden=16", "model.layers=1", "model.front_end.channels=2", "batches.global_batch=8"]
-TINY_SIZES = (8, 64, 6)
+TINY_SIZES = (8, 48, 6)
 ROUNDS = 5
 
 
@@ -70,10 +72,10 @@ def main() -> None:
         try:
             if peer is None:
                 row("torch Deep Speech 2", NO_TORCH)
-            # Formats in turn and not all at once: each keeps its activations' memory.
-            for format in FORMATS:
-                if settings.covers(f"Deep Speech 2 {format}", 15 if settings.tiny else 30):
-                    measure(settings, format, folder, peer, meter)
+            # Two formats at a time and not all: compiling takes the host's time, but each keeps its activations' memory.
+            for formats in WAVES:
+                if settings.covers(f"Deep Speech 2 {', '.join(formats)}", 25 if settings.tiny else 40):
+                    measure(settings, formats, folder, peer, meter)
         finally:
             for worker in filter(None, (peer, meter)):
                 worker.close()
@@ -118,36 +120,53 @@ def write_peer_settings(config: Config, folder: Path) -> None:
     (folder / "settings.json").write_text(json.dumps(settings))
 
 
-def measure(settings: Settings, format: str, folder: Path, peer: Worker | None, meter: Worker) -> None:
-    """One format: one shard, eight, PyTorch and a large product in turn."""
-    case, product = f"Deep Speech 2 {format}", f"product {format}"
-    ours = {f"{_shards(count)}": _worker(settings, format, count, folder) for count in SHARDS}
+def measure(settings: Settings, formats: Sequence[str], folder: Path, peer: Worker | None, meter: Worker) -> None:
+    """Some formats: all prepared side by side, then for each a large product, PyTorch, one shard and eight in turn."""
+    ours = {
+        f"{format} {_shards(count)}": _worker(settings, format, count, folder) for format in formats for count in SHARDS
+    }
     facts: dict[str, Any] = {}
-    calls: dict[str, Any] = {}
     try:
-        if peer is not None:
-            try:
-                peer.ask("forget")
-                facts |= peer.ask("prepare", cases={"torch": {"kind": "step", "format": format, "folder": str(folder)}})
-                calls["torch"] = partial(peer.seconds, "torch")
-            except Failed as reason:
-                row(f"{case} torch", f"FAILED: {reason}")
-        size = 256 if settings.tiny else 8192
-        facts |= meter.ask("prepare", cases={product: {"kind": "product", "format": format, "size": size}})
-        calls[product] = partial(meter.seconds, product)
+        for worker in ours.values():
+            worker.send("prepare", unit_seconds=settings.unit_seconds)
         for name, worker in ours.items():
-            try:
-                facts[name] = worker.ask("prepare")
-                calls[name] = partial(worker.seconds, "step")
-            except Failed as reason:
-                row(f"{case} {name}", f"FAILED: {reason}")
-        times, reasons = take_turns(calls, ROUNDS)
-        for name, why in reasons.items():
-            row(f"{case} {name}", f"FAILED: {facts.get(name, {}).get('error', why)}")
-        report(case, times, facts, product)
+            facts[name] = _prepare(worker.answer)
+        size = 256 if settings.tiny else 8192
+        own = {f"{f} product": {"kind": "product", "format": f, "size": size} for f in formats}
+        facts |= meter.ask("prepare", cases=own, unit_seconds=settings.unit_seconds)
+        if peer is not None:
+            peer.ask("forget")
+            own = {f"{f} torch": {"kind": "step", "format": f, "folder": str(folder)} for f in formats}
+            facts |= peer.ask("prepare", cases=own, unit_seconds=settings.unit_seconds)
+        for format in formats:
+            compare(settings, format, facts, ours, peer, meter)
+    except Failed as reason:  # the product's worker or PyTorch's died
+        row(f"Deep Speech 2 {', '.join(formats)}", f"FAILED: {reason}")
     finally:
         for worker in ours.values():
             worker.close()
+
+
+def _prepare(answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Facts, or the error as the facts have it."""
+    try:
+        return answer()
+    except Failed as reason:
+        return {"error": str(reason)}
+
+
+def compare(
+    settings: Settings, format: str, facts: dict[str, Any], ours: dict[str, Worker], peer: Worker | None, meter: Worker
+) -> None:
+    """The contenders of one format in turn."""
+    workers = {f"{format} product": meter, **({f"{format} torch": peer} if peer else {})}
+    workers |= {name: worker for name, worker in ours.items() if name.startswith(f"{format} ")}
+    calls = {name: partial(worker.seconds, name) for name, worker in workers.items() if "error" not in facts[name]}
+    times, reasons = take_turns(calls, settings.rounds(ROUNDS))
+    reasons |= {name: facts[name]["error"] for name in workers if "error" in facts[name]}
+    for name, why in reasons.items():
+        row(f"Deep Speech 2 {name}", f"FAILED: {why}")
+    report(format, times, facts)
 
 
 def _shards(count: int) -> str:
@@ -160,32 +179,30 @@ def _worker(settings: Settings, format: str, shards: int, folder: Path) -> Worke
     return Worker(f"dsrun, {_shards(shards)}", [*command, *(["--tiny"] if settings.tiny else [])])
 
 
-def report(case: str, times: dict[str, list[float]], facts: dict[str, Any], product: str) -> None:
+def report(format: str, times: dict[str, list[float]], facts: dict[str, Any]) -> None:
     """A row a contender."""
-    flops = next((fact["flops"] for name, fact in facts.items() if "shard" in name), None)
-    utterances = next((fact["utterances"] for fact in facts.values() if "utterances" in fact), None)
+    product, torch = f"{format} product", f"{format} torch"
+    own = next((facts[name] for name in times if "flops" in facts[name] and name != product), {})
     for name, seconds in times.items():
         if name == product:
             continue
-        middle = statistics.median(seconds)
-        words, figures = spread(seconds, 1e3, "ms a step"), {**facts[name], "seconds": seconds}
-        if utterances:
-            words += f", {utterances / middle:.1f} utterances/s"
-        if flops:
-            words += f", {flops / middle / 1e12:.3g} TFLOP/s"
-        if flops and product in times:
-            mfu = flops / facts[product]["flops"] * ratio(times[product], seconds)["median"]
-            figures["share_of_product"] = mfu
-            words += f", {mfu:.1%} of the product's"
-        if facts[name].get("peak_memory_bytes"):
-            words += f", {facts[name]['peak_memory_bytes'] / 1e9:.1f} GB at most"
-        if name == "torch":
-            words += f"; {facts[name]['engine']}"
-        elif "torch" in times:
-            figures["time_over_torchs"] = ratio(seconds, times["torch"])
+        middle, about = statistics.median(seconds), facts[name]
+        words, figures = spread(seconds, 1e3, "ms a step"), {**about, "seconds": seconds}
+        if own:
+            words += f", {own['utterances'] / middle:.1f} utterances/s, {own['flops'] / middle / 1e12:.3g} TFLOP/s"
+        if own and product in times:
+            share = own["flops"] / facts[product]["flops"] * ratio(times[product], seconds)["median"]
+            figures["share_of_product"] = share
+            words += f", {share:.1%} of the product's"
+        if about.get("peak_memory_bytes"):
+            words += f", {about['peak_memory_bytes'] / 1e9:.1f} GB at most"
+        if name == torch:
+            words += f"; {about['engine']}"
+        elif torch in times:
+            figures["time_over_torchs"] = ratio(seconds, times[torch])
             words += "; " + beside(figures["time_over_torchs"], "torch")
-        words += f"; {facts[name]['parameters'] / 1e6:.1f} M parameters, first loss {facts[name]['loss']:.0f}"
-        row(f"{case} {name}", words, **figures)
+        words += f"; {about['parameters'] / 1e6:.1f} M parameters, first loss {about['loss']:.0f}"
+        row(f"Deep Speech 2 {name}", words, **figures)
 
 
 # --- dsrun's worker ----------------------------------------------------------------------------------------------------------------
@@ -207,13 +224,13 @@ def work() -> None:
     config = load(options.tiny, FORMATS[options.format], options.shards)
     own: dict[str, Any] = {}
     handlers = {
-        "prepare": lambda: _prepared(own, config, options.work / "batch.npz"),
+        "prepare": lambda unit_seconds: _prepared(own, config, options.work / "batch.npz", unit_seconds),
         "time": lambda case: _timed(own),
     }
     serve({"jax": jax.__version__}, handlers)
 
 
-def _prepared(own: dict[str, Any], config: Config, batch: Path) -> dict[str, Any]:
+def _prepared(own: dict[str, Any], config: Config, batch: Path, unit_seconds: float) -> dict[str, Any]:
     import jax
 
     from dsrun.study.flops import network_flops
@@ -228,7 +245,7 @@ def _prepared(own: dict[str, Any], config: Config, batch: Path) -> dict[str, Any
     loss = float(record.loss)
     compiled = time.perf_counter() - start
     own["pass"] = lambda: own.update(state=step(own["state"], pieces)[0])
-    own["count"] = passes_for(lambda: (own["pass"](), jax.block_until_ready(own["state"])))
+    own["count"] = passes_for(lambda: (own["pass"](), jax.block_until_ready(own["state"])), unit_seconds)
     memory = peak_memory(jax.devices()[0])
     is_devices = (
         "allocator" in memory["peak_memory_is"]

@@ -33,18 +33,18 @@ class Cases:
     def __init__(self) -> None:
         self.calls: dict[str, tuple[Callable[[], Any], int]] = {}
 
-    def prepare(self, cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def prepare(self, cases: dict[str, dict[str, Any]], unit_seconds: float) -> dict[str, Any]:
         """Compile, warm up, count: facts of each case, or its error."""
         with ThreadPoolExecutor(COMPILERS) as pool:
             programs = {name: pool.submit(_program, **case) for name, case in cases.items()}
-        return {name: self._keep(name, program) for name, program in programs.items()}
+        return {name: self._keep(name, program, unit_seconds) for name, program in programs.items()}
 
-    def _keep(self, name: str, program: Future) -> dict[str, Any]:
+    def _keep(self, name: str, program: Future, unit_seconds: float) -> dict[str, Any]:
         import jax
 
         try:
             call, facts = program.result()
-            self.calls[name] = call, passes_for(lambda: jax.block_until_ready(call()))
+            self.calls[name] = call, passes_for(lambda: jax.block_until_ready(call()), unit_seconds)
         except Exception as error:  # the answer of this case; the request's others go on
             return {"error": reason(error)}
         return facts

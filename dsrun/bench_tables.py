@@ -136,6 +136,10 @@ def _print_scaling(report: dict[str, Any]) -> None:
         [
             {"devices": row["devices"], **_milliseconds(row, "seconds_a_step")}
             | {"utterances/s": _short(row["utterances_per_second"]), "rate": _rate(row["tflop_per_second"])}
+            | {
+                "of_peak": _percent(row["share_of_measured_peak"]),
+                "of_FMA": _percent(row["share_of_datasheet_fma_peak"]),
+            }
             | {"speed_up": _short(row["speed_up"]), "efficiency": _short(row["efficiency"])}
             | {"last_loss": f"{row['last_loss']:.6g}", "its_bits": row["last_loss_bits"]}
             | {"compile_s": _short(row["compile_seconds"])}

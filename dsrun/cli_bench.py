@@ -148,7 +148,7 @@ def step(
     Whole: as `dsrun train` runs it. Stages: its three programs, each waited for. Parts: the inside of the gradient as programs of
     their own; their sum is not the gradient's time, because XLA fuses what it compiles together, so both are printed. MFU: three times
     the forward FLOPs of valid frames; HFU credits padding and recomputation too. float32 is true float32. Nothing is written but the
-    feature cache.
+    feature cache; a compilation cache is left out, so that compile times are what they say.
     """
     from dsrun.config import load_config
 
@@ -265,17 +265,19 @@ def _fitting(
     sizes: Sequence[Any], bytes_needed: Callable[[Any], int], is_explicit: bool
 ) -> tuple[list[Any], list[dict[str, Any]]]:
     """Sizes that fit in memory. One that was asked for by name and does not is an error; of a preset the others are run."""
+    from dsrun.study.host import require_memory
+
     available, fitting, skipped = _memory(), [], []
     for size in sizes:
         needed = bytes_needed(size)
         if is_explicit:
-            _require_memory(f"--sizes {size}", needed)
+            require_memory(f"--sizes {size}", needed, available)
         if available is None or needed <= available:
             fitting.append(size)
         else:
             skipped.append({"size": str(size), "bytes_needed": needed, "bytes_available": available})
     if not fitting:
-        _require_memory(f"every size, e.g. {sizes[-1]}", bytes_needed(sizes[-1]))
+        require_memory(f"every size, e.g. {sizes[-1]}", bytes_needed(sizes[-1]), available)
     return fitting, skipped
 
 

@@ -22,7 +22,7 @@ from dsrun.experiment import Experiment, prepare
 from dsrun.record.runtime import processors
 from dsrun.step_parts import peak_format
 from dsrun.study.ceilings import Ceilings, machine_facts
-from dsrun.study.flops import network_flops
+from dsrun.study.flops import Work, network_flops
 from dsrun.study.stopwatch import announce, peak_memory, quartiles, ratios, summary
 from dsrun.training.step import TrainStep, split_batch
 
@@ -84,6 +84,14 @@ def bench_scaling(config: Config, counts: Sequence[int] | None, *, batches: int,
         "losses_compared": len(losses[chosen[0]]),
         "rows": [
             _row(count, chosen[0], times, losses[count], len(lengths), flops, first[count], len(pieces))
+            | _shares(
+                limits,
+                times,
+                peak_format(experiment.step),
+                str(count),
+                flops,
+                1.0 if is_cpu else count / len(available),
+            )
             for count in chosen
         ],
         **peak_memory(available[0]),
@@ -122,6 +130,15 @@ def _row(
         "last_loss_bits": np.float32(losses[-1]).tobytes()[::-1].hex(),
         "compile_seconds": max(first_seconds - median, 0.0),
     }
+
+
+def _shares(
+    limits: Ceilings, times: dict[str, list[float]], format: str, name: str, flops: int, part: float
+) -> dict[str, float | None]:
+    """Of what the devices in use can do: `part` of the ceilings, which were measured on all. CPU devices share their cores, so of all."""
+    found = limits.figures(times, name, Work(0, flops, 0), format)
+    names = ("share_of_measured_peak", "share_of_datasheet_peak", "share_of_datasheet_fma_peak")
+    return {share: None if found[share] is None else found[share] / part for share in names}
 
 
 def _batches(experiment: Experiment, config: Config, count: int) -> list[Any]:

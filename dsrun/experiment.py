@@ -95,7 +95,7 @@ def prepare(config: Config, *, devices: int | None) -> Experiment:
         )
     configure_runtime(min(devices or processors(), shards), pool_size=shards)
     require_in_force(pool_size=shards)
-    keep_compiled_programs(config.training.compilation_cache)
+    keep_compiled_programs(config.training.compilation_cache, pool_size=shards)
     available = jax.devices()
     if devices is not None and devices > len(available):
         raise UsageError(f"--devices {devices}: this machine has {len(available)} ({available[0].device_kind}).")
@@ -111,10 +111,13 @@ def prepare(config: Config, *, devices: int | None) -> Experiment:
     return Experiment(data, settings, batcher, build.build_batcher(config, data.dev, purpose="evaluate"), step)
 
 
-def keep_compiled_programs(folder: str | None) -> None:
-    """Every program that is compiled from now on is read from this folder, or left there, however short its compilation was."""
+def keep_compiled_programs(folder: str | None, *, pool_size: int) -> None:
+    """Every program that is compiled from now on is read from this folder, or left there, however short its compilation was.
+
+    A folder of its own for each size of XLA's thread pool: that size decides bits on a CPU, and JAX's name for a program lacks it.
+    """
     if folder is not None:
-        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder) / f"pool_{pool_size}"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
@@ -331,7 +334,10 @@ def describe(resolved: Resolved, *, run_dir: Path | None, devices: int | None) -
     """What a dry run prints. Writes nothing, not even the feature cache."""
     config = resolved.config
     without_cache = config.model_copy(
-        update={"data": config.data.model_copy(update={"cache": None, "infeasible": "drop"})}
+        update={
+            "data": config.data.model_copy(update={"cache": None, "infeasible": "drop"}),
+            "training": config.training.model_copy(update={"compilation_cache": None}),
+        }
     )
     experiment = prepare(without_cache, devices=devices)
     rows = parameter_table(experiment.settings)
@@ -413,6 +419,7 @@ def load_run(path: Path, checkpoint: str) -> Trained:
     config = load_config(run.config).config
     configure_runtime(pool_size=config.batches.shards)
     require_in_force(pool_size=config.batches.shards)
+    keep_compiled_programs(config.training.compilation_cache, pool_size=config.batches.shards)
     found = checkpoints.restore(run.checkpoints, _which(run, checkpoint))
     alphabet = Alphabet(tuple(found.meta["alphabet"]))
     settings = build.build_model_settings(config, num_classes=alphabet.num_classes)

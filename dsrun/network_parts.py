@@ -132,7 +132,8 @@ class NetworkParts:
         frames = self._output_frames(shard)
 
         def loss(logits: Any) -> Any:
-            return jnp.sum(policy_ctc_loss(self.policy, logits, frames, shard.labels, shard.num_labels, key=key))
+            lengths = (frames, shard.labels, shard.num_labels)
+            return jnp.sum(policy_ctc_loss(self.policy, logits, *lengths, key=key, kernel=self.step.ctc_kernel))
 
         return jax.grad(loss)(logits)
 

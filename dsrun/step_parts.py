@@ -26,9 +26,10 @@ from typing import Any
 import jax
 
 from dsrun.config import Config
+from dsrun.ctc import describe_ctc
 from dsrun.data_rates import feature_rates
 from dsrun.experiment import Experiment, prepare
-from dsrun.model.deep_speech import describe_gru
+from dsrun.model import describe_gru
 from dsrun.network_parts import PARTS, Clock, NetworkParts, Timings
 from dsrun.speech import prefetch
 from dsrun.study.ceilings import Ceilings, machine_facts
@@ -42,7 +43,8 @@ STAGES = ("gradient", "reduce", "optimizer")
 
 def bench_step(config: Config, *, batches: int, repeats: int, devices: int | None) -> dict[str, Any]:
     """Rows of stages and parts, and the whole; see the module."""
-    experiment = prepare(config, devices=devices)
+    training = config.training.model_copy(update={"compilation_cache": None})
+    experiment = prepare(config.model_copy(update={"training": training}), devices=devices)
     step, batcher = experiment.step, experiment.batcher
     count = min(batches, batcher.batches_per_epoch)
     shards = [split_batch(batcher.batch(1, i), step.shards) for i in range(count)]
@@ -64,6 +66,7 @@ def bench_step(config: Config, *, batches: int, repeats: int, devices: int | Non
         "machine": machine_facts(step.devices),
         "network": {**asdict(step.settings), "carrier": step.policy.carrier, "compute": str(step.policy.compute)},
         "gru": describe_gru(step.settings, step.policy),
+        "ctc": describe_ctc(step.policy, step.ctc_kernel),
         "batches": count,
         "shards": step.shards,
         "ceilings": limits.report({name: times[name] for name in limits.calls}),

@@ -74,7 +74,7 @@ class Cases:
         self.clock = Clock(device)
         self.calls: dict[str, tuple[str, Callable[[], Any], int]] = {}
 
-    def prepare(self, cases: dict[str, dict[str, Any]], unit_seconds: float = 0.1) -> dict[str, Any]:
+    def prepare(self, cases: dict[str, dict[str, Any]], unit_seconds: float) -> dict[str, Any]:
         """Facts of each case, or its error."""
         return {name: self._prepared(name, unit_seconds, **case) for name, case in cases.items()}
 
@@ -241,7 +241,7 @@ def step(device: torch.device, folder: str, format: str) -> tuple[Callable[[], A
         optimizer.step()
         return loss
 
-    loss = float(one_pass())
+    loss = float(one_pass().detach())
     parameters = sum(p.numel() for p in model.parameters())
     return one_pass, {"engine": engine(features), "parameters": parameters, "loss": loss}
 

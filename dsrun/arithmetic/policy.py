@@ -257,12 +257,14 @@ class Policy:
     def dots(
         self, a: Float[Array, "... inner"], weights: Sequence[Array], paths: Sequence[str], key: Key | None = None
     ) -> list[Float32[Array, "... _"]]:
-        """`a @ b` for each weight: as one product of the weights side by side, where all have one rounding that acts on each value
-        alone, and as so many products otherwise."""
-        found = {
-            (self.rounding("compute", path), self.rounding("accumulate", path), self._chunk(path)) for path in paths
-        }
-        if len(found) > 1 or not all(r.is_elementwise for pair in found for r in pair[:2]):
+        """`a @ b` for each weight: as one product of the weights side by side, where all have one compute rounding that acts on each
+        value alone and float32 sums, and as so many products otherwise.
+
+        Not with narrow sums: the derivative to `a` would be one running sum over all weights' columns instead of one a weight.
+        """
+        compute = {self.rounding("compute", path) for path in paths}
+        are_wide = all(self.rounding("accumulate", path).is_exact for path in paths)
+        if len(compute) > 1 or not are_wide or not all(rounding.is_elementwise for rounding in compute):
             return [self.dot(a, b, path, key) for b, path in zip(weights, paths, strict=True)]
         ends = list(itertools.accumulate(b.shape[1] for b in weights))[:-1]
         return jnp.split(self.dot(a, jnp.concatenate(weights, axis=1), paths[0], key), ends, axis=-1)
@@ -331,12 +333,17 @@ class Policy:
             window_strides=tuple(strides),
             padding=tuple(padding),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=self.precision(path),
+            precision=self._convolution_precision(path),
         )
         incoming = self.activation_rounding("compute", path)
         if incoming.is_exact:
             return y
         return _passed(emulated, EXACT, incoming, y, (None, site_key(key, "compute gradient", path)))
+
+    def _convolution_precision(self, path: str) -> jax.lax.Precision:
+        """As `precision`; a convolution can be allowed TensorFloat-32 (JAX's default precision on a GPU), not told to use it."""
+        is_float32 = self.precision(path) == jax.lax.Precision.HIGHEST
+        return jax.lax.Precision.HIGHEST if is_float32 else jax.lax.Precision.DEFAULT
 
     def _passed_operand(
         self, x: Float32[Array, "*shape"], path: str, side: Literal["input", "weight"], key: Key | None

@@ -26,7 +26,7 @@ another product's order of summation, so the last bits of a gradient differ: a c
 Layout. Outside the loop arrays are time-major, [output_frame, batch, hidden]; only the public function is batch first. Inside a frame
 is [direction, hidden, batch], the transpose: the three gates' products are then one, [3 hidden, hidden] times [hidden, batch], whose
 result is cut along its rows, so that each gate is contiguous. The backward loop multiplies dh by the stacked factors, which makes the
-operand of its one product without a copy. No loop has a concatenation, a transpose or a padding.
+operand of its one product without a copy. The program of a loop has no concatenation, transpose or padding.
 
 Loops. On a CPU each direction has a loop of its own; on a GPU, where a frame costs the launch of its kernels, both share one, the
 backward direction's frames turned round. `loop_choice` decides, and says so.
@@ -543,8 +543,8 @@ def _weight_gradients(products: _Products, previous: Array, errors: list[Array],
     states = products.operands([previous, previous, previous], "states", key)
     operands = products.operands(errors, "errors", key)
     if products.policy.rounding("accumulate", _gate_path(products.path, "r")).is_exact:
-        precision = products.policy.precision(_gate_path(products.path, "r"))
-        matrices = [_outer(a, b, precision) for a, b in zip(states, operands, strict=True)]
+        precisions = [products.policy.precision(_gate_path(products.path, gate)) for gate in "rzn"]
+        matrices = [_outer(*pair) for pair in zip(states, operands, precisions, strict=True)]
     else:
         matrices = products.by_gate([_rows(a).T for a in states], [_rows(b) for b in operands], "weight", key)
     return Recurrence(matrices[0], matrices[1], matrices[2], jnp.sum(errors[2], axis=(0, 1)))

@@ -45,6 +45,7 @@ from jaxtyping import Array, Bool, Float32, Int32, Num, UInt32
 
 from dsrun.arithmetic import FLOAT32, FLOAT32_POLICY, FixedFormat, FloatFormat, Format, Policy
 from dsrun.arithmetic.policy import Rounding, to_float32, weight_block_axis
+from dsrun.ctc import CtcKernel
 from dsrun.model import ModelSettings, output_frames
 from dsrun.record.magnitudes import BIAS, FIELDS, Magnitudes
 from dsrun.training.reduction import parameter_path
@@ -117,7 +118,9 @@ class Watcher:
     def __init__(self, step: TrainStep, *, frames: Collection[int] | None = None):
         self.step, self.frames = step, frames
         self._update = jax.jit(partial(observe_update, step.update_rules))
-        self._network = jax.jit(partial(observe_network, step.settings, step.policy, step.seed))
+        self._network = jax.jit(
+            partial(observe_network, step.settings, step.policy, step.seed, ctc_kernel=step.ctc_kernel)
+        )
 
     def __call__(self, state: TrainState, total: ShardSums, shard: Shard) -> Observation:
         """Dispatch the observation of the step that leads on from `state`, before its update; does not wait for it."""
@@ -148,6 +151,8 @@ def observe_network(
     step: Int32[Array, ""],
     loss_scale: Float32[Array, ""],
     shard: Shard,
+    *,
+    ctc_kernel: CtcKernel = "scan",
 ) -> Counts:
     """Counts of activations, errors and gradients of the weights in one pass of shard 0."""
     keys = pass_keys(policy, jnp.uint32(seed), step, jnp.uint32(0))
@@ -155,7 +160,9 @@ def observe_network(
 
     def taps_of(weights: Tree, probes: dict[str, Array] | None) -> tuple[Float32[Array, ""], dict[str, Array]]:
         taps: dict[str, Array] = {}
-        losses, _ = training_losses(settings, policy, weights, shard, keys, taps=taps, probes=probes)
+        losses, _ = training_losses(
+            settings, policy, weights, shard, keys, ctc_kernel=ctc_kernel, taps=taps, probes=probes
+        )
         order[:] = taps  # a dict of results comes back in the alphabet's order
         return jnp.sum(losses) * loss_scale, taps
 

@@ -207,3 +207,56 @@ def test_native_arrays_hold_the_values_that_emulated_ones_hold():
     np.testing.assert_allclose(dx, true_dx, rtol=2.0**-10, atol=1e-5)
     assert dw.dtype == jnp.float16
     np.testing.assert_allclose(dw.astype(jnp.float32), true_dw, rtol=2.0**-10, atol=1e-5)
+
+
+def products_and_gradients(policy, *, at_once):
+    """Three products of one input, and what flows back, from `dots` or from three calls of `dot`."""
+    random = np.random.default_rng(0)
+    a = jnp.asarray(random.standard_normal((5, 12)), jnp.float32)
+    weights = [jnp.asarray(random.standard_normal((12, n)), jnp.float32) for n in (3, 3, 4)]
+    incoming = [jnp.asarray(random.standard_normal((5, n)), jnp.float32) for n in (3, 3, 4)]
+    paths = ["w_r", "w_z", "w_n"]
+
+    def products(a, weights):
+        if at_once:
+            return policy.dots(a, weights, paths)
+        return [policy.dot(a, w, path) for w, path in zip(weights, paths, strict=True)]
+
+    def both(a, weights):
+        y, pull = jax.vjp(products, a, weights)
+        return y, pull(incoming)
+
+    return jax.jit(both), (a, weights)
+
+
+def test_products_side_by_side_are_those_of_each_weight():
+    for policy in (
+        FLOAT32_POLICY,
+        Policy(compute=Rounding(BFLOAT16)),
+        Policy(compute=Rounding(FLOAT16), carrier="native"),
+    ):
+        (at_once, arrays), (one_by_one, _) = (products_and_gradients(policy, at_once=flag) for flag in (True, False))
+        assert sum(e.primitive.name == "dot_general" for e in flat_equations(jax.make_jaxpr(at_once)(*arrays))) == 3
+        for x, y in zip(jax.tree.leaves(at_once(*arrays)), jax.tree.leaves(one_by_one(*arrays)), strict=True):
+            np.testing.assert_allclose(x, y, rtol=0, atol=1e-5)  # sums of 12 values of order 1, in another order
+
+
+def test_products_with_narrow_sums_scales_or_random_bits_stay_one_by_one():
+    """A narrow running sum over three weights' columns, or a scale of all three, would be another definition."""
+    for policy in (
+        Policy(accumulate=Rounding(FLOAT16), chunk=4),
+        Policy(compute=Rounding(parse_format("int8"))),
+        Policy(compute=Rounding(BFLOAT16), rules=(Rule("w_n", (("compute", Rounding(FLOAT16)),)),)),
+    ):
+        (at_once, arrays), (one_by_one, _) = (products_and_gradients(policy, at_once=flag) for flag in (True, False))
+        for x, y in zip(jax.tree.leaves(at_once(*arrays)), jax.tree.leaves(one_by_one(*arrays)), strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def flat_equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value if hasattr(value, "eqns") else None)
+            if inner is not None:
+                yield from flat_equations(inner)

@@ -307,3 +307,21 @@ def test_compiled_gradient_has_no_scatter_and_no_exponential_inside_its_loops():
     text = loss_and_gradient.lower(*shapes).compile().as_text()
     assert " while(" in text
     assert " scatter(" not in text
+
+
+def test_thousands_of_classes_leave_one_array_of_the_logits_size_beside_the_gradient():
+    batch, frames, labels, classes = 4, 50, 10, 4000
+    shapes = [
+        ((batch, frames, classes), jnp.float32),
+        ((batch,), jnp.int32),
+        ((batch, labels), jnp.int32),
+        ((batch,), jnp.int32),
+    ]
+
+    def both(logits, *rest):
+        loss, pull = jax.vjp(lambda x: ctc_loss(x, *rest), logits)
+        return loss, pull(jnp.ones_like(loss))[0]
+
+    compiled = jax.jit(both).lower(*(jax.ShapeDtypeStruct(*shape) for shape in shapes)).compile()
+    of_logits = compiled.memory_analysis().temp_size_in_bytes / (4 * batch * frames * classes)
+    assert of_logits < 1.3  # the lattice is a tenth here

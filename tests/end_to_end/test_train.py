@@ -176,15 +176,16 @@ def test_a_compilation_cache_is_filled_and_read_and_changes_no_bit(config, finis
     run, cache = tmp_path / "run", tmp_path / "compiled"
     options = ("--set", f"training.compilation_cache={cache}", "--run-dir", run, "--json")
     for again in ((), ("--overwrite",)):
-        written = {path.name: path.stat().st_mtime_ns for path in cache.glob("*-cache")}
+        written = {path.name: path.stat().st_mtime_ns for path in cache.rglob("*-cache")}
         assert dsrun("train", "--config", config, *options, *again).returncode == 0
         assert digests(run) == digests(finished[0])
     assert written == {
-        path.name: path.stat().st_mtime_ns for path in cache.glob("*-cache")
+        path.name: path.stat().st_mtime_ns for path in cache.rglob("*-cache")
     }  # the second run compiled nothing
     assert len(written) > 3  # gradient, reduction, update, evaluation
 
 
+@pytest.mark.slow
 def test_recomputed_gates_train_and_the_log_says_which_code_runs(config, tmp_path):
     run = tmp_path / "run"
     sets = ("--set", "model.residuals=recompute", "--set", "training.epochs=1")
@@ -193,6 +194,7 @@ def test_recomputed_gates_train_and_the_log_says_which_code_runs(config, tmp_pat
     assert events(run, "step")[-1]["finite"]
 
 
+@pytest.mark.slow
 def test_float16_storage_trains(config):
     run = config.parent / "float16"
     options = ("--set", "arithmetic.storage.format=float16", "--set", "arithmetic.compute.format=bf16")

@@ -329,3 +329,54 @@ def test_compiled_training_step_has_no_scatter(settings):
     assert " dot(" in text  # the text is what it should be
     assert " scatter(" not in text
     assert " select-and-scatter(" not in text
+
+
+NATIVE = Rounding(parse_format("bfloat16"))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [FLOAT32_POLICY, Policy(storage=NATIVE, compute=NATIVE, gradient=NATIVE, carrier="native")],
+    ids=["float32", "native bfloat16"],
+)
+def test_recomputed_gates_give_the_gradients_and_moments_of_stored_ones(policy):
+    def results(residuals):
+        settings = replace(SMALL, layers=2, dropout=0.3, residuals=residuals)
+
+        def loss(weights):
+            output = apply(settings, policy, weights, None, *batch(), mode="train", dropout_key=jax.random.key(1))
+            return jnp.sum(jnp.square(output.logits)), output.moments
+
+        weights = store_weights(policy, parameters_of(settings))
+        gradient, moments = jax.jit(jax.grad(loss, has_aux=True))(weights)
+        return jax.tree_util.tree_leaves_with_path((gradient, moments))
+
+    # Other orders of summation; in bfloat16 a value beside a tie falls to the other side, 2^-8 of it, and the frames average that.
+    bound = 1e-5 if policy == FLOAT32_POLICY else 0.05
+    found, expected = results("recompute"), results("store")
+    assert len(found) == len(expected)
+    for (path, x), (_, y) in zip(found, expected, strict=True):
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        assert np.max(np.abs(x - y)) <= bound * max(np.max(np.abs(y)), 1e-3), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("front_end", [SMALL.front_end, CONV.front_end], ids=["stack", "conv"])
+def test_native_tensorfloat32_asks_a_gpu_for_its_units_in_every_product_and_float32_for_none(front_end, monkeypatch):
+    """Lowered for CUDA, where no GPU is: both directions in one loop, forward and backward."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    settings = replace(SMALL, front_end=front_end, layers=1)
+
+    def lowered(policy):
+        def loss(weights):
+            return jnp.sum(jnp.square(apply(settings, policy, weights, None, *batch(), mode="train").logits))
+
+        return jax.jit(jax.grad(loss)).trace(parameters_of(settings)).lower(lowering_platforms=("cuda",)).as_text()
+
+    units = lowered(Policy(compute=Rounding(parse_format("tensorfloat32")), carrier="native"))
+    plain = lowered(FLOAT32_POLICY)
+    products = [line for line in units.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) >= 8
+    assert all("tf32" in line for line in products)
+    assert "tf32" not in plain
+    assert "DEFAULT" not in plain
+    assert plain.count("stablehlo.while") == 2  # forward and backward, each for both directions

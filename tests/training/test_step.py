@@ -10,10 +10,12 @@ import pytest
 from dsrun.arithmetic import BFLOAT16, FLOAT16, FLOAT32_POLICY, Policy, parse_format, round_to
 from dsrun.arithmetic.policy import Rounding, Rule
 from dsrun.model import FrameStackSettings, ModelSettings
+from dsrun.network_parts import NetworkParts
 from dsrun.training.loss_scale import NO_LOSS_SCALE, LossScale
 from dsrun.training.optimizer import Optimizer, constant_schedule, sgd_direction
 from dsrun.training.state import TrainState
 from dsrun.training.step import TrainStep, _updated, split_batch
+from dsrun.training.watch import Watcher
 
 SETTINGS = ModelSettings(
     num_bins=7,
@@ -60,7 +62,15 @@ def make_batch(rows=8, frames=24, labels=4, filler=0):
 
 
 def make_step(
-    *, policy=FLOAT32_POLICY, devices=1, shards=8, clip_norm=None, momentum=0.9, rate=0.05, loss_scale=NO_LOSS_SCALE
+    *,
+    policy=FLOAT32_POLICY,
+    devices=1,
+    shards=8,
+    clip_norm=None,
+    momentum=0.9,
+    rate=0.05,
+    loss_scale=NO_LOSS_SCALE,
+    ctc_kernel="scan",
 ):
     optimizer = Optimizer(sgd_direction(momentum=momentum, nesterov=True, weight_decay=0.0), constant_schedule(rate))
     return TrainStep(
@@ -72,6 +82,7 @@ def make_step(
         seed=3,
         statistics_momentum=0.9,
         loss_scale=loss_scale,
+        ctc_kernel=ctc_kernel,
         devices=jax.devices()[:devices],
     )
 
@@ -320,3 +331,25 @@ def test_a_weight_that_overflows_its_format_is_not_kept():
     after, record = step._update(state, huge)
     assert not record.finite, "1e5 is a finite gradient, and no float16"
     assert bits(jax.device_get(after.master)) == bits(before)
+
+
+@pytest.mark.parametrize("part", ["step", "watcher", "pieces"])
+def test_the_chosen_kernel_is_what_walks_ctcs_lattice(part, monkeypatch):
+    """In the gradient, in what is watched of it, and in what `dsrun bench step` times of it."""
+
+    class Reached(Exception):
+        pass
+
+    def reached(*args):
+        raise Reached
+
+    monkeypatch.setattr("dsrun.ctc.mosaic.total_and_occupancies", reached)
+    step = make_step(shards=2, ctc_kernel="interpreted")
+    state, shards = step.initial_state(), split_batch(make_batch(), 2)
+    calls = {
+        "step": lambda: step.shard_sums(state, shards),
+        "watcher": lambda: Watcher(step)._network(step.weights(state), state.step, state.loss_scale, shards[0]),
+        "pieces": lambda: NetworkParts(step).one_pass(state, [shards]),
+    }
+    with pytest.raises(Reached):
+        calls[part]()

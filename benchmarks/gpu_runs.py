@@ -1,0 +1,217 @@
+"""Parts of the GPU report that are whole commands: the self-check, equal runs, rounding, CTC's accuracy, narrow formats on real speech.
+
+    python -m benchmarks.gpu_runs doctor|twice|prompts|rounding|accuracy|quickstart [--tiny]
+
+* `doctor`: the self-check, with the answers file of the rounding kernel; a check that fails is a row with what was expected.
+* `twice`: the quickstart's first epochs, the same run twice at the same time; digests of all state bits must be equal.
+* `prompts`: `dsrun bench step` of Deep Speech 2 on the prompts that are shipped: real lengths, padding, the wait for the loader,
+  and where the time goes.
+* `rounding`, `accuracy`: `benchmarks.rounding` and `benchmarks.ctc_accuracy`.
+* `quickstart`: a short run for float32, and for float16 and bfloat16 emulated (values on the grid in float32 arrays) and native (arrays of
+  the format's own dtype): time, rate, and bytes of weights, gradients and state.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_parts import ROOT, SHARED_MEMORY, Failed, Settings, in_words, part_settings, row
+
+TINY = [
+    "model.front_end={kind: frame_stack, stack: 3, stride: 3, hidden: 16}",
+    "model.hidden=16",
+    "model.layers=1",
+    "batches.buckets=1",
+]
+TINY_DEEP_SPEECH = ["model.hidden=16", "model.layers=1", "model.front_end.channels=2", "batches.buckets=1"]
+QUICKSTART, DEEP_SPEECH = "configs/prompts_float32.yaml", "configs/deep_speech_2.yaml"
+PROMPTS = [f"data.{split}={ROOT / 'data' / 'prompts_en' / f'{split}.jsonl'}" for split in ("train", "dev", "test")]
+# Errors have the dtype of what they are errors of in a native network, so the emulated one beside it rounds them too. The loss scale
+# keeps float16's gradients finite.
+NARROW_ROLES = ("storage", "compute", "gradient")
+LOSS_SCALE = "arithmetic.loss_scale={kind: dynamic}"
+VARIANTS = (
+    ("float32", "emulated"),
+    ("bfloat16", "native"),
+    ("float16", "native"),
+    ("bfloat16", "emulated"),
+    ("float16", "emulated"),
+)
+
+
+class Command:
+    """A program that runs beside others; `output` waits for it."""
+
+    def __init__(self, *arguments: str, accept: tuple[int, ...] = (0,)):
+        self.accept = accept
+        variables = os.environ | SHARED_MEMORY
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=variables,
+        )
+
+    def output(self) -> str:
+        """What it printed. Raises Failed with its last words."""
+        found, complaints = self.process.communicate()
+        if self.process.returncode not in self.accept or not found:
+            raise Failed(f"exit code {self.process.returncode}: {in_words(complaints)}")
+        return found
+
+
+def training(config: str, folder: Path, *sets: str) -> Command:
+    """A training run in this folder."""
+    return Command("dsrun", "train", "--config", config, "--run-dir", str(folder), "--json", *_options(sets))
+
+
+def _options(sets: tuple[str, ...] | list[str]) -> list[str]:
+    return [word for value in sets for word in ("--set", value)]
+
+
+def events(command: Command, folder: Path) -> list[dict[str, Any]]:
+    """Of a run, when it is over."""
+    command.output()
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def doctor(settings: Settings) -> None:
+    """The rows of `dsrun doctor`; it exits with 1 where one of them fails."""
+    found = json.loads(Command("dsrun", "doctor", "--json", accept=(0, 1)).output())
+    for name in ("devices", "jax"):
+        row(name, str(found["facts"][name]))
+    for check in found["checks"]:
+        wanted = f", expected {check['expected']}" if check["status"] == "FAIL" else ""
+        row(check["name"], f"{check['status']}: {check['found']}{wanted}")
+
+
+def twice(settings: Settings) -> None:
+    """Side by side: the runs compete for the device, and their bits must not care."""
+    sets = [*_short(settings), "training.checkpoint_every_epochs=1"]
+    with tempfile.TemporaryDirectory() as name:
+        folders = [Path(name) / which for which in ("a", "b")]
+        runs = [training(QUICKSTART, folder, *sets) for folder in folders]
+        digests = [
+            [event["digest"] for event in events(run, folder) if event["event"] == "checkpoint"]
+            for run, folder in zip(runs, folders, strict=True)
+        ]
+    words = f"equal digests of {len(digests[0])} checkpoints" if digests[0] == digests[1] else "FAIL: DIFFERENT digests"
+    row("the same run twice", words, digests=digests)
+
+
+def _short(settings: Settings) -> list[str]:
+    return [*(TINY if settings.tiny else []), "training.epochs=2", "training.evaluate_every_epochs=2"]
+
+
+def prompts(settings: Settings) -> None:
+    """A row for the whole step and one for each stage and part."""
+    sets = [*PROMPTS, *(TINY_DEEP_SPEECH if settings.tiny else []), "data.cache=null", "batches.buckets=1"]
+    for format in ("bfloat16", "float32"):
+        case = f"Deep Speech 2 on the prompts, {format}"
+        if not settings.covers(case, 20):
+            continue
+        own = [*sets, *arithmetic(format, "native")]
+        rounds = ["--batches", "1" if settings.tiny else "4", "--repeats", str(settings.rounds(5))]
+        command = Command("dsrun", "bench", "step", "--config", DEEP_SPEECH, "--json", *rounds, *_options(own))
+        try:
+            found = json.loads(command.output())
+        except Failed as reason:
+            row(case, f"FAILED: {reason}")
+            continue
+        whole, memory = found["whole"], found["peak_memory_bytes"]
+        row(
+            case,
+            f"{whole['utterances_per_second']:.1f} utterances/s, {1e3 * whole['seconds_a_step_median']:.1f} ms a step, "
+            f"{whole['tflop_per_second']:.3g} TFLOP/s, MFU {whole['mfu']:.1%}, HFU {whole['hfu']:.1%}, padding "
+            f"{whole['padding_share_of_frames']:.0%}, {memory / 1e9:.1f} GB ({found['peak_memory_is']}); {found['gru']}",
+            whole=whole,
+        )
+        shares = ", ".join(f"{part['name']} {part['share_of_whole']:.0%}" for part in found["rows"])
+        row(f"{case}: shares of the step", shares, rows=found["rows"])
+
+
+def arithmetic(format: str, carrier: str) -> list[str]:
+    """Settings of a network in this format; float32 is what the configs say."""
+    if format == "float32":
+        return []
+    roles = [f"arithmetic.{role}.format={format}" for role in NARROW_ROLES]
+    return [*roles, f"arithmetic.carrier={carrier}", LOSS_SCALE]
+
+
+def rounding(settings: Settings) -> None:
+    """Each contender's rate, and whether the bounds hold that are stated for two CPU cores."""
+    # 100 million values: a GPU rounds 10 million in the time that a call takes.
+    values, rounds = (10**5, 2) if settings.tiny else (10**8, 15)
+    sizes = ["--values", str(values), "--rounds", str(rounds)]
+    found = json.loads(Command("benchmarks.rounding", "--json", *sizes).output())
+    for one in found["rows"]:
+        rate, share = one["million_values_per_second"][1], one["rate_to_reference"][1]
+        words = f"{rate:.0f} million a second, {share:.2f} of reduce_precision's"
+        row(f"rounding {values:,} values: {one['name']}", words, **one)
+    missed = [f"{claim['claim']} {claim['quartiles'][1]:.2f}" for claim in found["claims"] if not claim["held"]]
+    held = len(found["claims"]) - len(missed)
+    row("rounding: bounds", f"{held} of {len(found['claims'])} held; not: {missed}")
+
+
+def accuracy(settings: Settings) -> None:
+    """The table as it is printed."""
+    sizes = ["--utterances", "2", "--frames", "40", "--labels", "8"] if settings.tiny else []
+    for line in Command("benchmarks.ctc_accuracy", *sizes).output().strip().splitlines():
+        row("CTC accuracy", line.strip())
+
+
+def quickstart(settings: Settings) -> None:
+    """Step time, rate and bytes by format and carrier."""
+    for format, carrier in VARIANTS[:3] if settings.tiny else VARIANTS:
+        case = f"quickstart, {format}{'' if format == 'float32' else f' {carrier}'}"
+        if not settings.covers(case, 15):
+            continue
+        sets = [*_short(settings), *arithmetic(format, carrier)]
+        try:
+            with tempfile.TemporaryDirectory() as name:
+                found = events(training(QUICKSTART, Path(name) / "run", *sets), Path(name) / "run")
+            row(case, speed(found))
+            row(f"{case}: bytes", footprint(sets))
+        except Failed as reason:
+            row(case, f"FAILED: {reason}")
+
+
+def speed(found: list[dict[str, Any]]) -> str:
+    """Utterances a second and audio seconds a second, from the median step of the second half (everything is compiled by then)."""
+    steps = [event for event in found if event["event"] == "step"]
+    later = steps[len(steps) // 2 :]
+    utterances = statistics.median(step["utterances"] / step["seconds"] for step in later)
+    audio = statistics.median(step["audio_seconds"] / step["seconds"] for step in later)
+    milliseconds = statistics.median(step["seconds"] for step in later) * 1e3
+    return f"{utterances:.1f} utterances/s, {audio:.0f} s of audio/s, {milliseconds:.1f} ms a step (median of {len(later)})"
+
+
+def footprint(sets: list[str]) -> str:
+    """Megabytes of weights, gradients and state, by what the dry run says of the format's arrays."""
+    command = Command("dsrun", "train", "--config", QUICKSTART, "--dry-run", "--json", *_options(sets))
+    sizes = json.loads(command.output())["bytes"]
+    each = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items())
+    return f"{sum(sizes.values()) / 1e6:.1f} MB ({each})"
+
+
+def main() -> None:
+    """The part that the first argument names."""
+    which, *arguments = sys.argv[1:]
+    settings = part_settings(__doc__, arguments)
+    parts = {"doctor": doctor, "twice": twice, "prompts": prompts, "rounding": rounding}
+    parts |= {"accuracy": accuracy, "quickstart": quickstart}
+    try:
+        parts[which](settings)
+    except Failed as reason:
+        row(which, f"FAILED: {reason}")
+
+
+if __name__ == "__main__":
+    main()
