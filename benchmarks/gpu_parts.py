@@ -88,7 +88,11 @@ def row(case: str, result: str, **figures: Any) -> None:
 def in_words(stderr: str) -> str:
     """The line of a program's complaints that says most: the last that names an error, else the last one."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    telling = [line for line in lines if re.search(r"Unknown flag|\w(Error|Exception)\b|RESOURCE_EXHAUSTED", line)]
+    telling = [
+        line
+        for line in lines
+        if re.search(r"Unknown flag|Illegal value|\w(Error|Exception)\b|RESOURCE_EXHAUSTED", line)
+    ]
     return (telling or lines or ["it said nothing"])[-1][:300]
 
 

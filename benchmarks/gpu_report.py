@@ -88,11 +88,14 @@ def run_part(report: Report, name: str, options: list[str]) -> None:
         report.add(name, name, "not run: no time left")
         return
     started = time.monotonic()
-    module, *arguments = part.module.split()
-    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments, "--seconds", f"{seconds:.0f}", *options]
     with tempfile.TemporaryFile("w+") as complaints:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=complaints, text=True, cwd=ROOT, start_new_session=True
+            command(part, seconds, options),
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+            cwd=ROOT,
+            start_new_session=True,
         )
         # A session of its own: what is ended is the part and all its workers.
         timer = threading.Timer(seconds + GRACE_SECONDS, end, [process])
@@ -115,6 +118,12 @@ def run_part(report: Report, name: str, options: list[str]) -> None:
             report.add(name, name, f"FAILED ({code}): {in_words(complaints.read())}")
     took = time.monotonic() - started
     report.add(name, f"{name}: seconds", f"{took:.0f}", seconds=took)
+
+
+def command(part: Part, seconds: float, options: list[str]) -> list[str]:
+    """The part's process, told how long it has."""
+    module, *arguments = part.module.split()
+    return [sys.executable, "-m", f"benchmarks.{module}", *arguments, "--seconds", f"{seconds:.0f}", *options]
 
 
 def end(process: subprocess.Popen) -> None:
@@ -143,10 +152,10 @@ def _card() -> str:
     return _said(query) if shutil.which(query[0]) else "no NVIDIA driver here"
 
 
-def _said(command: list[str]) -> str:
+def _said(program: list[str]) -> str:
     """A short program's first line."""
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        found = subprocess.run(program, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"FAILED: {error}"
     lines = found.stdout.strip().splitlines()

@@ -73,7 +73,7 @@ def main() -> None:
             if peer is None:
                 row("torch Deep Speech 2", NO_TORCH)
             # Two formats at a time and not all: compiling takes the host's time, but each keeps its activations' memory.
-            for formats in WAVES:
+            for formats in WAVES[:1] if settings.tiny else WAVES:
                 if settings.covers(f"Deep Speech 2 {', '.join(formats)}", 25 if settings.tiny else 40):
                     measure(settings, formats, folder, peer, meter)
         finally:
@@ -123,7 +123,9 @@ def write_peer_settings(config: Config, folder: Path) -> None:
 def measure(settings: Settings, formats: Sequence[str], folder: Path, peer: Worker | None, meter: Worker) -> None:
     """Some formats: all prepared side by side, then for each a large product, PyTorch, one shard and eight in turn."""
     ours = {
-        f"{format} {_shards(count)}": _worker(settings, format, count, folder) for format in formats for count in SHARDS
+        f"{format} {_shards(count)}": _worker(settings, format, count, folder)
+        for format in formats
+        for count in (SHARDS[:1] if settings.tiny else SHARDS)
     }
     facts: dict[str, Any] = {}
     try:

@@ -18,12 +18,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from benchmarks.gpu_parts import passes_for, reason, serve
 from dsrun.record.runtime import configure_runtime
 
 COMPILERS = 8  # programs compiled at the same time
+DRAWING = Lock()
 COPY_VALUES = {"cpu": 1 << 22, "gpu": 1 << 28}
 
 
@@ -93,7 +95,8 @@ def _ceiling(kind: str, format: str = "float32", size: int = 8192) -> tuple[Call
 def _gru(size: list[int], **case: Any) -> tuple[Callable[[], Any], dict[str, Any]]:
     from dsrun.study.stopwatch import compile_program
 
-    arrays = _gru_arrays(*size)
+    with DRAWING:  # once for all programs of a size: a cache alone lets every thread draw its own
+        arrays = _gru_arrays(*size)
     program = compile_program(_layer_pass(**case), *arrays)
     return partial(program, *arrays), {"compile_seconds": program.compile_seconds, "bytes": program.planned_bytes}
 

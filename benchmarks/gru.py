@@ -3,7 +3,8 @@
     python -m benchmarks.gru --torch-python PATH [--rounds 7] [--json]
 
     dsrun           `dsrun.model.gru.bidirectional_gru`, one CPU device, a pool of `--threads` threads
-    recompute       the same with `residuals="recompute"`
+    two shards      the batch as two shards on two CPU devices, as `dsrun train` spreads it, and the sum of their weight gradients
+    recompute       as dsrun, with `residuals="recompute"`
     torch           torch.nn.GRU(bidirectional=True), directions summed, time-major (torch's faster layout)
     torch.compile   the same layer through torch.compile
     flax            flax.nnx.Bidirectional(RNN(GRUCell), RNN(GRUCell)), directions summed, time-major, under jax.jit
@@ -29,7 +30,7 @@ from dsrun.record.runtime import configure_runtime
 SIZES = ((8, 200, 128), (16, 200, 256), (16, 200, 800))  # batch, frames, input = hidden
 PASSES = {128: 20, 256: 5, 800: 2}
 PEER = Path(__file__).parent / "peers" / "torch_gru.py"
-OWN = ("dsrun", "recompute", "flax")
+OWN = ("dsrun", "two shards", "recompute", "flax")
 
 
 def flops(batch: int, frames: int, hidden: int) -> float:
@@ -45,14 +46,22 @@ def passes(hidden: int) -> int:
 def work(contender: str, batch: int, frames: int, hidden: int, threads: int) -> None:
     """A worker in JAX."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    configure_runtime(1, pool_size=threads)
+    shards = 2 if contender == "two shards" else 1
+    configure_runtime(shards, pool_size=threads)
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     random = np.random.default_rng(0)
-    x = jnp.asarray(random.standard_normal((batch, frames, hidden)), jnp.float32)
-    gradient, weights = (_flax if contender == "flax" else _dsrun)(contender, batch, frames, hidden)
+    x = random.standard_normal((shards, batch // shards, frames, hidden)).astype(np.float32)
+    gradient, weights = (_flax if contender == "flax" else _dsrun)(contender, batch // shards, frames, hidden)
+    arrays = [jax.device_put((x[i], weights), jax.devices()[i]) for i in range(shards)]
+    add = jax.jit(lambda parts: [parts[0][0], parts[1][0], jax.tree.map(jnp.add, parts[0][1], parts[1][1])])
+
+    def one_pass() -> Any:
+        parts = [gradient(*own) for own in arrays]
+        return jax.block_until_ready(add(jax.device_put(parts, jax.devices()[0])) if shards == 2 else parts)
+
     square = jnp.asarray(random.standard_normal((2048, 2048)), jnp.float32)
     multiply = jax.jit(lambda a: jnp.matmul(a, a, precision=jax.lax.Precision.HIGHEST))
 
@@ -63,11 +72,11 @@ def work(contender: str, batch: int, frames: int, hidden: int, threads: int) -> 
         rate = 4 * 2.0 * 2048**3 / (time.perf_counter() - start)
         start = time.perf_counter()
         for _ in range(passes(hidden)):
-            jax.block_until_ready(gradient(x, weights))
+            one_pass()
         return {"seconds": (time.perf_counter() - start) / passes(hidden), "product_flops_per_second": rate}
 
     start = time.perf_counter()
-    jax.block_until_ready(gradient(x, weights))
+    one_pass()
     ready = {"version": f"jax {jax.__version__}", "first_call_seconds": time.perf_counter() - start}
     unit()
     serve(ready, unit)
@@ -171,12 +180,12 @@ def main() -> None:
             show(results[-1])
     if options.json:
         print(json.dumps(results))
-    elif options.torch_python:
-        for peer in ("torch", "flax"):
-            ratios = [
-                row["time_over_dsruns"]["median"] for r in results for row in r["rows"] if row["contender"] == peer
+    else:
+        for name in [row["contender"] for row in results[0]["rows"] if row["contender"] != "dsrun"]:
+            found = [
+                row["time_over_dsruns"]["median"] for r in results for row in r["rows"] if row["contender"] == name
             ]
-            print(f"{peer} / dsrun, geometric mean over the sizes: {statistics.geometric_mean(ratios):.2f}")
+            print(f"{name} / dsrun, geometric mean over the sizes: {statistics.geometric_mean(found):.2f}")
     return None
 
 

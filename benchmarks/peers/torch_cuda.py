@@ -152,6 +152,8 @@ def ctc(device: torch.device, problem: str, engine: str, result: str | None = No
 
     def one_pass() -> tuple[torch.Tensor, torch.Tensor]:
         log_probs = torch.log_softmax(logits, dim=2).transpose(0, 1)
+        if engine == "cudnn":
+            log_probs = log_probs.contiguous()  # time-major in memory, as its descriptor has it
         with torch.backends.cudnn.flags(enabled=engine == "cudnn"):
             loss = nn.functional.ctc_loss(log_probs, *arguments, blank=0, reduction="none")
         return loss.detach(), torch.autograd.grad(loss.sum(), logits)[0]

@@ -1,0 +1,82 @@
+"""The GPU report's machinery, without a GPU: what goes wrong in a contender is a reason in words, and the others go on."""
+
+import sys
+
+import pytest
+
+from benchmarks.gpu_parts import Failed, Worker, in_words, ratio, take_turns
+
+
+def test_the_line_that_names_the_error_is_found_among_a_programs_complaints():
+    flag = "F1125 parse_flags_from_env.cc:234] Unknown flag in XLA_FLAGS: --xla_gpu_nothing=true"
+    assert in_words(f"warming up\n{flag}\n\n  --xla_dump_to=PATH string\n") == flag
+    assert in_words("Traceback\n  File x\nValueError: no such file\nbye\n") == "ValueError: no such file"
+    assert in_words("one\ntwo\n") == "two"
+    assert in_words("") == "it said nothing"
+
+
+def test_a_contender_that_fails_is_left_out_with_its_reason_and_the_others_keep_their_rounds():
+    answers = iter([1.0])
+
+    def breaks() -> float:
+        try:
+            return next(answers)
+        except StopIteration:
+            raise Failed("out of memory") from None
+
+    times, reasons = take_turns({"a": lambda: 2.0, "b": breaks}, 3)
+    assert times == {"a": [2.0, 2.0, 2.0]}
+    assert reasons == {"b": "out of memory"}
+
+
+def test_a_ratio_is_the_median_of_the_ratios_within_a_round():
+    # The columns' own medians are 4 and 4: their ratio would say that nothing is between them.
+    assert ratio([2.0, 9.0, 4.0], [1.0, 4.0, 4.0]) == {"median": 2.0, "lowest": 1.0, "highest": 2.25}
+
+
+def test_a_worker_that_dies_says_its_last_words_and_one_that_refuses_lives_on():
+    dying = "import sys; sys.stderr.write('Unknown flag --x\\n'); sys.exit(3)"
+    worker = Worker("dying", [sys.executable, "-c", dying])
+    with pytest.raises(Failed, match="dying ended with exit code 3: Unknown flag --x"):
+        worker.ask("anything")
+    worker.close()
+    refusing = (
+        "import sys; from benchmarks.gpu_parts import serve\n"
+        "def half(x):\n    if x % 2: raise ValueError('odd')\n    return {'half': x // 2}\n"
+        "serve({'version': 1}, {'half': half})"
+    )
+    worker = Worker("refusing", [sys.executable, "-c", refusing])
+    with pytest.raises(Failed, match="ValueError: odd"):
+        worker.ask("half", x=3)
+    assert worker.ask("half", x=4) == {"half": 2}
+    worker.close()
+
+
+def test_a_part_that_fails_or_outlasts_its_time_is_a_row_and_keeps_the_rows_before(monkeypatch, tmp_path):
+    from benchmarks import gpu_report
+
+    program = "from benchmarks.gpu_parts import row\nimport sys, time\nrow('first', 'done', x=1)\n"
+    endings = {"fails": "raise ValueError('broken')", "hangs": "time.sleep(60)", "ends": ""}
+    for name, ending in endings.items():
+        (tmp_path / f"{name}.py").write_text(program + ending)
+    monkeypatch.setattr(
+        gpu_report, "command", lambda part, seconds, options: [sys.executable, str(tmp_path / part.module)]
+    )
+    monkeypatch.setattr(gpu_report, "GRACE_SECONDS", 1)
+    monkeypatch.setenv("PYTHONPATH", str(gpu_report.ROOT))
+    parts = {name: gpu_report.Part(f"{name}.py", 2, "") for name in endings}
+    monkeypatch.setattr(gpu_report, "PARTS", parts)
+    report = gpu_report.Report(100)
+    for name in endings:
+        gpu_report.run_part(report, name, [])
+    told = [(row["part"], row["result"]) for row in report.rows if not row["case"].endswith("seconds")]
+    assert told == [
+        ("fails", "done"),
+        ("fails", "FAILED (1): ValueError: broken"),
+        ("hangs", "done"),
+        ("hangs", "stopped: its 2 s were over"),
+        ("ends", "done"),
+    ]
+    report.budget = 0
+    gpu_report.run_part(report, "ends", [])
+    assert report.rows[-1]["result"] == "not run: no time left"
