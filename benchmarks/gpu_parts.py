@@ -157,6 +157,10 @@ class Worker:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
+        for stream in (self.process.stdout, self._complaints):
+            assert stream is not None
+            stream.close()
 
     def _line(self) -> dict[str, Any]:
         assert self.process.stdout is not None

@@ -111,6 +111,8 @@ def run_part(report: Report, name: str, options: list[str]) -> None:
             is_over_time = not timer.is_alive()
             timer.cancel()
             end(process)
+            process.stdout.close()
+            process.wait()
         if is_over_time:
             report.add(name, name, f"stopped: its {seconds:.0f} s were over")
         elif code:

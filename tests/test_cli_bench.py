@@ -73,6 +73,7 @@ def test_rounding_has_a_row_for_each_mode_of_a_format_beside_the_reference():
     assert report["flops"] is None
 
 
+@pytest.mark.slow
 def test_step_shows_where_the_time_goes(config):
     report = bench("step", "--config", config, "--batches", 2, "--repeats", 1, "--devices", 1)
     whole = report["whole"]
@@ -91,6 +92,7 @@ def test_step_shows_where_the_time_goes(config):
     require_spread(whole, "seconds_a_step")
 
 
+@pytest.mark.slow
 def test_scaling_shows_that_one_and_two_devices_give_the_same_loss_bits(config):
     report = bench("scaling", "--config", config, "--devices", "1,2", "--batches", 2, "--repeats", 1)
     one, two = report["rows"]

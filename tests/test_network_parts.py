@@ -64,8 +64,11 @@ STACK, CONVOLUTIONS = FrameStackSettings(stack=3, stride=2, hidden=8), Conv2dSet
 
 @pytest.mark.parametrize(
     ("front_end", "policy", "devices"),
-    [(STACK, FLOAT32_POLICY, 2), (CONVOLUTIONS, FLOAT32_POLICY, 1), (STACK, STOCHASTIC, 1)],
-    ids=["two devices", "convolutions", "random storage"],
+    [
+        pytest.param(STACK, FLOAT32_POLICY, 2, id="two devices", marks=pytest.mark.slow),
+        pytest.param(CONVOLUTIONS, FLOAT32_POLICY, 1, id="convolutions"),
+        pytest.param(STACK, STOCHASTIC, 1, id="random storage", marks=pytest.mark.slow),
+    ],
 )
 def test_the_pieces_have_the_gradient_of_the_whole_program(front_end, policy, devices):
     step = make_step(front_end, policy, devices)

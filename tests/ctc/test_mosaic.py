@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dsrun.ctc import ctc_loss
 
@@ -33,6 +34,7 @@ def test_loss_is_the_scans_to_the_bit_and_its_gradient_within_the_rounding_of_a_
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=5e-7)
 
 
+@pytest.mark.slow
 def test_the_loss_alone_is_the_scans_to_the_bit():
     logits = jnp.asarray(np.random.default_rng(1).standard_normal((4, 10, 5)), jnp.float32)
     losses = [ctc_loss(logits, NUM_FRAMES, LABELS, NUM_LABELS, kernel=kernel) for kernel in ("interpreted", "scan")]

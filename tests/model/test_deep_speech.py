@@ -336,8 +336,14 @@ NATIVE = Rounding(parse_format("bfloat16"))
 
 @pytest.mark.parametrize(
     "policy",
-    [FLOAT32_POLICY, Policy(storage=NATIVE, compute=NATIVE, gradient=NATIVE, carrier="native")],
-    ids=["float32", "native bfloat16"],
+    [
+        pytest.param(FLOAT32_POLICY, id="float32"),
+        pytest.param(
+            Policy(storage=NATIVE, compute=NATIVE, gradient=NATIVE, carrier="native"),
+            id="native bfloat16",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_recomputed_gates_give_the_gradients_and_moments_of_stored_ones(policy):
     def results(residuals):

@@ -324,7 +324,14 @@ def test_a_frame_is_one_product_without_concatenation_transpose_or_padding(loops
 
 
 @pytest.mark.parametrize("direction", [1, 2])
-@pytest.mark.parametrize("name", ["float32", "bfloat16", "native bfloat16"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "float32",
+        pytest.param("bfloat16", marks=pytest.mark.slow),
+        pytest.param("native bfloat16", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     "choice", [{"loops": "together"}, {"residuals": "recompute"}, {"loops": "together", "residuals": "recompute"}]
 )
