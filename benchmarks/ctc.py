@@ -94,7 +94,7 @@ def _row(contender: Contender, ours: Contender, folder: Path, truth: tuple[np.nd
             "contender": contender.name,
             "version": contender.ready["version"],
             "milliseconds": 1e3 * statistics.median(contender.seconds),
-            "time_over_dsruns": ratio(contender, ours),
+            "time_over_dsruns": ratio(contender.seconds, ours.seconds),
             "gradient_error": float(np.max(np.abs(found["gradient"] - gradient))),
             "loss_error": float(np.max(np.abs(found["loss"] - loss) / loss)),
             "first_call_seconds": contender.ready.get("first_call_seconds"),

@@ -21,12 +21,12 @@ from benchmarks.gpu_parts import (
     beside,
     jax_worker,
     part_settings,
-    ratio,
     row,
     spread,
     take_turns,
     torch_worker,
 )
+from benchmarks.turns import ratio
 
 SIZES = ((32, 800, 150, 29), (16, 400, 40, 4000), (128, 475, 100, 29), (16, 400, 80, 29), (4, 150, 40, 29))
 TINY_SIZES = ((2, 20, 5, 7),)

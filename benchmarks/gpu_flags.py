@@ -18,11 +18,11 @@ from benchmarks.gpu_parts import (
     beside,
     jax_worker,
     part_settings,
-    ratio,
     row,
     spread,
     take_turns,
 )
+from benchmarks.turns import ratio
 
 REFERENCE = "as in training"
 WHILE = "--xla_gpu_enable_command_buffer=+WHILE"

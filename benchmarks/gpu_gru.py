@@ -19,12 +19,12 @@ from benchmarks.gpu_parts import (
     beside,
     jax_worker,
     part_settings,
-    ratio,
     row,
     spread,
     take_turns,
     torch_worker,
 )
+from benchmarks.turns import ratio
 from dsrun.study.bench_sizes import GruSize
 from dsrun.study.flops import gru_work
 

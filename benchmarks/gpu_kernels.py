@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.ctc_problem import Problem, exact, loss_and_gradient, random_problem
-from benchmarks.gpu_parts import Settings, beside, part_settings, ratio, reason, row, spread
+from benchmarks.gpu_parts import Settings, beside, part_settings, reason, row, spread
+from benchmarks.turns import ratio
 from dsrun.record.runtime import configure_runtime
 
 CTC_SIZES = ((4, 150, 40, 29), (16, 400, 80, 29), (32, 800, 150, 29), (16, 400, 40, 4000), (128, 475, 100, 29))

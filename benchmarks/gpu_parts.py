@@ -207,12 +207,6 @@ def take_turns(calls: Mapping[str, Callable[[], float]], rounds: int) -> tuple[d
     return {name: found for name, found in times.items() if name not in reasons}, reasons
 
 
-def ratio(slower: Sequence[float], faster: Sequence[float]) -> dict[str, float]:
-    """Time over time within a round."""
-    found = sorted(a / b for a, b in zip(slower, faster, strict=True))
-    return {"median": statistics.median(found), "lowest": found[0], "highest": found[-1]}
-
-
 def spread(seconds: Sequence[float], scale: float, unit: str) -> str:
     """Median with the lowest and the highest."""
     low, middle, high = (f"{scale * value:.3g}" for value in (min(seconds), statistics.median(seconds), max(seconds)))

@@ -33,13 +33,13 @@ from benchmarks.gpu_parts import (
     jax_worker,
     part_settings,
     passes_for,
-    ratio,
     row,
     serve,
     spread,
     take_turns,
     torch_worker,
 )
+from benchmarks.turns import ratio
 from dsrun.config import Config, load_config
 
 CONFIG = ROOT / "configs" / "deep_speech_2.yaml"
@@ -267,19 +267,10 @@ def _make_step(config: Config) -> Any:
     import jax
 
     from dsrun import build
-    from dsrun.training.step import TrainStep
 
-    return TrainStep(
-        build.build_model_settings(config, num_classes=CLASSES),
-        build.build_policy(config),
-        build.build_optimizer(config, steps_per_epoch=1000),
-        clip_norm=config.training.clip_norm,
-        shards=config.batches.shards,
-        seed=config.seed,
-        statistics_momentum=config.model.statistics_momentum,
-        loss_scale=build.build_loss_scale(config),
-        ctc_kernel=build.build_ctc_kernel(config, backend=jax.default_backend()),
-        devices=jax.devices()[:1],
+    settings = build.build_model_settings(config, num_classes=CLASSES)
+    return build.build_step(
+        config, settings, build.build_policy(config), steps_per_epoch=1000, devices=jax.devices()[:1]
     )
 
 

@@ -92,35 +92,16 @@ def _ceiling(kind: str, format: str = "float32", size: int = 8192) -> tuple[Call
     return limits.calls[COPY], {"bytes": limits.copied_bytes}
 
 
-def _gru(size: list[int], **case: Any) -> tuple[Callable[[], Any], dict[str, Any]]:
+def _gru(
+    size: list[int], format: str, residuals: Any = "store", loops: Any = None, **case: Any
+) -> tuple[Callable[[], Any], dict[str, Any]]:
+    from dsrun.study.bench_gru import layer_pass
     from dsrun.study.stopwatch import compile_program
 
     with DRAWING:  # once for all programs of a size: a cache alone lets every thread draw its own
         arrays = _gru_arrays(*size)
-    program = compile_program(_layer_pass(**case), *arrays)
+    program = compile_program(layer_pass(format, case["pass"], residuals, loops), *arrays)
     return partial(program, *arrays), {"compile_seconds": program.compile_seconds, "bytes": program.planned_bytes}
-
-
-def _layer_pass(**case: Any) -> Callable[..., Any]:
-    """Of (x, num_frames, weights, incoming gradient)."""
-    import jax
-
-    from dsrun.model.gru import bidirectional_gru
-    from dsrun.study.bench_gru import gru_policy
-
-    layer: Any = partial(
-        bidirectional_gru,
-        policy=gru_policy(case["format"]),
-        residuals=case.get("residuals", "store"),
-        loops=case.get("loops"),
-    )
-    if case["pass"] == "forward":
-        return lambda x, num_frames, weights, incoming: layer(x, num_frames, weights)
-
-    def both(x: Any, num_frames: Any, weights: Any, incoming: Any) -> Any:
-        return jax.vjp(lambda x, weights: layer(x, num_frames, weights), x, weights)[1](incoming)
-
-    return both
 
 
 @lru_cache(maxsize=1)

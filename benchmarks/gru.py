@@ -146,7 +146,7 @@ def _row(contender: Contender, found: dict[str, Contender], size: tuple[int, int
         "contender": contender.name,
         "version": contender.ready["version"],
         "milliseconds": 1e3 * statistics.median(contender.seconds),
-        "time_over_dsruns": ratio(contender, found["dsrun"]),
+        "time_over_dsruns": ratio(contender.seconds, found["dsrun"].seconds),
     }
     if "first_call_seconds" in contender.ready:
         row["first_call_seconds"] = contender.ready["first_call_seconds"]

@@ -153,7 +153,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "contenders": [asdict(timing(contender, utterances)) for contender in contenders],
     }
     if len(contenders) == 2:
-        result["ratio"] = ratio(contenders[1], contenders[0])
+        result["ratio"] = ratio(contenders[1].seconds, contenders[0].seconds)
     return result
 
 

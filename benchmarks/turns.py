@@ -70,9 +70,9 @@ def compete(commands: Mapping[str, Sequence[str]], *, rounds: int, large_pages: 
     return contenders
 
 
-def ratio(slower: Contender, faster: Contender) -> dict[str, float]:
+def ratio(slower: Sequence[float], faster: Sequence[float]) -> dict[str, float]:
     """Time of one over time of the other, round by round."""
-    ratios = sorted(a / b for a, b in zip(slower.seconds, faster.seconds, strict=True))
+    ratios = sorted(a / b for a, b in zip(slower, faster, strict=True))
     return {"median": statistics.median(ratios), "lowest": ratios[0], "highest": ratios[-1]}
 
 

@@ -214,9 +214,9 @@ def scaling(
 
 def _show(report: dict[str, Any], as_json: bool) -> None:
     from dsrun.bench_tables import print_report
-    from dsrun.cli_study import _print_json
+    from dsrun.cli_study import print_json
 
-    _print_json(report) if as_json else print_report(report)
+    print_json(report) if as_json else print_report(report)
 
 
 def _formats(names: Sequence[str]) -> list[str]:

@@ -81,7 +81,7 @@ def accumulate(
     report = options | found.report() | {"figure": str(output) if output else None}
     if output is not None:
         draw_accumulate(found.sums, found.sweeps, found.uniforms, output)
-    _print_json(report) if json_output else _print_sums(report)
+    print_json(report) if json_output else _print_sums(report)
 
 
 def _print_sums(report: dict[str, Any]) -> None:
@@ -150,7 +150,7 @@ def cartoon(
     report = options | found.report() | {"figure": str(output) if output else None}
     if output is not None:
         draw_cartoon(found.ways or [found.float32], output)
-    _print_json(report) if json_output else _print_ways(report)
+    print_json(report) if json_output else _print_ways(report)
 
 
 def _print_ways(report: dict[str, Any]) -> None:
@@ -187,7 +187,7 @@ def formats(
     report = {"formats": rows, "figure": str(output) if output else None}
     if output is not None:
         draw_formats(rows, output)
-    _print_json(report) if json_output else _print_formats(report)
+    print_json(report) if json_output else _print_formats(report)
 
 
 def _print_formats(report: dict[str, Any]) -> None:
@@ -240,7 +240,7 @@ def magnitudes(
     facts = {"run": str(run), "step": found.step, "steps": steps, "loss_scale": found.loss_scale}
     report = facts | {"kinds": kinds, "tensors": tensors, "figure": str(output) if output else None}
     if json_output:
-        _print_json(report)
+        print_json(report)
         return
     print(f"{run}  step {found.step}  loss scale {found.loss_scale:g}  (watched: {len(steps)} steps)")
     figures = (
@@ -287,7 +287,7 @@ def _check_figure(output: Path | None) -> None:
         check_suffix(output)
 
 
-def _print_json(report: dict[str, Any]) -> None:
+def print_json(report: dict[str, Any]) -> None:
     print(json.dumps(_finite(report), indent=2, allow_nan=False))
 
 

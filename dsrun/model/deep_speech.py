@@ -39,7 +39,7 @@ from dsrun.model.gru import (
     Gates,
     Recurrence,
     Residuals,
-    can_recompute,
+    are_joint,
     describe_loops,
     gru_sequences,
     keep_states_only,
@@ -170,23 +170,22 @@ class DeepSpeech(nnx.Module):
 
     def _gru_states(self, paths: list[str], x: Array, is_valid: Array, forward: ForwardPass) -> Sequence[Array]:
         if self.settings.residuals == "store" or forward.is_watched:
-            return self._gru_directions(paths, x, is_valid, forward)
+            return self._gru_directions([getattr(self, path) for path in paths], paths, x, is_valid, forward)
         split = [nnx.split(getattr(self, path)) for path in paths]
 
         def states(x: Array, values: list[Any], statistics: Any) -> tuple[Sequence[Array], dict[str, Moments]]:
             # Another pass object: what is computed twice must not leave anything behind in the first one.
             own = replace(forward, statistics=statistics, moments={})
             modules = [nnx.merge(graph, value) for (graph, _), value in zip(split, values, strict=True)]
-            return self._gru_directions(paths, x, is_valid, own, modules), own.moments
+            return self._gru_directions(modules, paths, x, is_valid, own), own.moments
 
         found, moments = keep_states_only(states)(x, [value for _, value in split], forward.statistics)
         forward.moments.update(moments)
         return found
 
     def _gru_directions(
-        self, paths: list[str], x: Array, is_valid: Array, forward: ForwardPass, modules: Sequence[Any] = ()
+        self, modules: Sequence[Any], paths: list[str], x: Array, is_valid: Array, forward: ForwardPass
     ) -> Sequence[Array]:
-        modules = modules or [getattr(self, path) for path in paths]
         return gru_sequences(
             [module.projections(x, is_valid, forward) for module in modules],
             is_valid,
@@ -218,7 +217,7 @@ def describe_gru(settings: ModelSettings, policy: Policy, *, backend: str | None
 def refuse_what_cannot_be_recomputed(settings: ModelSettings, policy: Policy) -> None:
     """Raises ValueError where `residuals: recompute` cannot be honoured under the policy; names the layer."""
     for layer in range(settings.layers):
-        if settings.residuals == "recompute" and not can_recompute(policy, gru_paths(settings, layer)):
+        if settings.residuals == "recompute" and not are_joint(policy, gru_paths(settings, layer)):
             raise ValueError(
                 f"model.residuals is recompute, which restores the gates of gru_{layer} with one product over all frames. That needs "
                 "compute, storage and gradient formats that round each value alone (no scale, no stochastic rounding), compute alike for "

@@ -178,12 +178,15 @@ def describe_loops(policy: Policy, paths: Sequence[str], residuals: Residuals, *
     """The choice in words, for whoever asks which code runs."""
     loops = loop_choice(policy, paths, backend=backend)
     count = "one scan for both directions" if loops == "together" else "a scan for each direction"
-    gates = "one product a frame" if all(_is_joint(policy, path) for path in paths) else "a product a gate and frame"
+    gates = "one product a frame" if are_joint(policy, paths) else "a product a gate and frame"
     return f"{count}, {gates}, gates {'stored' if residuals == 'store' else 'recomputed'} for the backward pass"
 
 
-def can_recompute(policy: Policy, paths: Sequence[str]) -> bool:
-    """One product over all frames restores what the loop's products gave: they round value by value and draw nothing."""
+def are_joint(policy: Policy, paths: Sequence[str]) -> bool:
+    """The three gates' products of each direction can be one: they round alike, value by value, with float32 sums and no random bits.
+
+    Then one product over all frames also restores what the loop's products gave (`recompute`).
+    """
     return all(_is_joint(policy, path) for path in paths)
 
 
@@ -210,7 +213,7 @@ def gru_sequences(
     """
     directions = tuple(directions or DIRECTIONS[: len(projections)])
     paths = tuple(paths or [""] * len(directions))
-    if residuals == "recompute" and not can_recompute(policy, paths):
+    if residuals == "recompute" and not are_joint(policy, paths):
         raise ValueError(
             "residuals: recompute restores the gates with one product over all frames, which needs compute and state formats that "
             "round each value alone, alike for the three gates, and float32 accumulation; write residuals: store."
@@ -303,7 +306,7 @@ def _is_joint(policy: Policy, path: str) -> bool:
 
 def _can_share(policy: Policy, paths: Sequence[str]) -> bool:
     is_alike = len({_roundings(policy, path) for path in paths}) == 1
-    return len(paths) == 2 and is_alike and all(_is_joint(policy, path) for path in paths)
+    return len(paths) == 2 and is_alike and are_joint(policy, paths)
 
 
 class _Products:
@@ -312,10 +315,10 @@ class _Products:
     def __init__(self, loop: _Loop, key: Key | None):
         self.policy, self.key = loop.policy, key
         self.path = loop.paths[0]  # two directions share a loop only where they round alike
-        self.storage, self.gradient = _roundings(loop.policy, self.path)[3:]
-        self.is_joint = all(_is_joint(loop.policy, path) for path in loop.paths)
+        *compute, self.storage, self.gradient = _roundings(loop.policy, self.path)
+        self.is_joint = are_joint(loop.policy, loop.paths)
         # One grid for the three gates' operands: the state is rounded for them once.
-        self.is_shared = len(set(_roundings(loop.policy, self.path)[:3])) == 1
+        self.is_shared = len(set(compute)) == 1
 
     def at(self, frame: Array | None) -> Key | None:
         """The key of one frame."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from dsrun.arithmetic import FLOAT32_POLICY, Policy, parse_format
 from dsrun.arithmetic.policy import Rounding
-from dsrun.model.gru import GruWeights, Recurrence, Residuals, bidirectional_gru, describe_loops
+from dsrun.model.gru import GruWeights, Loops, Recurrence, Residuals, bidirectional_gru, describe_loops
 from dsrun.study.bench_sizes import GruSize
 from dsrun.study.ceilings import Ceilings, how_multiplied, machine_facts
 from dsrun.study.flops import Work, gru_work, weight_bytes_a_frame
@@ -78,9 +78,9 @@ def gru_policy(format: str) -> Policy:
     return Policy(storage=rounding, compute=rounding, gradient=rounding, carrier="native")
 
 
-def layer_pass(format: str, name: Pass, residuals: Residuals = "store") -> Any:
+def layer_pass(format: str, name: Pass, residuals: Residuals = "store", loops: Loops | None = None) -> Any:
     """The function that is timed: of (x, num_frames, weights), and for both passes the gradient that comes in."""
-    layer: Any = partial(bidirectional_gru, policy=gru_policy(format), residuals=residuals)
+    layer: Any = partial(bidirectional_gru, policy=gru_policy(format), residuals=residuals, loops=loops)
     if name == "forward":
         return lambda x, num_frames, weights, incoming: layer(x, num_frames, weights)
 

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from benchmarks.gpu_parts import Failed, Worker, in_words, ratio, take_turns
+from benchmarks.gpu_parts import Failed, Worker, in_words, take_turns
+from benchmarks.turns import ratio
 
 
 def test_the_line_that_names_the_error_is_found_among_a_programs_complaints():
