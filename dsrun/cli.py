@@ -5,6 +5,7 @@ A user's mistake is one message without a traceback (`dsrun.errors`); anything e
 """
 
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -15,8 +16,9 @@ import typer
 from dsrun import __version__
 from dsrun.cli_bench import bench_app
 from dsrun.cli_study import study_app
-from dsrun.errors import DsrunError
+from dsrun.errors import DsrunError, UsageError
 from dsrun.record.runtime import ask_for_large_pages
+from dsrun.training.stop import Stopped, StopRequest
 
 app = typer.Typer(
     name="dsrun",
@@ -55,6 +57,10 @@ def main() -> None:
     except DsrunError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+    except Stopped as stopped:
+        print(stopped.reason, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(stopped.exit_code)  # a thread may be compiling, which an exit in order would wait for
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
@@ -110,20 +116,20 @@ def train(
     The run folder is named by the resolved config, so the same command finds it again: an incomplete one is resumed from
     its last checkpoint, a complete one is refused unless --overwrite.
     """
-    from dsrun.config import load_config
-    from dsrun.experiment import describe, train_run
+    with StopRequest() as stop:  # before the imports, which take seconds: a signal is an orderly end then too
+        stop.begin_nothing_new()
+        from dsrun.config import load_config
+        from dsrun.experiment import describe, train_run
 
-    resolved = load_config(config, set or [])
-    if resume and overwrite:
-        from dsrun.errors import UsageError
-
-        raise UsageError("--resume goes on and --overwrite starts anew: choose one.")
-    if dry_run:
-        report = describe(resolved, run_dir=run_dir, devices=devices)
-        print(json.dumps(report, indent=2)) if json_output else print_description(report)
-        return
-    mode: Any = "resume" if resume else "overwrite" if overwrite else "automatic"
-    outcome = train_run(resolved, run_dir=run_dir, devices=devices, mode=mode, command=sys.argv)
+        resolved = load_config(config, set or [])
+        if resume and overwrite:
+            raise UsageError("--resume goes on and --overwrite starts anew: choose one.")
+        if dry_run:
+            report = describe(resolved, run_dir=run_dir, devices=devices)
+            print(json.dumps(report, indent=2)) if json_output else print_description(report)
+            return
+        mode: Any = "resume" if resume else "overwrite" if overwrite else "automatic"
+        outcome = train_run(resolved, run_dir=run_dir, devices=devices, mode=mode, command=sys.argv, stop=stop)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
     print(json.dumps(outcome.report, indent=2)) if json_output else print_scores(outcome.report)

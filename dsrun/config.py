@@ -755,12 +755,31 @@ class Training(Section):
     """Also write one after each so many steps; null for not."""
     keep_last: Count = 2
     """Checkpoints kept besides the best."""
+    keep_every_steps: Count | None = None
+    """Keep for good each checkpoint whose step is a multiple of this; null for none. A multiple of checkpoint_every_steps."""
+    watchdog_minutes: Positive | None = 10.0
+    """Without anything done for so long, say where the run hangs, on stderr and in log.txt; null for never."""
     log_every_steps: Count = 1
     """A line in events.jsonl for each so many steps."""
     watch_every_steps: Count | None = 100
     """Count magnitudes and surviving updates at step 1 and each so many steps, for `dsrun study magnitudes`; null for never."""
     compilation_cache: FilePath | None = None
     """Folder for compiled programs, so that the next start with the same shapes, formats and versions need not compile; null for none."""
+
+    @field_validator("keep_every_steps")
+    @classmethod
+    def _kept_steps_have_checkpoints(cls, keep: int | None, info: ValidationInfo) -> int | None:
+        if keep is None or "checkpoint_every_steps" not in info.data:
+            return keep
+        every = info.data["checkpoint_every_steps"]
+        if every is None:
+            raise ValueError("only the last step of an epoch has a checkpoint; set checkpoint_every_steps too")
+        if keep % every:
+            raise ValueError(
+                f"no multiple of checkpoint_every_steps ({every}), so most of these steps have no checkpoint; "
+                f"write {keep - keep % every + every}"
+            )
+        return keep
 
 
 class Kernels(Section):

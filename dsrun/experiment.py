@@ -8,7 +8,7 @@ is not needed again. Inspecting data and machine is `inspection.py`'s.
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from dsrun.evaluation.evaluate import Evaluation, Evaluator
 from dsrun.model import ModelSettings, describe_gru, parameter_table
 from dsrun.record import (
     EventLog,
+    LineFile,
     RunDir,
     configure_runtime,
     provenance,
@@ -45,11 +46,13 @@ from dsrun.speech import (
     prefetch,
 )
 from dsrun.training import checkpoint as checkpoints
-from dsrun.training.loop import Best, DevResult, Loop, Outcome, Recorder
+from dsrun.training.loop import Best, DevResult, Kept, Loop, Outcome, Recorder
 from dsrun.training.progress import Progress
 from dsrun.training.state import TrainState
 from dsrun.training.step import TrainStep, weights_as_read
+from dsrun.training.stop import Stopped, StopRequest
 from dsrun.training.watch import Watcher
+from dsrun.training.watchdog import Watchdog
 
 RUNS = Path("runs")
 
@@ -78,11 +81,12 @@ def default_run_dir(resolved: Resolved) -> Path:
     return RUNS / f"{resolved.path.stem}-{config_hash(resolved.config)[:6]}"
 
 
-def prepare(config: Config, *, devices: int | None) -> Experiment:
+def prepare(config: Config, *, devices: int | None, watchdog: Watchdog | None = None) -> Experiment:
     """Load the data and make the step; compiles nothing yet.
 
     Args:
         devices: how many to use; None takes all GPUs, or on a CPU as many as there are cores, at most one a shard.
+        watchdog: told of each utterance that is loaded.
 
     Raises:
         UsageError: more devices than there are, or than shards.
@@ -99,7 +103,7 @@ def prepare(config: Config, *, devices: int | None) -> Experiment:
     available = jax.devices()
     if devices is not None and devices > len(available):
         raise UsageError(f"--devices {devices}: this machine has {len(available)} ({available[0].device_kind}).")
-    data = build.build_training_data(config, on_progress=_loading_line())
+    data = build.build_training_data(config, on_progress=_loading_line(watchdog))
     settings = build.build_model_settings(config, num_classes=data.alphabet.num_classes)
     policy = build.build_policy(config)
     build.check_rules(policy, settings)
@@ -123,42 +127,73 @@ def keep_compiled_programs(folder: str | None, *, pool_size: int) -> None:
 
 
 def train_run(
-    resolved: Resolved, *, run_dir: Path | None, devices: int | None, mode: Mode, command: Sequence[str]
+    resolved: Resolved,
+    *,
+    run_dir: Path | None,
+    devices: int | None,
+    mode: Mode,
+    command: Sequence[str],
+    stop: StopRequest,
 ) -> TrainOutcome:
     """Train a config in its run folder, from the last checkpoint if there is one, and score the best checkpoint.
 
+    Args:
+        stop: entered, so that a signal at any moment is an orderly end.
+
     Raises:
         UsageError: the folder is complete, in use, or of another config.
-        DataError: data or checkpoints cannot be used.
+        DataError: data or checkpoints cannot be used, or the disk is full.
         DivergedError: a step was not finite.
+        Stopped: by a signal, with nothing new to save.
     """
-    run = RunDir(run_dir or default_run_dir(resolved))
-    # Before anything in the folder changes: --overwrite must not remove a run for one that cannot start.
-    experiment = prepare(resolved.config, devices=devices) if mode == "overwrite" else None
-    with run:
-        run.open(to_yaml(resolved.config), command=command, mode=mode)
+    config, run = resolved.config, RunDir(run_dir or default_run_dir(resolved))
+    stop.begin_nothing_new()
+    with _watchdog(config) as watchdog, run:
+        watchdog.phase("loading data")
+        # Before anything in the folder changes: --overwrite must not remove a run for one that cannot start.
+        experiment = prepare(config, devices=devices, watchdog=watchdog) if mode == "overwrite" else None
+        run.open(to_yaml(config), command=command, mode=mode)
         if mode == "resume" and not checkpoints.available_steps(run.checkpoints):
             raise UsageError(f"{run.path}: holds no checkpoint to resume from. Leave --resume out to start.")
-        before = run.read_status()
+        watchdog.log, before = run.log, run.read_status()
+        stop.before_leaving = lambda exit_code: _note_end(run, before, Stopped(exit_code, "stopped by a signal"))
         try:
-            outcome = _train(resolved.config, run, experiment or prepare(resolved.config, devices=devices))
+            experiment = experiment or prepare(config, devices=devices, watchdog=watchdog)
+            outcome = _train(config, run, experiment, stop, watchdog)
+            if outcome.exit_code:
+                return TrainOutcome(outcome.exit_code, {})
+            stop.begin_nothing_new()
+            watchdog.phase("scoring the best checkpoint")
+            report = evaluate_run(run.path, manifest=None, checkpoint="best")
+            summary = {
+                name: report[name] for name in ("manifest", "step", "cer", "wer", "cer_interval", "wer_interval")
+            }
+            stop.end_nothing_new()
+            run.write_status("done", step=int(outcome.state.step), exit_code=0, reason=outcome.reason, result=summary)
         except BaseException as error:
-            with suppress(OSError, DataError):  # a full disk must not hide the error that it caused
-                now = run.read_status()
-                if isinstance(error, KeyboardInterrupt):
-                    run.write_status("stopped", step=now.get("step", 0), exit_code=130, reason="stopped while starting")
-                elif not (isinstance(error, DsrunError) and before and now == before):  # a refusal changes no record
-                    run.write_status("failed", step=now.get("step", 0), exit_code=getattr(error, "exit_code", 1))
+            _note_end(run, before, error)
             raise
-        if outcome.exit_code:
-            return TrainOutcome(outcome.exit_code, {})
-        report = evaluate_run(run.path, manifest=None, checkpoint="best")
-        summary = {name: report[name] for name in ("manifest", "step", "cer", "wer", "cer_interval", "wer_interval")}
-        run.write_status("done", step=int(outcome.state.step), exit_code=0, reason=outcome.reason, result=summary)
     return TrainOutcome(0, report)
 
 
-def _train(config: Config, run: RunDir, experiment: Experiment) -> Outcome:
+def _watchdog(config: Config) -> Watchdog:
+    minutes = config.training.watchdog_minutes
+    return Watchdog(None if minutes is None else 60 * minutes)
+
+
+def _note_end(run: RunDir, before: dict[str, Any], error: BaseException) -> None:
+    """Write into status.json how a run ended that did not end well; `before` is what stood there when it began."""
+    with suppress(OSError, DataError):  # a full disk must not hide the error that it caused
+        now = run.read_status()
+        step = now.get("step", 0)
+        if isinstance(error, Stopped):
+            run.write_status("stopped", step=step, exit_code=error.exit_code, reason=error.reason)
+        elif not (isinstance(error, DsrunError) and before and now == before):  # a refusal changes no record
+            run.write_status("failed", step=step, exit_code=getattr(error, "exit_code", 1))
+
+
+def _train(config: Config, run: RunDir, experiment: Experiment, stop: StopRequest, watchdog: Watchdog) -> Outcome:
+    watchdog.phase("looking for a checkpoint")
     data, step = experiment.data, experiment.step
     facts = provenance(data=_data_digests(config))
     is_resumed = bool(checkpoints.available_steps(run.checkpoints))
@@ -169,8 +204,8 @@ def _train(config: Config, run: RunDir, experiment: Experiment) -> Outcome:
     loop_settings = build.build_loop_settings(config)
     total_steps = loop_settings.epochs * experiment.batcher.batches_per_epoch
     events = EventLog(run.events)
-    with open(run.log, "a", encoding="utf-8") as log, Progress(total_steps=total_steps, log=log) as progress:
-        state, best = _start_or_resume(run, experiment, events, progress)
+    with closing(events), closing(LineFile(run.log)) as log, Progress(total_steps=total_steps, log=log) as progress:
+        state, best, is_evaluated = _start_or_resume(run, experiment, events, progress)
         if changed:
             events.append("environment", int(state.step), changed=changed)
             progress.message(
@@ -190,24 +225,25 @@ def _train(config: Config, run: RunDir, experiment: Experiment) -> Outcome:
             step,
             batches=lambda first: _batches(experiment.batcher, first, total_steps, config.batches.prefetch),
             steps_per_epoch=experiment.batcher.batches_per_epoch,
-            evaluate=_dev_evaluation(experiment),
+            evaluate=_dev_evaluation(experiment, partial(_noticed, stop, watchdog)),
             recorder=Recorder(
                 event=events.append,
-                checkpoint=lambda state, best: _save(run, config, data, events, state, best),
+                checkpoint=partial(_save, run, config, data, events),
                 magnitudes=partial(_record_magnitudes, run, events),
             ),
             audio_seconds=lambda batch: data.train.audio_seconds(batch.ids),
             settings=loop_settings,
             progress=progress,
             watcher=Watcher(step, frames=_watched_lengths(experiment.batcher)),
+            stop=stop,
+            watchdog=watchdog,
         )
-        outcome = loop.run(state, best)
+        outcome = loop.run(state, best, is_evaluated=is_evaluated)
         progress.message(f"{run.path}: {outcome.reason}")
         if outcome.exit_code:
             run.write_status(
                 "stopped", step=int(outcome.state.step), exit_code=outcome.exit_code, reason=outcome.reason
             )
-    events.close()
     return outcome
 
 
@@ -222,27 +258,33 @@ def _watched_lengths(batcher: Batcher) -> set[int]:
 
 def _start_or_resume(
     run: RunDir, experiment: Experiment, events: EventLog, progress: Progress
-) -> tuple[TrainState, Best]:
+) -> tuple[TrainState, Best, bool]:
+    """State, best so far, and whether the evaluation after that step was made."""
     state = experiment.step.initial_state()
     found = checkpoints.restore(run.checkpoints, "last") if checkpoints.available_steps(run.checkpoints) else None
     if found is None:
         events.truncate_after(-1)
         remove_magnitudes_after(run.magnitudes, -1)
-        return state, Best()
+        return state, Best(), True
     _require_same_alphabet(found.meta, experiment.data.alphabet, run)
     _require_same_recordings(found.arrays["features"], experiment.data.normalization, run)
     events.truncate_after(found.step)
     remove_magnitudes_after(run.magnitudes, found.step)
     _restore_checkpoint_event(run, events, found)
     progress.message(f"{run.path}: resuming from step {found.step}")
-    return state.from_dict(found.arrays["state"]), Best(**found.meta["best"])
+    is_evaluated = found.meta.get(STOP, {}).get("is_evaluated", True)
+    return state.from_dict(found.arrays["state"]), Best(**found.meta["best"]), is_evaluated
+
+
+# In `meta`, and as the kind of the event, of a checkpoint that only a signal asked for: an undisturbed run has neither.
+STOP = "stop"
 
 
 def _restore_checkpoint_event(run: RunDir, events: EventLog, found: checkpoints.Checkpoint) -> None:
     """A process killed between a checkpoint and its event leaves the one without the other."""
-    recorded = {event["step"] for event in read_events(run.events) if event["event"] == "checkpoint"}
-    if found.step not in recorded:
-        events.append("checkpoint", found.step, digest=found.digest, best=found.meta["best"])
+    kind = STOP if STOP in found.meta else "checkpoint"
+    if not any(event["step"] == found.step and event["event"] == kind for event in read_events(run.events)):
+        events.append(kind, found.step, digest=found.digest, best=found.meta["best"])
 
 
 def _changed_since_the_start(run: RunDir, facts: dict[str, Any]) -> dict[str, Any]:
@@ -287,29 +329,45 @@ def _record_magnitudes(run: RunDir, events: EventLog, magnitudes: Magnitudes) ->
     events.append("watch", magnitudes.step, **magnitudes.summary())
 
 
-def _save(
-    run: RunDir, config: Config, data: build.TrainingData, events: EventLog, state: TrainState, best: Best
-) -> str:
-    events.sync()
-    step = int(state.step)
-    arrays = jax.device_get({"state": state.to_dict(), "features": data.normalization.to_arrays()})
-    meta = {"best": asdict(best), "alphabet": list(data.alphabet.symbols)}
-    best_step = None if best.cer is None else best.step
-    digest = checkpoints.save(run.checkpoints, step, arrays, meta, best=best_step, keep=config.training.keep_last)
-    run.write_status("running", step=step)
-    return digest
+def _save(run: RunDir, config: Config, data: build.TrainingData, events: EventLog, kept: Kept) -> None:
+    """Write a checkpoint, then its event: in a thread, while training goes on."""
+    events.sync()  # it must not outlive the records before it
+    arrays = {"state": kept.arrays, "features": data.normalization.to_arrays()}
+    meta = {"best": asdict(kept.best), "alphabet": list(data.alphabet.symbols)}
+    if not kept.is_due:
+        meta[STOP] = {"is_evaluated": kept.is_evaluated}
+    digest = checkpoints.save(
+        run.checkpoints,
+        kept.step,
+        arrays,
+        meta,
+        best=None if kept.best.cer is None else kept.best.step,
+        keep=config.training.keep_last,
+        keep_every=config.training.keep_every_steps,
+    )
+    events.append("checkpoint" if kept.is_due else STOP, kept.step, digest=digest, best=asdict(kept.best))
+    run.write_status("running", step=kept.step)
+
+
+def _noticed(stop: StopRequest, watchdog: Watchdog, batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches of an evaluation, which a signal ends and which the watchdog counts."""
+    for batch in stop.watched(batches):
+        yield batch
+        watchdog.moved()
 
 
 def _batches(batcher: Batcher, first: int, total: int, depth: int) -> Iterator[tuple[Any, float]]:
     return prefetch(lambda: (batcher.batch(*batcher.position(step)) for step in range(first, total)), depth)
 
 
-def _dev_evaluation(experiment: Experiment) -> Callable[[Any, Any], DevResult]:
+def _dev_evaluation(
+    experiment: Experiment, noticed: Callable[[Iterator[Any]], Iterator[Any]]
+) -> Callable[[Any, Any], DevResult]:
     evaluator = Evaluator(experiment.settings, experiment.step.policy)
     data = experiment.data
 
     def evaluate(weights: Any, statistics: Any) -> DevResult:
-        batches = experiment.dev_batcher.epoch(0)
+        batches = noticed(experiment.dev_batcher.epoch(0))
         result = evaluator(weights, statistics, batches, references=data.dev_references, alphabet=data.alphabet)
         # The same utterance each time, a long one: progress is easier to see there.
         shown = max(result.utterances, key=lambda u: (len(u.reference), u.id))
@@ -533,13 +591,13 @@ def _data_digests(config: Config) -> dict[str, str]:
     return {name: audio_digest(Path(path)) for name, path in names.items() if path is not None}
 
 
-def _loading_line() -> Callable[[int, int], None] | None:
-    if not sys.stderr.isatty():
-        return None
-
+def _loading_line(watchdog: Watchdog | None) -> Callable[[int, int], None]:
     def show(done: int, total: int) -> None:
-        end = "\n" if done == total else ""
-        print(f"\rloading audio {done}/{total}", end=end, file=sys.stderr, flush=True)
+        if watchdog:
+            watchdog.moved()
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            print(f"\rloading audio {done}/{total}", end=end, file=sys.stderr, flush=True)
 
     return show
 

@@ -6,7 +6,7 @@ appended a whole line at a time, so a kill never leaves half of one. Checkpoints
 does not import JAX.
 """
 
-from dsrun.record.durable import sync, sync_tree, write_atomically
+from dsrun.record.durable import LineFile, cannot_write, sync, sync_tree, write_atomically
 from dsrun.record.events import EventLog, read_events
 from dsrun.record.provenance import provenance
 from dsrun.record.run_dir import RunDir
@@ -14,7 +14,9 @@ from dsrun.record.runtime import configure_runtime, in_force, require_in_force
 
 __all__ = [
     "EventLog",
+    "LineFile",
     "RunDir",
+    "cannot_write",
     "configure_runtime",
     "in_force",
     "provenance",

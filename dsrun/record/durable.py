@@ -1,22 +1,110 @@
 """Writing so that a kill or a power cut leaves the old file or the new one, never half of one.
 
-The recipe is POSIX's: write aside on the same file system, flush the file to the disk, rename over the name, flush the folder
+Replacing is POSIX's recipe: write aside on the same file system, flush the file to the disk, rename over the name, flush the folder
 that holds the name. A rename is atomic; without the flushes it may reach the disk before the bytes do.
+
+Appending is by whole lines: a lock keeps threads apart, and a line that the disk takes only in part is taken back, so the file
+ends with a whole line and has room to go on from. A kill in between leaves one cut last line, which `LineFile` removes when it
+opens the file again.
+
+A disk that is full is a user's trouble and not a bug: what cannot be written raises a DataError that names the file.
 """
 
+import errno
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
+
+from dsrun.errors import DataError
+
+# No space; over the quota; over the shell's limit on a file's size.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def cannot_write(path: Path, error: OSError) -> DataError:
+    """The error for a file that could not be written: which, why, and what to do."""
+    way_out = "Make room there" if error.errno in FULL else "Make it writable"
+    return DataError(
+        f"{path}: could not be written ({error.strerror or error}). {way_out}, or choose another place, and run the same command "
+        "again: training goes on from the last checkpoint."
+    )
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's whole content (UTF-8, newlines as given)."""
+    """Replace a file's whole content (UTF-8, newlines as given).
+
+    Raises:
+        DataError: it could not be written; the old file is still there.
+    """
     aside = path.with_name(f".{path.name}.part")
-    with open(aside, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    sync(path.parent)
+    try:
+        with open(aside, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        sync(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
+        raise cannot_write(path, error) from error
+
+
+class LineFile:
+    """A text file (UTF-8) that only grows, by whole lines, from any thread.
+
+    Args:
+        path: created if missing. A cut last line is removed.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        try:
+            remove_cut_line(self.path)
+            self._descriptor: int | None = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def append(self, line: str) -> None:
+        """Write one line at once, so that a reader or a kill sees whole lines.
+
+        Raises:
+            DataError: it could not be written; the lines before it are whole.
+        """
+        content = line.encode() + b"\n"
+        with self._lock:
+            assert self._descriptor is not None, f"{self.path} is closed"
+            before = os.fstat(self._descriptor).st_size
+            try:
+                while content:  # a disk with a little room takes a part and says so
+                    content = content[os.write(self._descriptor, content) :]
+            except OSError as error:
+                os.ftruncate(self._descriptor, before)
+                raise cannot_write(self.path, error) from error
+
+    def sync(self) -> None:
+        """Flush to the disk."""
+        sync(self.path)
+
+    def close(self) -> None:
+        """Close the file; closing it again is nothing."""
+        with self._lock:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+
+def remove_cut_line(path: Path) -> None:
+    """Remove what stands after the last newline: a line that a killed process did not finish."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with open(path, "r+b") as file:
+            file.truncate(whole)
 
 
 def sync(path: Path) -> None:

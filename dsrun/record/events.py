@@ -6,7 +6,11 @@ given in. A process that dies while it writes leaves one cut last line; readers 
 anywhere else is an error, with its line.
 
 After a resume from step n the records after n happen again: `truncate_after(n)` removes the old ones, so the log of a run that
-was killed is the log of one that was not, but for its times.
+was killed is the log of one that was not, but for its times, for the records that tell of an interruption (`stop`,
+`environment`), and for the places of `checkpoint` records: checkpoints are written beside training, each is recorded when it is
+whole, and by then there may be records of later steps. Readers therefore go by a record's `step` and not by its line.
+
+Several threads may append: a line is never mixed with another. A disk that is full raises an error and leaves whole lines.
 """
 
 import json
@@ -16,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dsrun.errors import DataError
-from dsrun.record.durable import sync, write_atomically
+from dsrun.record.durable import LineFile, write_atomically
 
 
 class EventLog:
@@ -28,8 +32,7 @@ class EventLog:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        _remove_cut_line(self.path)
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
+        self._file = LineFile(self.path)
 
     def append(self, event: str, step: int, **fields: Any) -> None:
         """Write one line at once, so that a reader or a kill sees whole lines.
@@ -38,23 +41,26 @@ class EventLog:
             event: kind of record, e.g. "step", "eval", "checkpoint".
             step: updates made so far.
             fields: anything JSON has a form for; NumPy scalars and arrays too.
+
+        Raises:
+            DataError: the disk takes no more.
         """
         nonfinite: list[str] = []
         record = {"event": event, "step": int(step)} | _plain(fields, "", nonfinite)
         if nonfinite:
             record["nonfinite"] = nonfinite
-        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        self._file.append(json.dumps(record, ensure_ascii=False, allow_nan=False))
 
     def truncate_after(self, step: int) -> None:
-        """Keep the records of steps up to `step`."""
+        """Keep the records of steps up to `step`; before anyone else appends."""
         self._file.close()
         lines = [line for record, line in _parse(self.path) if record["step"] <= step]
         write_atomically(self.path, "".join(line + "\n" for line in lines))
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        self._file = LineFile(self.path)
 
     def sync(self) -> None:
         """Flush to the disk, so that a checkpoint written next never outlives the records before it."""
-        sync(self.path)
+        self._file.sync()
 
     def close(self) -> None:
         """Close the file."""
@@ -85,16 +91,6 @@ def _record(line: bytes, place: str) -> dict[str, Any]:
     if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "event" not in record:
         raise DataError(f"{place}: not a record with `event` and `step`. Remove the line or take the file from a copy.")
     return record
-
-
-def _remove_cut_line(path: Path) -> None:
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with open(path, "r+b") as file:
-            file.truncate(whole)
 
 
 def _plain(value: Any, name: str, nonfinite: list[str]) -> Any:

@@ -21,6 +21,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from dsrun.errors import DataError
-from dsrun.record.durable import sync
+from dsrun.record.durable import cannot_write, sync
 
 FIELDS = 256  # exponent fields of float32
 BIAS = 127
@@ -63,15 +64,24 @@ class Magnitudes:
     swallowed: np.ndarray
 
     def save(self, folder: Path) -> None:
-        """Write the step's file, whole or not at all."""
-        folder.mkdir(exist_ok=True)
+        """Write the step's file, whole or not at all.
+
+        Raises:
+            DataError: the disk takes no more.
+        """
         path = file_of(folder, self.step)
         aside = path.with_name(f".{path.name}.part")
-        with open(aside, "wb") as file:
-            np.savez_compressed(file, **{field.name: getattr(self, field.name) for field in fields(self)})
-        sync(aside)
-        os.replace(aside, path)
-        sync(folder)
+        try:
+            folder.mkdir(exist_ok=True)
+            with open(aside, "wb") as file:
+                np.savez_compressed(file, **{field.name: getattr(self, field.name) for field in fields(self)})
+            sync(aside)
+            os.replace(aside, path)
+            sync(folder)
+        except OSError as error:
+            with suppress(OSError):
+                aside.unlink()
+            raise cannot_write(path, error) from error
 
     def rows(self) -> list[dict[str, Any]]:
         """Each tensor's names and figures."""

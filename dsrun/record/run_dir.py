@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dsrun.errors import DataError, UsageError
-from dsrun.record.durable import write_atomically
+from dsrun.record.durable import FULL, LineFile, cannot_write, write_atomically
 
 State = Literal["new", "incomplete", "complete", "differs"]
 Mode = Literal["automatic", "resume", "overwrite"]
@@ -104,15 +104,20 @@ class RunDir:
         state = self.state(config_text)
         if state == "new" and mode == "resume":
             raise UsageError(f"{self.path}: nothing to resume. Leave --resume out to start.")
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+        except OSError as error:
+            self.close()
+            if error.errno in FULL:
+                raise cannot_write(self.path, error) from error
+            raise
         try:
             state = self._settle(config_text, mode)
+            self._note_command(command)
         except BaseException:
             self.close()
             raise
-        with open(self.command, "a", encoding="utf-8") as file:
-            file.write(shlex.join(command) + "\n")
         return state
 
     def close(self) -> None:
@@ -166,6 +171,13 @@ class RunDir:
             write_atomically(self.config, config_text)
         return state
 
+    def _note_command(self, command: Sequence[str]) -> None:
+        commands = LineFile(self.command)
+        try:
+            commands.append(shlex.join(command))
+        finally:
+            commands.close()
+
     def _take_lock(self) -> None:
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -181,9 +193,9 @@ class RunDir:
                 f"{self._lock}: this file system has no locks ({error.strerror}): see to it that only one process trains here.",
                 stacklevel=3,
             )
+        self._lock_descriptor = descriptor
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on host {socket.gethostname()}\n".encode())
-        self._lock_descriptor = descriptor
 
     def _require_no_strangers(self) -> None:
         if not self.path.exists():

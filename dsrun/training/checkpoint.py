@@ -30,7 +30,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dsrun.errors import DataError
-from dsrun.record import sync, sync_tree
+from dsrun.record import cannot_write, sync, sync_tree
 from dsrun.training.state_digest import (
     FORMAT,
     Arrays,
@@ -72,6 +72,7 @@ def save(
     *,
     best: int | None = None,
     keep: int = 2,
+    keep_every: int | None = None,
     fault: Callable[[str], None] | None = None,
 ) -> str:
     """Write the state after `step` updates, then remove checkpoints that are no longer kept.
@@ -84,6 +85,7 @@ def save(
         meta: JSON values that belong to the state (all of it enters the digest: no times, no host names).
         best: step of the best checkpoint so far, which is kept; `restore(folder, "best")` looks it up here.
         keep: how many of the newest steps up to this one are kept besides.
+        keep_every: steps that are a multiple of this are kept for good.
         fault: called with each of FAULT_POINTS when it is reached, so that tests can kill there.
 
     Returns:
@@ -116,9 +118,12 @@ def save(
             f"{final}: the checkpoint could not be written: {error}. Steps on disk: {there or 'none'}. Make room there, or choose "
             "another --run-dir, and run the same command again."
         ) from error
-    _retire(folder, newest=step, keep=keep, best=best)
-    reached("retired")
-    remove_leftovers(folder)
+    try:
+        _retire(folder, newest=step, keep=keep, keep_every=keep_every, best=best)
+        reached("retired")
+        remove_leftovers(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     reached("done")
     return manifest["digest"]
 
@@ -198,12 +203,12 @@ def _commit(aside: Path, final: Path, reached: Callable[[str], None]) -> None:
     reached("committed")
 
 
-def _retire(folder: Path, *, newest: int, keep: int, best: int | None) -> None:
+def _retire(folder: Path, *, newest: int, keep: int, keep_every: int | None, best: int | None) -> None:
     """Remove old steps. Later ones are not counted: they are from before a resume, and will be written again."""
     earlier = [step for step in available_steps(folder) if step <= newest]
     kept = {newest, best, *earlier[max(len(earlier) - keep, 0) :]}
     for step in earlier:
-        if step not in kept:
+        if step not in kept and (keep_every is None or step % keep_every):
             # By way of another name: a reader never sees half of a step.
             path = folder / _step_name(step)
             path.rename(path.with_name(f"{_TRASH_PREFIX}{path.name}"))

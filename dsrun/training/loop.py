@@ -5,24 +5,31 @@ with the same bits as one that was not. Therefore a checkpoint holds the trainin
 loader or the random generator; what was recorded after the checkpoint is cut off on resume and happens again, identically.
 
 Step n+1 is dispatched before step n's figures are read, so the device does not wait for the log. What is watched of a step is
-dispatched before its update and read with its figures; it changes no bit (`watch.py`).
+dispatched before its update and read with its figures; it changes no bit (`watch.py`). A checkpoint's state is copied to the host,
+and written by a thread beside the steps that follow (`saver.py`); however the loop ends, it waits for that.
+
+A signal ends the loop after the step it came in, or in an evaluation after a batch (`stop.py`). An evaluation that was given up is
+made up for by the resumed run, before its first step, so the results are those of a run that was not stopped.
 """
 
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields, replace
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import jax
 
-from dsrun.errors import EXIT_INTERRUPTED, EXIT_STOPPED, DivergedError
+from dsrun.errors import DivergedError, DsrunError
 from dsrun.record.magnitudes import Magnitudes
 from dsrun.training.progress import Progress
+from dsrun.training.saver import Saver, host_copy
 from dsrun.training.state import StepRecord, TrainState
 from dsrun.training.step import TrainStep, split_batch
+from dsrun.training.stop import Stopped, StopRequest
 from dsrun.training.watch import Observation, Watcher
+from dsrun.training.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -63,11 +70,30 @@ class DevResult:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What a checkpoint is made of.
+
+    Fields:
+        step: updates made.
+        arrays: the state as `TrainState.to_dict` gives it, on the host.
+        best: as of this step.
+        is_due: an undisturbed run keeps it too; otherwise a signal alone asked for it.
+        is_evaluated: False where an evaluation was due after this step and a signal came first.
+    """
+
+    step: int
+    arrays: dict[str, Any]
+    best: Best
+    is_due: bool
+    is_evaluated: bool
+
+
+@dataclass(frozen=True)
 class Recorder:
-    """Where the loop writes: an event line, a checkpoint (returns its digest), and what was watched."""
+    """Where the loop writes: an event line, a checkpoint with its event (called in a thread), and what was watched."""
 
     event: Callable[..., None]
-    checkpoint: Callable[[TrainState, Best], str]
+    checkpoint: Callable[[Kept], None]
     magnitudes: Callable[[Magnitudes], None]
 
 
@@ -79,28 +105,6 @@ class Outcome:
     best: Best
     exit_code: int
     reason: str
-
-
-class StopRequest(AbstractContextManager):
-    """Notes SIGTERM, SIGUSR1 and SIGINT while it is entered; a second Ctrl-C leaves at once."""
-
-    def __init__(self) -> None:
-        self.exit_code = 0
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: object) -> None:
-        if number == signal.SIGINT and self.exit_code == EXIT_INTERRUPTED:
-            raise KeyboardInterrupt
-        self.exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_STOPPED
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,8 @@ class Loop:
         recorder: where events and checkpoints go.
         audio_seconds: seconds of audio in a batch, for the speed shown.
         watcher: observes the first step and each `watch_every_steps`-th.
+        stop: noted signals.
+        watchdog: told what is being done.
     """
 
     def __init__(
@@ -139,59 +145,102 @@ class Loop:
         settings: LoopSettings,
         progress: Progress,
         watcher: Watcher,
+        stop: StopRequest,
+        watchdog: Watchdog,
     ):
         self.step, self.batches, self.steps_per_epoch = step, batches, steps_per_epoch
         self.evaluate, self.recorder, self.audio_seconds = evaluate, recorder, audio_seconds
         self.settings, self.progress, self.watcher = settings, progress, watcher
+        self.stop, self.watchdog, self.saver = stop, watchdog, Saver()
         self.total_steps = settings.epochs * steps_per_epoch
+        self._compiled: set[tuple[int, ...]] = set()
 
-    def run(self, state: TrainState, best: Best) -> Outcome:
+    def run(self, state: TrainState, best: Best, *, is_evaluated: bool = True) -> Outcome:
         """Train on from `state`.
+
+        Args:
+            is_evaluated: False where the run was stopped before the evaluation that is due after `state`'s step.
 
         Raises:
             DivergedError: more steps in a row than `max_skipped_steps` were not finite at the smallest loss scale; names step,
                 utterances and loss scale. The last checkpoint stays.
+            DataError: a checkpoint or a record could not be written.
+            Stopped: by a signal before the first step was made, or by a second Ctrl-C.
         """
+        try:
+            outcome = self._run(state, best, is_evaluated)
+        except Exception:
+            try:
+                self.saver.wait()
+            except DsrunError as second:  # the first one ends the run, and on a full disk the log takes neither
+                with suppress(DsrunError):
+                    self.progress.message(str(second))
+            raise
+        self.watchdog.phase("writing a checkpoint")
+        self.saver.wait()
+        return outcome
+
+    def _run(self, state: TrainState, best: Best, is_evaluated: bool) -> Outcome:
         number, pending = int(state.step), None
         self._last_finish = time.monotonic()
-        with StopRequest() as stop:
-            if self._is_early_stop(best):
-                return Outcome(state, best, 0, "stopped early")
-            for batch, wait in self.batches(number):
-                number += 1
-                state, record, observation = self._step(state, batch, number)
-                stopping = stop.exit_code  # read once: the signal may come between two readings
-                self._finish(pending)
-                pending = _Pending(number, record, batch, wait, observation)
-                is_epoch_end = number % self.steps_per_epoch == 0
-                if is_epoch_end or stopping or self._is_checkpoint_step(number):
-                    self._finish(pending)
-                    pending = None
-                epoch = number // self.steps_per_epoch
-                if is_epoch_end and self._is_due(epoch, self.settings.evaluate_every_epochs):
-                    best = self._evaluate(state, number, epoch, best)
-                is_last = number == self.total_steps or self._is_early_stop(best)
-                if (
-                    stopping
-                    or is_last
-                    or self._is_checkpoint_step(number)
-                    or (is_epoch_end and self._is_due(epoch, self.settings.checkpoint_every_epochs))
-                    or (is_epoch_end and best.step == number)
-                ):
-                    self._checkpoint(state, number, best)
-                if is_last:
-                    break
-                if stopping:
-                    return Outcome(state, best, stopping, f"stopped by a signal after step {number}")
+        if self._is_early_stop(best):
+            return Outcome(state, best, 0, "stopped early")
+        if not is_evaluated:
+            self.stop.end_nothing_new()
+            best, outcome = self._after(state, number, best, self.stop.exit_code)
+            if outcome:
+                return outcome
+        for batch, wait in self.batches(number):
+            number += 1
+            state, record, observation = self._step(state, batch, number)
+            self.stop.end_nothing_new()
+            stopping = self.stop.exit_code  # read once: the signal may come between two readings
             self._finish(pending)
-        return Outcome(state, best, 0, "stopped early" if number < self.total_steps else "all epochs done")
+            pending = _Pending(number, record, batch, wait, observation)
+            self.saver.check()
+            if number % self.steps_per_epoch == 0 or stopping or self._is_checkpoint_step(number):
+                self._finish(pending)
+                pending = None
+                best, outcome = self._after(state, number, best, stopping)
+                if outcome:
+                    return outcome
+            self.watchdog.phase(f"waiting for the data of step {number + 1}")
+        self._finish(pending)
+        return Outcome(state, best, 0, "all epochs done")
+
+    def _after(self, state: TrainState, number: int, best: Best, stopping: int) -> tuple[Best, Outcome | None]:
+        """What is due after a step: evaluation, then checkpoint; and the outcome if it was the last one."""
+        epoch, steps_into = divmod(number, self.steps_per_epoch)
+        is_epoch_end = steps_into == 0
+        is_evaluated = True
+        if is_epoch_end and self._is_due(epoch, self.settings.evaluate_every_epochs):
+            found = None if stopping else self._evaluate(state, number, epoch, best)
+            best, is_evaluated = found or best, found is not None
+            stopping = stopping or self.stop.exit_code * (not is_evaluated)
+        is_last = is_evaluated and (number == self.total_steps or self._is_early_stop(best))
+        is_due = is_evaluated and (
+            is_last
+            or self._is_checkpoint_step(number)
+            or (is_epoch_end and self._is_due(epoch, self.settings.checkpoint_every_epochs))
+            or (is_epoch_end and best.step == number)
+        )
+        if stopping or is_due:
+            self._checkpoint(state, number, best, is_due=is_due, is_evaluated=is_evaluated)
+        if is_last:
+            return best, Outcome(state, best, 0, "stopped early" if number < self.total_steps else "all epochs done")
+        if stopping:
+            return best, Outcome(state, best, stopping, f"stopped by a signal after step {number}")
+        return best, None
 
     def _step(self, state: TrainState, batch: Any, number: int) -> tuple[TrainState, StepRecord, Observation | None]:
+        shape = (*batch.features.shape, *batch.labels.shape)
+        self.watchdog.phase(f"{'training' if shape in self._compiled else 'compiling for'} step {number}")
         shards = split_batch(batch, self.step.shards)
         total = self.step.total(state, shards)
         # Before the update, which takes the state's buffers.
         observation = self.watcher(state, total, shards[0]) if self._is_watched(number) else None
         state, record = self.step.update(state, total)
+        self._compiled.add(shape)
         return state, record, observation
 
     def _is_watched(self, number: int) -> bool:
@@ -246,8 +295,15 @@ class Loop:
                 "lower optimizer.learning_rate or training.clip_norm, use a format with more range, or a dynamic loss scale."
             )
 
-    def _evaluate(self, state: TrainState, number: int, epoch: int, best: Best) -> Best:
-        result = self.evaluate(self.step.weights(state), state.statistics)
+    def _evaluate(self, state: TrainState, number: int, epoch: int, best: Best) -> Best | None:
+        """Best so far after an evaluation; None if a signal ended it."""
+        self.watchdog.phase(f"evaluating after step {number}")
+        try:
+            result = self.evaluate(self.step.weights(state), state.statistics)
+        except Stopped:
+            if self.stop.at_once:
+                raise
+            return None
         best = best.after(number, result.summary["cer"])
         self.recorder.event("eval", number, **result.summary, epoch=epoch)
         self.progress.evaluation(result.summary, sample=result.sample)
@@ -260,9 +316,13 @@ class Loop:
             self.progress.message(f"    said: {result.sample[0]}\n    read: {result.sample[1]}")
         return best
 
-    def _checkpoint(self, state: TrainState, number: int, best: Best) -> None:
-        digest = self.recorder.checkpoint(state, best)
-        self.recorder.event("checkpoint", number, digest=digest, best=asdict(best))
+    def _checkpoint(self, state: TrainState, number: int, best: Best, *, is_due: bool, is_evaluated: bool) -> None:
+        self.watchdog.phase("writing the checkpoint before this one")
+        self.saver.wait()
+        self.watchdog.phase(f"copying the state after step {number}")
+        # Before the next update, which takes the state's buffers.
+        kept = Kept(number, host_copy(state.to_dict()), best, is_due, is_evaluated)
+        self.saver.submit(partial(self.recorder.checkpoint, kept))
 
 
 def _host(record: StepRecord) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, TextIO
 
+from dsrun.record import LineFile
+
 LINE_SECONDS = 30.0
 RATE_WINDOW = 50  # steps over which speed is averaged
 
@@ -21,11 +23,11 @@ class Progress(AbstractContextManager):
 
     Args:
         total_steps: steps of the whole run, for the time left.
-        log: text file that gets every plain line too, whatever the terminal shows.
+        log: gets every plain line too, whatever the terminal shows.
         stream: stderr unless a test passes its own.
     """
 
-    def __init__(self, *, total_steps: int, log: TextIO | None = None, stream: TextIO | None = None):
+    def __init__(self, *, total_steps: int, log: LineFile | None = None, stream: TextIO | None = None):
         self.total_steps, self.log, self.stream = total_steps, log, stream or sys.stderr
         self._recent: deque[tuple[float, int, float, float]] = deque(maxlen=RATE_WINDOW)
         self._last_line = time.monotonic()
@@ -125,5 +127,4 @@ class Progress(AbstractContextManager):
 
     def _to_log(self, text: str) -> None:
         if self.log:
-            self.log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')}  {text}\n")
-            self.log.flush()
+            self.log.append(f"{time.strftime('%Y-%m-%dT%H:%M:%S')}  {text}")
