@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
-_MULTIPLIER_1 = 0x7FEB352D
-_MULTIPLIER_2 = 0x846CA68B
+MULTIPLIER_1 = 0x7FEB352D
+MULTIPLIER_2 = 0x846CA68B
 
 Key = UInt32[Array, "2"]
 
@@ -65,16 +65,16 @@ def hash_bits(key: Key, index: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape
     x = x ^ (x >> jnp.uint32(16))
     # The second word enters before a shift. After it, a difference in its top bit would go through the next product alone, and
     # the words of two such keys would always differ in their top bit. The mixing above keeps such pairs from lying one bit apart.
-    x = x * jnp.uint32(_MULTIPLIER_1) + second
+    x = x * jnp.uint32(MULTIPLIER_1) + second
     x = x ^ (x >> jnp.uint32(15))
-    x = x * jnp.uint32(_MULTIPLIER_2)
+    x = x * jnp.uint32(MULTIPLIER_2)
     x = x ^ (x >> jnp.uint32(16))
-    x = x * jnp.uint32(_MULTIPLIER_1)
+    x = x * jnp.uint32(MULTIPLIER_1)
     return x ^ (x >> jnp.uint32(15))
 
 
 def _mix(x: UInt32[Array, ""]) -> UInt32[Array, ""]:
     """lowbias32."""
-    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(_MULTIPLIER_1)
-    x = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(_MULTIPLIER_2)
+    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(MULTIPLIER_1)
+    x = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(MULTIPLIER_2)
     return x ^ (x >> jnp.uint32(16))

@@ -44,6 +44,25 @@ def digest_of_description(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def digest_of_tensors(arrays: Mapping[str, Any]) -> str:
+    """SHA-256 over all tensors of a nested dict, as a description lists them, and nothing beside them: no best, no meta.
+
+    The `digest` event of a step and the `state_digest` of a checkpoint's event have it of the training state.
+    """
+    tensors = flatten(arrays)
+    return digest_of_entries([describe_tensor(name, tensors[name]) for name in sorted(tensors)])
+
+
+def digest_of_entries(entries: Iterable[Mapping[str, Any]], *, below: str = "") -> str:
+    """`digest_of_tensors` from the entries of a description: of those whose names begin with `below`, which is left out."""
+    kept = [
+        dict(entry) | {"name": entry["name"].removeprefix(below)}
+        for entry in entries
+        if entry["name"].startswith(below)
+    ]
+    return digest_of_description({"tensors": kept})
+
+
 def describe_tensor(name: str, value: np.ndarray) -> dict[str, Any]:
     """Name, dtype, shape, and the SHA-256 of the elements in C order, little-endian."""
     little_endian = value.astype(value.dtype.newbyteorder("<"), copy=False)
