@@ -109,6 +109,7 @@ def train(
         bool, typer.Option("--overwrite", help="Delete what the run folder holds and start anew.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained; write nothing.")] = False,
+    where: Annotated[bool, typer.Option("--where", help="Print the run folder of this command and leave.")] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Train a config to the end and print test error rates.
@@ -118,10 +119,14 @@ def train(
     """
     with StopRequest() as stop:  # before the imports, which take seconds: a signal is an orderly end then too
         stop.begin_nothing_new()
-        from dsrun.config import load_config
-        from dsrun.experiment import describe, train_run
+        from dsrun.config import default_run_dir, load_config
 
         resolved = load_config(config, set or [])
+        if where:  # scripts ask at every start, so it answers without JAX
+            print(run_dir or default_run_dir(resolved))
+            return
+        from dsrun.experiment import describe, train_run
+
         if resume and overwrite:
             raise UsageError("--resume goes on and --overwrite starts anew: choose one.")
         if dry_run:

@@ -817,6 +817,7 @@ class Config(Section):
     """Code of our own for a GPU."""
 
 
+RUNS = Path("runs")  # where run folders are, unless --run-dir says otherwise
 PATH_KEYS = ("data.train", "data.dev", "data.test", "data.alphabet", "data.cache", "training.compilation_cache")
 
 
@@ -905,6 +906,11 @@ def config_hash(config: Config) -> str:
         if values[key] is not None:
             values[key] = "/".join(Path(values[key]).parts[-2:])
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def default_run_dir(resolved: Resolved) -> Path:
+    """runs/<config stem>-<6 hex of the resolved config's hash>: named by content, so that the same command finds it again."""
+    return RUNS / f"{resolved.path.stem}-{config_hash(resolved.config)[:6]}"
 
 
 def list_configs(folder: str | Path) -> list[ConfigFile]:

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from dsrun import build
-from dsrun.config import Config, Resolved, config_hash, load_config, to_yaml
+from dsrun.config import Config, Resolved, default_run_dir, load_config, to_yaml
 from dsrun.ctc import describe_ctc
 from dsrun.errors import DataError, DsrunError, UsageError
 from dsrun.evaluation.evaluate import Evaluation, Evaluator
@@ -54,8 +54,6 @@ from dsrun.training.stop import Stopped, StopRequest
 from dsrun.training.watch import Watcher
 from dsrun.training.watchdog import Watchdog
 
-RUNS = Path("runs")
-
 
 @dataclass(frozen=True)
 class TrainOutcome:
@@ -74,11 +72,6 @@ class Experiment:
     batcher: Batcher
     dev_batcher: Batcher
     step: TrainStep
-
-
-def default_run_dir(resolved: Resolved) -> Path:
-    """runs/<config stem>-<6 hex of the resolved config's hash>."""
-    return RUNS / f"{resolved.path.stem}-{config_hash(resolved.config)[:6]}"
 
 
 def prepare(config: Config, *, devices: int | None, watchdog: Watchdog | None = None) -> Experiment:

@@ -174,6 +174,20 @@ def test_a_duplicate_id_is_refused_with_both_lines(corpus):
     require_message(train(folder, rows), 3, "train.jsonl:6", rows[2]["id"], "3")
 
 
+def test_where_prints_the_run_folder_without_jax_and_it_is_the_dry_runs(tmp_path):
+    """Scripts for clusters ask at every start whether the run has advanced."""
+    options = ["--config", "configs/prompts_float32.yaml", "--set", "seed=7"]
+    code = f"import sys; sys.argv = ['dsrun', 'train', '--where', *{options}]\nfrom dsrun.cli import app\n"
+    code += "try: app()\nexcept SystemExit: pass\nassert 'jax' not in sys.modules, 'imported'"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
+    assert result.returncode == 0, result.stderr
+    dry_run = json.loads(dsrun("train", *options, "--dry-run", "--json").stdout)
+    assert result.stdout.strip() == dry_run["run_dir"]
+    named = dsrun("train", *options, "--where", "--run-dir", tmp_path / "mine")
+    assert named.stdout.strip() == str(tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
 def test_dry_run_prints_shapes_and_writes_nothing(corpus):
     folder, rows = corpus
     rows[3]["text"] = "a long text " * 10
