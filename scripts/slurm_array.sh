@@ -83,7 +83,7 @@ words_of_line() {
 
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ] && [ -z "$print" ]; then
   words_of_line "$SLURM_ARRAY_TASK_ID" "$@"
-  describe_job
+  describe_job "$root"
   keep_options_of_this_start "${words[@]}"
   folder="$("$dsrun" train "${options[@]}" --where)"
   leave_if_done "$folder" "${options[@]}"

@@ -48,7 +48,7 @@ job_name() {
   fi
 }
 
-# Where this ran: what one asks first when two jobs differ.
+# describe_job REPOSITORY: where this ran, what one asks first when two jobs differ.
 describe_job() {
   say "job $(job_name), start $((${SLURM_RESTART_COUNT:-0} + 1)) of at most $((MAX_RESTARTS + 1)), host $(hostname), nodes ${SLURM_JOB_NODELIST:-unknown}"
   if command -v nvidia-smi >/dev/null; then
@@ -56,8 +56,8 @@ describe_job() {
   else
     say "no nvidia-smi: no GPUs"
   fi
-  if commit="$(git rev-parse HEAD 2>/dev/null)"; then
-    [ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || commit="$commit and changes that are not committed"
+  if commit="$(git -C "$1" rev-parse HEAD 2>/dev/null)"; then
+    [ -z "$(git -C "$1" status --porcelain --untracked-files=no 2>/dev/null)" ] || commit="$commit and changes that are not committed"
     say "commit $commit"
   fi
 }

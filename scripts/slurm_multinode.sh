@@ -58,7 +58,7 @@ esac
 require_options "$0" "$@"
 require_a_job "$0"
 
-describe_job
+describe_job "$root"
 for name in http_proxy https_proxy HTTP_PROXY HTTPS_PROXY; do
   [ -z "${!name:-}" ] || say "warning: $name is set, which can keep processes from finding each other; unset it if the start hangs"
 done

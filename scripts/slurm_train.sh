@@ -22,7 +22,7 @@
 # 180 seconds before the time limit (SLURM may do it a minute earlier) the job is signalled, writes a checkpoint and comes back;
 # scripts/slurm_job.sh says when it does not. The run folder is named by the config's content, so every start finds it. `B:` signals this
 # script only, which passes it on. Make it more than 180 where a step or a checkpoint takes minutes. Not every site signals before it
-# preempts: what is then lost is what came after the last checkpoint (training.checkpoint_every).
+# preempts: what is then lost is what came after the last checkpoint (training.checkpoint_every_steps).
 #
 # Variables, by `export` before sbatch:
 #   DSRUN         the program: .venv/bin/dsrun if there is one, else dsrun
@@ -51,7 +51,7 @@ esac
 require_options "$0" "$@"
 require_a_job "$0"
 
-describe_job
+describe_job "$root"
 keep_options_of_this_start "$@"
 folder="$("$dsrun" train "${options[@]}" --where)"
 leave_if_done "$folder" "${options[@]}"

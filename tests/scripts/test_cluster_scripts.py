@@ -284,6 +284,9 @@ def test_the_log_names_host_gpus_driver_and_commit(cluster):
     result = cluster.run("slurm_train.sh", "--config", "b.yaml", SLURM_JOB_ID=42)
     assert os.uname().nodename in result.stderr
     assert "GPU 1, NVIDIA Test, 580.1" in result.stderr
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True)
+    if git.returncode == 0:
+        assert f"commit {git.stdout.strip()}" in result.stderr
 
 
 @pytest.mark.parametrize("script", ["slurm_train.sh", "slurm_multinode.sh"])
