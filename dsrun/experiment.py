@@ -277,7 +277,9 @@ def _restore_checkpoint_event(run: RunDir, events: EventLog, found: checkpoints.
     """A process killed between a checkpoint and its event leaves the one without the other."""
     kind = STOP if STOP in found.meta else "checkpoint"
     if not any(event["step"] == found.step and event["event"] == kind for event in read_events(run.events)):
-        events.append(kind, found.step, digest=found.digest, best=asdict(Best(**found.meta["best"])))  # keys in the usual order
+        events.append(
+            kind, found.step, digest=found.digest, best=asdict(Best(**found.meta["best"]))
+        )  # keys in the usual order
 
 
 def _changed_since_the_start(run: RunDir, facts: dict[str, Any]) -> dict[str, Any]:

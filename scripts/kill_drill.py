@@ -16,8 +16,8 @@ process of `dsrun train` with the same command but a random number of devices, a
     gone       a recording vanishes before the start; must exit 3 and name it
 
 A run that reaches its end is compared and the next one begun, until all lives are used; the last run is then let go to its end.
-Compared are the digest of the last checkpoint and all records of `events.jsonl`: equal up to times, to the places of `checkpoint` records and to the
-records of the interruptions themselves, each exactly once. Exit code 1 if anything differs.
+Compared are the digest of the last checkpoint and all records of `events.jsonl`: equal up to times, to the places of `checkpoint`
+records and to the records of the interruptions themselves, each exactly once. Exit code 1 if anything differs.
 
 Most moments of a short life are start-up, which this drill does not want to test a hundred times: a life is killed by steps and not
 by the clock, and compiled programs and features are kept in a folder that all lives share. The process that kills itself at a fault
