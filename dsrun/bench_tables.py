@@ -18,6 +18,8 @@ def print_report(report: dict[str, Any]) -> None:
     tables = {"gru": _print_gru, "ctc": _print_ctc, "rounding": _print_rounding}
     tables |= {"step": _print_step, "data": _print_data, "scaling": _print_scaling}
     tables[report["benchmark"]](report)
+    if report.get("determinism", "strict") != "strict":
+        print(f"determinism: {report['determinism']}")
 
 
 def _print_gru(report: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -384,24 +384,33 @@ def build_training_data(config: Config, *, on_progress: OnProgress = None) -> Tr
     dev = _load(config, spoken["dev"], alphabet, notes, normalization=normalization, on_progress=on_progress)
     references = {utterance.id: normalize(utterance.text) for utterance in spoken["dev"]}
     if config.data.test is not None:  # loaded now, into the cache, so that a bad clip does not wait for the last epoch
-        build_evaluation_data(config, Path(config.data.test), alphabet, normalization, on_progress=on_progress)
+        test = Path(config.data.test)
+        build_evaluation_data(config, test, alphabet, normalization, cache=cache_of(config), on_progress=on_progress)
     return TrainingData(alphabet, normalization, train, dev, references, infeasible, notes)
 
 
 def build_evaluation_data(
-    config: Config, manifest: Path, alphabet: Alphabet, normalization: Normalization, *, on_progress: OnProgress = None
+    config: Config,
+    manifest: Path,
+    alphabet: Alphabet,
+    normalization: Normalization,
+    *,
+    cache: FeatureCache,
+    on_progress: OnProgress = None,
 ) -> tuple[Dataset, dict[str, str], Counter]:
     """A manifest as a dataset without augmentation, its references by id, and how often each character outside the alphabet
     occurs: they stay in the reference and count as errors; the labels, which only the loss reads, lack them."""
     utterances = read_manifest(manifest)
     encoded = encode_all({u.id: u.text for u in utterances}, alphabet, on_unknown="drop")
-    dataset = _dataset(config, utterances, encoded.labels, normalization=normalization, on_progress=on_progress)
+    dataset = _dataset(
+        config, utterances, encoded.labels, cache=cache, normalization=normalization, on_progress=on_progress
+    )
     return dataset, {utterance.id: normalize(utterance.text) for utterance in utterances}, encoded.dropped
 
 
-def cache_of(config: Config) -> FeatureCache:
+def cache_of(config: Config, *, access: Literal["read", "write"] = "write") -> FeatureCache:
     """Feature cache in the config's folder, or none."""
-    return FeatureCache(None if config.data.cache is None else Path(config.data.cache))
+    return FeatureCache(None if config.data.cache is None else Path(config.data.cache), access=access)
 
 
 def _manifests(config: Config) -> dict[str, Path]:
@@ -428,7 +437,7 @@ def _load(config: Config, utterances: list[Utterance], alphabet: Alphabet, notes
     if encoded.dropped:
         counts = ", ".join(f"{character!r} {count} times" for character, count in encoded.dropped.most_common())
         notes.append(f"left characters out that are not in the alphabet: {counts}")
-    return _dataset(config, utterances, encoded.labels, **options)
+    return _dataset(config, utterances, encoded.labels, cache=cache_of(config), **options)
 
 
 def _dataset(config: Config, utterances: list[Utterance], labels: list[list[int]], **options) -> Dataset:
@@ -437,7 +446,6 @@ def _dataset(config: Config, utterances: list[Utterance], labels: list[list[int]
         labels,
         audio=build_audio(config),
         features=build_features(config),
-        cache=cache_of(config),
         seed=config.seed,
         **options,
     )

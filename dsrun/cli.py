@@ -108,6 +108,13 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete what the run folder holds and start anew.")
     ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="Resume although code, versions, machine or flags are not those that the run began with; recorded, bits may differ.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained; write nothing.")] = False,
     where: Annotated[bool, typer.Option("--where", help="Print the run folder of this command and leave.")] = False,
     json_output: JsonOption = False,
@@ -134,7 +141,8 @@ def train(
             print(json.dumps(report, indent=2)) if json_output else print_description(report)
             return
         mode: Any = "resume" if resume else "overwrite" if overwrite else "automatic"
-        outcome = train_run(resolved, run_dir=run_dir, devices=devices, mode=mode, command=sys.argv, stop=stop)
+        options: dict[str, Any] = {"run_dir": run_dir, "devices": devices, "accept_changes": accept_changes}
+        outcome = train_run(resolved, **options, mode=mode, command=sys.argv, stop=stop)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
     print(json.dumps(outcome.report, indent=2)) if json_output else print_scores(outcome.report)
@@ -194,7 +202,7 @@ def runs(
     folder: Annotated[Path, typer.Argument(help="Folder that holds run folders.")] = Path("runs"),
     json_output: JsonOption = False,
 ) -> None:
-    """List run folders: state, step, best dev CER, formats."""
+    """List run folders: state, step, best dev CER, formats, determinism."""
     from dsrun.inspection import list_runs
 
     rows = list_runs(folder)
@@ -333,6 +341,8 @@ def print_scores(report: dict[str, Any]) -> None:
     """An evaluation's rates, intervals and examples for people."""
     print(f"run       {report['run']}  checkpoint step {report['step']}")
     print(f"manifest  {report['manifest']}  {report['utterances']} utterances")
+    if report["determinism"] != "strict":
+        print(f"          determinism {report['determinism']}")
     for name, counts in (("cer", "characters"), ("wer", "words")):
         count, (low, high) = report[counts], report[f"{name}_interval"]
         print(
@@ -347,7 +357,8 @@ def print_scores(report: dict[str, Any]) -> None:
         print(f"characters outside the alphabet, which the network cannot write: {found}")
     for name, example in report["examples"].items():
         print(f"{name:<7} {example['id']}\n   said   {example['reference']}\n   read   {example['hypothesis']}")
-    print(f"each utterance: {report['details']}")
+    if report["details"]:
+        print(f"each utterance: {report['details']}")
 
 
 def print_description(report: dict[str, Any]) -> None:
@@ -359,6 +370,7 @@ def print_description(report: dict[str, Any]) -> None:
         print(f"  {name}: {size / 1e6:.2f} MB")
     print(f"GRU: {report['gru']}")
     print(f"CTC: {report['ctc']}")
+    print(f"determinism: {report['determinism']}")
     print(
         f"batches: {report['steps_per_epoch']} an epoch, {report['total_steps']} steps in all; "
         f"{len(report['batch_shapes'])} shapes (one compilation each), padding {report['padding']:.1%} of frames"

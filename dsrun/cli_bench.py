@@ -156,7 +156,7 @@ def step(
     from dsrun.step_parts import bench_step
 
     report = bench_step(resolved.config, batches=batches, repeats=repeats, devices=devices)
-    _show({"config": str(config), **report}, json_output)
+    _show({"config": str(config), "determinism": resolved.config.determinism, **report}, json_output)
 
 
 @bench_app.command(epilog="Example: dsrun bench data --config configs/prompts_float32.yaml --utterances 100")
@@ -180,7 +180,7 @@ def data(
     from dsrun.data_rates import bench_data
 
     report = bench_data(resolved.config, utterances=utterances, repeats=repeats)
-    _show({"config": str(config), **report}, json_output)
+    _show({"config": str(config), "determinism": resolved.config.determinism, **report}, json_output)
 
 
 @bench_app.command(epilog="Example: dsrun bench scaling --config configs/prompts_float32.yaml --devices 1,2")
@@ -207,7 +207,7 @@ def scaling(
     from dsrun.device_scaling import bench_scaling
 
     report = bench_scaling(resolved.config, counts, batches=batches, repeats=repeats)
-    _show({"config": str(config), **report}, json_output)
+    _show({"config": str(config), "determinism": resolved.config.determinism, **report}, json_output)
     if not report["equal_loss_bits"]:
         raise typer.Exit(1)
 

@@ -763,8 +763,9 @@ class Training(Section):
     """A line in events.jsonl for each so many steps."""
     watch_every_steps: Count | None = 100
     """Count magnitudes and surviving updates at step 1 and each so many steps, for `dsrun study magnitudes`; null for never."""
-    compilation_cache: FilePath | None = None
-    """Folder for compiled programs, so that the next start with the same shapes, formats and versions need not compile; null for none."""
+    compilation_cache: bool = False
+    """Keep compiled programs in the run folder, so that a resume with the same shapes, formats and versions need not compile. They are
+    code: only a resume by the user who began the run, where it began, reads them."""
 
     @field_validator("keep_every_steps")
     @classmethod
@@ -815,10 +816,13 @@ class Config(Section):
     """How long, and when to look, keep and stop."""
     kernels: Kernels = Kernels()
     """Code of our own for a GPU."""
+    determinism: Literal["strict", "autotuned", "off"] = "strict"
+    """strict: the same bits again. autotuned: so too within this run folder, with kernels for a GPU chosen once by measured time and kept
+    there. off: neither compiler nor thread pool is told anything, bits may differ each time, and the run is marked as such everywhere."""
 
 
 RUNS = Path("runs")  # where run folders are, unless --run-dir says otherwise
-PATH_KEYS = ("data.train", "data.dev", "data.test", "data.alphabet", "data.cache", "training.compilation_cache")
+PATH_KEYS = ("data.train", "data.dev", "data.test", "data.alphabet", "data.cache")
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ On the roof beside `cli.py`, which only reads options and prints. A run folder i
 is not needed again. Inspecting data and machine is `inspection.py`'s.
 """
 
+import errno
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,10 +27,15 @@ from dsrun.record import (
     EventLog,
     LineFile,
     RunDir,
+    autotune_flags,
     configure_runtime,
+    differences,
+    keep_autotune_results,
     provenance,
     read_events,
+    read_provenance,
     require_in_force,
+    trusted_folder,
     write_atomically,
 )
 from dsrun.record.magnitudes import Magnitudes, remove_magnitudes_after
@@ -74,11 +80,18 @@ class Experiment:
     step: TrainStep
 
 
-def prepare(config: Config, *, devices: int | None, watchdog: Watchdog | None = None) -> Experiment:
+def prepare(
+    config: Config,
+    *,
+    devices: int | None,
+    autotune: Mapping[str, Path] | None = None,
+    watchdog: Watchdog | None = None,
+) -> Experiment:
     """Load the data and make the step; compiles nothing yet.
 
     Args:
         devices: how many to use; None takes all GPUs, or on a CPU as many as there are cores, at most one a shard.
+        autotune: where measured choices of kernels are kept (`autotune_flags`), if the config has them measured.
         watchdog: told of each utterance that is loaded.
 
     Raises:
@@ -90,9 +103,7 @@ def prepare(config: Config, *, devices: int | None, watchdog: Watchdog | None = 
         raise UsageError(
             f"--devices {devices}: a step has {shards} shards (batches.shards), so {shards} devices at most."
         )
-    configure_runtime(min(devices or processors(), shards), pool_size=shards)
-    require_in_force(pool_size=shards)
-    keep_compiled_programs(config.training.compilation_cache, pool_size=shards)
+    start_runtime(config, devices=min(devices or processors(), shards), autotune=autotune)
     available = jax.devices()
     if devices is not None and devices > len(available):
         raise UsageError(f"--devices {devices}: this machine has {len(available)} ({available[0].device_kind}).")
@@ -108,15 +119,48 @@ def prepare(config: Config, *, devices: int | None, watchdog: Watchdog | None = 
     return Experiment(data, settings, batcher, build.build_batcher(config, data.dev, purpose="evaluate"), step)
 
 
-def keep_compiled_programs(folder: str | None, *, pool_size: int) -> None:
-    """Every program that is compiled from now on is read from this folder, or left there, however short its compilation was.
+def start_runtime(config: Config, *, devices: int = 1, autotune: Mapping[str, Path] | None = None) -> None:
+    """Pin what the config's determinism asks for, before JAX starts, and read it back."""
+    shards, mode = config.batches.shards, config.determinism
+    is_tuned = mode == "autotuned"
+    configure_runtime(devices, pool_size=shards, determinism=mode, autotune=autotune if is_tuned else None)
+    require_in_force(pool_size=shards, determinism=mode)
+    if is_tuned:  # else JAX would keep choices beside its compiled programs too, and read others' there
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+
+
+def describe_determinism(config: Config) -> str | None:
+    """What a run that is not strict must say at its start."""
+    if config.determinism == "off":
+        return "warning: determinism is off: the same command may give other bits each time, and no resume repeats what was lost"
+    if config.determinism == "autotuned":
+        on_cpu = jax.default_backend() == "cpu"
+        return "determinism: autotuned; " + (
+            "on a CPU nothing is autotuned, so this is strict"
+            if on_cpu
+            else "kernels are chosen by measured time and kept in autotune.textproto: another run folder may get other bits"
+        )
+    return None
+
+
+def keep_compiled_programs(config: Config, run: RunDir) -> None:
+    """Every program that this run compiles from now on is read from its folder, or left there, however short its compilation was.
 
     A folder of its own for each size of XLA's thread pool: that size decides bits on a CPU, and JAX's name for a program lacks it.
     """
-    if folder is not None:
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder) / f"pool_{pool_size}"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if not config.training.compilation_cache:
+        return
+    from jax.experimental.compilation_cache import compilation_cache
+
+    pool = "any" if config.determinism == "off" else config.batches.shards
+    folder, note = trusted_folder(run.compiled)
+    if note:
+        print(note, file=sys.stderr)
+    (folder / f"pool_{pool}").mkdir(mode=0o700, exist_ok=True)
+    compilation_cache.reset_cache()  # JAX looks at the folder once, and may have compiled something by now
+    jax.config.update("jax_compilation_cache_dir", str((folder / f"pool_{pool}").absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def train_run(
@@ -127,10 +171,12 @@ def train_run(
     mode: Mode,
     command: Sequence[str],
     stop: StopRequest,
+    accept_changes: bool = False,
 ) -> TrainOutcome:
     """Train a config in its run folder, from the last checkpoint if there is one, and score the best checkpoint.
 
     Args:
+        accept_changes: resume although code, versions, machine or flags are not those that the run began with.
         stop: entered, so that a signal at any moment is an orderly end.
 
     Raises:
@@ -140,19 +186,22 @@ def train_run(
         Stopped: by a signal, with nothing new to save.
     """
     config, run = resolved.config, RunDir(run_dir or default_run_dir(resolved))
+    run.lasting = {"determinism": config.determinism}
     stop.begin_nothing_new()
     with _watchdog(config) as watchdog, run:
         watchdog.phase("loading data")
+        ready = partial(prepare, config, devices=devices, watchdog=watchdog)
         # Before anything in the folder changes: --overwrite must not remove a run for one that cannot start.
-        experiment = prepare(config, devices=devices, watchdog=watchdog) if mode == "overwrite" else None
+        experiment = ready(autotune=autotune_flags(run.path, is_new=True)) if mode == "overwrite" else None
         run.open(to_yaml(config), command=command, mode=mode)
         if mode == "resume" and not checkpoints.available_steps(run.checkpoints):
             raise UsageError(f"{run.path}: holds no checkpoint to resume from. Leave --resume out to start.")
         watchdog.log, before = run.log, run.read_status()
         stop.before_leaving = lambda exit_code: _note_end(run, before, Stopped(exit_code, "stopped by a signal"))
         try:
-            experiment = experiment or prepare(config, devices=devices, watchdog=watchdog)
-            outcome = _train(config, run, experiment, stop, watchdog)
+            experiment = experiment or ready(autotune=autotune_flags(run.path))
+            keep_compiled_programs(config, run)
+            outcome = _train(config, run, experiment, stop, watchdog, accept_changes=accept_changes)
             if outcome.exit_code:
                 return TrainOutcome(outcome.exit_code, {})
             stop.begin_nothing_new()
@@ -185,12 +234,23 @@ def _note_end(run: RunDir, before: dict[str, Any], error: BaseException) -> None
             run.write_status("failed", step=step, exit_code=getattr(error, "exit_code", 1))
 
 
-def _train(config: Config, run: RunDir, experiment: Experiment, stop: StopRequest, watchdog: Watchdog) -> Outcome:
+def _train(
+    config: Config,
+    run: RunDir,
+    experiment: Experiment,
+    stop: StopRequest,
+    watchdog: Watchdog,
+    *,
+    accept_changes: bool,
+) -> Outcome:
     watchdog.phase("looking for a checkpoint")
     data, step = experiment.data, experiment.step
-    facts = provenance(data=_data_digests(config))
+    products = step.policy.describe_products()
+    facts = provenance(data=_data_digests(config), determinism=config.determinism, products=products)
     is_resumed = bool(checkpoints.available_steps(run.checkpoints))
     changed = _changed_since_the_start(run, facts) if is_resumed else {}
+    if changed and config.determinism != "off" and not accept_changes:
+        raise UsageError(_changed_text(run, changed))
     if not (is_resumed and run.provenance.is_file()):
         write_atomically(run.provenance, _json(facts))
     write_atomically(run.parameters, parameters_text(experiment.settings, config))
@@ -204,6 +264,8 @@ def _train(config: Config, run: RunDir, experiment: Experiment, stop: StopReques
             progress.message(
                 f"warning: {', '.join(changed)} differ from the start of the run (see events.jsonl), so bits may differ too"
             )
+        if text := describe_determinism(config):
+            progress.message(text)
         shapes = experiment.batcher.shapes()
         progress.message(
             f"{run.path}: {len(data.train.ids)} utterances, {experiment.batcher.batches_per_epoch} steps an epoch, {total_steps} in "
@@ -283,23 +345,29 @@ def _restore_checkpoint_event(run: RunDir, events: EventLog, found: checkpoints.
 
 
 def _changed_since_the_start(run: RunDir, facts: dict[str, Any]) -> dict[str, Any]:
-    """What provenance says differently now, {name: [then, now]}; the number of devices changes no bit and does not count.
+    """What provenance says differently now, {name: [then, now]}; what changes no bit does not count.
 
     Raises:
         DataError: a manifest has changed: the rest of the run would be of another experiment.
     """
     if not run.provenance.is_file():
         return {}
-    then, now = json.loads(run.provenance.read_text(encoding="utf-8")), json.loads(_json(facts))
-    for name in now["data"]:
-        if then["data"].get(name) != now["data"][name]:
+    changed = differences(read_provenance(run.provenance), json.loads(_json(facts)))
+    for name in changed:
+        if name.startswith("data."):
             raise DataError(
-                f"{run.path}: data.{name} has changed since the run began. Restore it to go on, or train "
-                "in another --run-dir."
+                f"{run.path}: {name} has changed since the run began. Restore it to go on, or train in another --run-dir."
             )
-    for side in (then, now):
-        side["in_force"].pop("XLA_FLAGS", None)
-    return {name: [then.get(name), now[name]] for name in now if then.get(name) != now[name]}
+    return changed
+
+
+def _changed_text(run: RunDir, changed: dict[str, Any]) -> str:
+    lines = [f"  {name}: {then!r} then, {now!r} now" for name, (then, now) in changed.items()]
+    return (
+        f"{run.path}: the run began under other circumstances, so that bits may differ from here on:\n"
+        + "\n".join(lines)
+        + "\nRestore them, train in another --run-dir, or go on with --accept-changes (recorded in events.jsonl)."
+    )
 
 
 def _require_same_alphabet(meta: dict[str, Any], alphabet: Alphabet, run: RunDir) -> None:
@@ -327,6 +395,7 @@ def _record_magnitudes(run: RunDir, events: EventLog, magnitudes: Magnitudes) ->
 def _save(run: RunDir, config: Config, data: build.TrainingData, events: EventLog, kept: Kept) -> None:
     """Write a checkpoint, then its event: in a thread, while training goes on."""
     events.sync()  # it must not outlive the records before it
+    keep_autotune_results(run.path)
     arrays = {"state": kept.arrays, "features": data.normalization.to_arrays()}
     meta = {"best": asdict(kept.best), "alphabet": list(data.alphabet.symbols)}
     if not kept.is_due:
@@ -389,7 +458,6 @@ def describe(resolved: Resolved, *, run_dir: Path | None, devices: int | None) -
     without_cache = config.model_copy(
         update={
             "data": config.data.model_copy(update={"cache": None, "infeasible": "drop"}),
-            "training": config.training.model_copy(update={"compilation_cache": None}),
         }
     )
     experiment = prepare(without_cache, devices=devices)
@@ -402,6 +470,7 @@ def describe(resolved: Resolved, *, run_dir: Path | None, devices: int | None) -
         "parameter_count": count,
         "bytes": _bytes_by_role(config, experiment.step),
         "carrier": config.arithmetic.carrier,
+        "determinism": config.determinism,
         "gru": describe_gru(experiment.settings, experiment.step.policy),
         "ctc": describe_ctc(experiment.step.policy, experiment.step.ctc_kernel),
         "batch_shapes": [
@@ -469,10 +538,9 @@ def load_run(path: Path, checkpoint: str) -> Trained:
     run = RunDir(path)
     if not run.config.is_file():
         raise UsageError(f"{path}: not a run folder (no config.yaml). `dsrun runs` lists those there are.")
+    run.require_own_contents()
     config = load_config(run.config).config
-    configure_runtime(pool_size=config.batches.shards)
-    require_in_force(pool_size=config.batches.shards)
-    keep_compiled_programs(config.training.compilation_cache, pool_size=config.batches.shards)
+    start_runtime(config, autotune=autotune_flags(run.path, writes=False))
     found = checkpoints.restore(run.checkpoints, _which(run, checkpoint))
     alphabet = Alphabet(tuple(found.meta["alphabet"]))
     settings = build.build_model_settings(config, num_classes=alphabet.num_classes)
@@ -513,8 +581,9 @@ def evaluate_run(
     trained = load_run(path, checkpoint)
     config = trained.config
     manifest = manifest or Path(config.data.test or config.data.dev)
+    cache = build.cache_of(config, access="read")
     dataset, references, unknown = build.build_evaluation_data(
-        config, manifest, trained.alphabet, trained.normalization
+        config, manifest, trained.alphabet, trained.normalization, cache=cache
     )
     if batch is not None:
         config = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": batch})})
@@ -522,30 +591,44 @@ def evaluate_run(
     result: Evaluation = trained.evaluator(
         trained.weights, trained.statistics, batcher.epoch(0), references=references, alphabet=trained.alphabet
     )
-    trained.run.evaluation.mkdir(parents=True, exist_ok=True)
     digest = audio_digest(manifest)
     is_as_trained = digest in _digests_at_the_start(trained.run).values()
     # The plain name is for the best checkpoint on the run's own data; nothing else may replace that file.
     is_official = is_as_trained and checkpoint == "best"
     name = manifest.stem if is_official else f"{manifest.stem}-{digest[:6]}-step_{trained.step:06d}"
-    details = trained.run.evaluation / f"{name}.jsonl"
-    write_atomically(details, "".join(_json(u.to_json(), indent=None) for u in result.utterances))
+    details = _write_details(trained.run.evaluation / f"{name}.jsonl", result)
     return {
         "run": str(path),
         "step": trained.step,
         "manifest": str(manifest),
         "decoder": decoder,
+        "determinism": config.determinism,
         **result.summary(),
         "manifest_is_as_trained": is_as_trained,
         "unknown_characters": dict(sorted(unknown.items())),
         "examples": {name: example.to_json() for name, example in result.examples().items()},
-        "details": str(details),
+        "details": details,
     }
+
+
+def _write_details(path: Path, result: Evaluation) -> str | None:
+    """Keep each utterance's result; somebody else's run, which cannot be written in, is scored all the same."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, "".join(_json(u.to_json(), indent=None) for u in result.utterances))
+    except (OSError, DataError) as error:
+        cause = error.__cause__ if isinstance(error, DataError) else error
+        if not isinstance(cause, OSError) or cause.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        print(f"{path}: not written ({cause.strerror}), so each utterance's result is not kept", file=sys.stderr)
+        return None
+    return str(path)
 
 
 def _digests_at_the_start(run: RunDir) -> dict[str, str]:
     """Of the manifests, by split."""
-    return json.loads(run.provenance.read_text(encoding="utf-8"))["data"] if run.provenance.is_file() else {}
+    found = read_provenance(run.provenance).get("data", {}) if run.provenance.is_file() else {}
+    return {name: str(digest) for name, digest in found.items()} if isinstance(found, dict) else {}
 
 
 def transcribe_files(
@@ -565,7 +648,7 @@ def transcribe_files(
                 [[]],
                 audio=build.build_audio(config),
                 features=build.build_features(config),
-                cache=build.cache_of(config),
+                cache=build.cache_of(config, access="read"),
                 normalization=trained.normalization,
             )
         except DataError as error:

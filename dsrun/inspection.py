@@ -22,30 +22,39 @@ if TYPE_CHECKING:
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """A row for each run folder: state, steps, best dev CER, test CER, storage format."""
+    """A row for each run folder: state, steps, best dev CER, test CER, storage format, determinism."""
     rows = []
     for path in sorted(p.parent for p in folder.glob("*/config.yaml")):
         run = RunDir(path)
         try:
+            run.require_own_contents()  # a pipe would never answer
             config = load_config(run.config).config
-        except DsrunError as error:  # of another version of dsrun, say; the others are still worth a list
+            status, events = run.read_status(), read_events(run.events)
+        except DsrunError as error:  # of another version of dsrun, or damaged; the others are still worth a list
             print(f"{path}: {error}", file=sys.stderr)
             continue
-        status = run.read_status()
-        evaluations = [e for e in read_events(run.events) if e["event"] == "eval"] if run.events.is_file() else []
+        rates = [e["cer"] for e in events if e["event"] == "eval" and isinstance(e.get("cer"), int | float)]
+        result = status.get("result")
         rows.append(
             {
                 "run": str(path),
                 "state": status.get("state", "new"),
                 "step": status.get("step", 0),
-                "dev_cer": min((e["cer"] for e in evaluations), default=None),
-                "test_cer": status.get("result", {}).get("cer"),
+                "dev_cer": min(rates, default=None),
+                "test_cer": result.get("cer") if isinstance(result, dict) else None,
                 "storage": config.arithmetic.storage.format,
                 "compute": config.arithmetic.compute.format,
                 "seed": config.seed,
+                "determinism": _determinism(config, events),
             }
         )
     return rows
+
+
+def _determinism(config: Config, events: list[dict[str, Any]]) -> str:
+    """The config's, and where the run went on under other circumstances than it began with."""
+    changed = [str(event["step"]) for event in events if event["event"] == "environment"]
+    return config.determinism + (f", changed at {' '.join(changed)}" if changed else "")
 
 
 def check_data(manifest: Path, *, config: Path | None, sample_rate: int) -> dict[str, Any]:
@@ -146,9 +155,13 @@ def doctor_report() -> dict[str, Any]:
     import jax
     import soundfile
 
+    from dsrun.arithmetic import Policy
     from dsrun.self_check import run_self_check
 
     devices = jax.devices()
+    cache = jax.config.values[
+        "jax_compilation_cache_dir"
+    ]  # of the environment: a run's own is training.compilation_cache
     facts = {
         "dsrun": metadata.version("dsrun"),
         "python": platform.python_version(),
@@ -157,7 +170,11 @@ def doctor_report() -> dict[str, Any]:
         "backend": jax.default_backend(),
         "devices": ", ".join(f"{device.id}: {device.device_kind}" for device in devices),
         "cores": os.cpu_count(),
+        "determinism": "strict, where a config does not say otherwise",
         **in_force(),
+        "float32 products": f"{Policy().describe_products()}, unless arithmetic.compute says otherwise; JAX's default here: "
+        f"{jax.config.values['jax_default_matmul_precision'] or 'its own'}, which dsrun does not use",
+        "compilation cache": f"{cache}: its programs are trusted code" if cache else "none",
         ALLOCATOR_VARIABLE: os.environ.get(ALLOCATOR_VARIABLE, ""),
     }
     return {"facts": facts, "checks": [check.to_json() for check in run_self_check()]}

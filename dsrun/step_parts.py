@@ -43,8 +43,7 @@ STAGES = ("gradient", "reduce", "optimizer")
 
 def bench_step(config: Config, *, batches: int, repeats: int, devices: int | None) -> dict[str, Any]:
     """Rows of stages and parts, and the whole; see the module."""
-    training = config.training.model_copy(update={"compilation_cache": None})
-    experiment = prepare(config.model_copy(update={"training": training}), devices=devices)
+    experiment = prepare(config, devices=devices)
     step, batcher = experiment.step, experiment.batcher
     count = min(batches, batcher.batches_per_epoch)
     shards = [split_batch(batcher.batch(1, i), step.shards) for i in range(count)]

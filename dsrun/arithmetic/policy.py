@@ -254,6 +254,16 @@ class Policy:
             return jax.lax.DotAlgorithmPreset.TF32_TF32_F32
         return jax.lax.Precision.HIGHEST
 
+    def describe_products(self) -> str:
+        """What products are whose operands are float32 arrays; JAX's own default on recent GPUs is TensorFloat-32."""
+        chosen = {
+            self.compute.format.name,
+            *(r.format.name for rule in self.rules for name, r in rule.roundings if name == "compute"),
+        }
+        if self.carrier == "native" and "tensorfloat32" in chosen and jax.default_backend() == "gpu":
+            return "TensorFloat-32 where arithmetic.compute is tensorfloat32, else float32 (Precision.HIGHEST)"
+        return "float32 (Precision.HIGHEST)"
+
     def dots(
         self, a: Float[Array, "... inner"], weights: Sequence[Array], paths: Sequence[str], key: Key | None = None
     ) -> list[Float32[Array, "... _"]]:

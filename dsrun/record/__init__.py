@@ -6,9 +6,11 @@ appended a whole line at a time, so a kill never leaves half of one. Checkpoints
 does not import JAX.
 """
 
+from dsrun.record.autotune import autotune_flags, keep_autotune_results
+from dsrun.record.compiled import trusted_folder
 from dsrun.record.durable import LineFile, cannot_write, sync, sync_tree, write_atomically
 from dsrun.record.events import EventLog, read_events
-from dsrun.record.provenance import provenance
+from dsrun.record.provenance import differences, provenance, read_provenance
 from dsrun.record.run_dir import RunDir
 from dsrun.record.runtime import configure_runtime, in_force, require_in_force
 
@@ -16,13 +18,18 @@ __all__ = [
     "EventLog",
     "LineFile",
     "RunDir",
+    "autotune_flags",
     "cannot_write",
     "configure_runtime",
+    "differences",
     "in_force",
+    "keep_autotune_results",
     "provenance",
     "read_events",
+    "read_provenance",
     "require_in_force",
     "sync",
     "sync_tree",
+    "trusted_folder",
     "write_atomically",
 ]

@@ -1,4 +1,4 @@
-"""Writing so that a kill or a power cut leaves the old file or the new one, never half of one.
+"""Writing so that a kill or a power cut leaves the old file or the new one, never half of one, and nothing outside its folder.
 
 Replacing is POSIX's recipe: write aside on the same file system, flush the file to the disk, rename over the name, flush the folder
 that holds the name. A rename is atomic; without the flushes it may reach the disk before the bytes do.
@@ -6,6 +6,9 @@ that holds the name. A rename is atomic; without the flushes it may reach the di
 Appending is by whole lines: a lock keeps threads apart, and a line that the disk takes only in part is taken back, so the file
 ends with a whole line and has room to go on from. A kill in between leaves one cut last line, which `LineFile` removes when it
 opens the file again.
+
+A run folder may come from a stranger, with symbolic links in it that lead anywhere. A rename replaces a link and does not follow it;
+what is opened for writing here is never reached through one.
 
 A disk that is full is a user's trouble and not a bug: what cannot be written raises a DataError that names the file.
 """
@@ -15,8 +18,9 @@ import os
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from dsrun.errors import DataError
+from dsrun.errors import DataError, UsageError
 
 # No space; over the quota; over the shell's limit on a file's size.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -39,8 +43,8 @@ def write_atomically(path: Path, text: str) -> None:
     """
     aside = path.with_name(f".{path.name}.part")
     try:
-        with open(aside, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with open_to_replace(aside) as file:
+            file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
@@ -51,19 +55,49 @@ def write_atomically(path: Path, text: str) -> None:
         raise cannot_write(path, error) from error
 
 
+def open_to_replace(path: Path) -> BinaryIO:
+    """A new file for writing; what had its name is gone, be it a link."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644), "wb")
+
+
+def require_own(path: Path) -> None:
+    """Raises UsageError if something is there that would lead a writer out of its folder, or never answer: link, pipe, device."""
+    if path.is_symlink():
+        what = f"a symbolic link to {os.readlink(path)}"
+    elif not path.exists() or path.is_dir():
+        return
+    elif not path.is_file():
+        what = "a pipe, a socket or a device"
+    elif path.stat().st_nlink > 1:
+        what = "a file with a second name (hard link), which may lie elsewhere"
+    else:
+        return
+    raise UsageError(
+        f"{path}: {what}. dsrun writes only inside a run folder, so it touched nothing. Remove it or put a copy in its place; to keep "
+        "runs on another disk, link the whole run folder."
+    )
+
+
 class LineFile:
     """A text file (UTF-8) that only grows, by whole lines, from any thread.
 
     Args:
         path: created if missing. A cut last line is removed.
+
+    Raises:
+        UsageError: the name is a link, a pipe or a device.
+        DataError: it cannot be opened.
     """
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self._lock = threading.Lock()
+        require_own(self.path)
         try:
             remove_cut_line(self.path)
-            self._descriptor: int | None = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            self._descriptor: int | None = os.open(self.path, flags, 0o644)
         except OSError as error:
             raise cannot_write(self.path, error) from error
 

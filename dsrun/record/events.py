@@ -86,9 +86,9 @@ def _parse(path: Path) -> list[tuple[dict[str, Any], str]]:
 def _record(line: bytes, place: str) -> dict[str, Any]:
     try:
         record = json.loads(line.decode())
-    except ValueError as error:  # of JSON, or of UTF-8
+    except (ValueError, RecursionError) as error:  # of JSON, or of UTF-8
         raise DataError(f"{place}: not JSON ({error}). Remove the line or take the file from a copy.") from error
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "event" not in record:
+    if not isinstance(record, dict) or type(record.get("step")) is not int or not isinstance(record.get("event"), str):
         raise DataError(f"{place}: not a record with `event` and `step`. Remove the line or take the file from a copy.")
     return record
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from dsrun.errors import DataError
-from dsrun.record.durable import cannot_write, sync
+from dsrun.record.durable import cannot_write, open_to_replace, sync
 
 FIELDS = 256  # exponent fields of float32
 BIAS = 127
@@ -73,7 +73,7 @@ class Magnitudes:
         aside = path.with_name(f".{path.name}.part")
         try:
             folder.mkdir(exist_ok=True)
-            with open(aside, "wb") as file:
+            with open_to_replace(aside) as file:
                 np.savez_compressed(file, **{field.name: getattr(self, field.name) for field in fields(self)})
             sync(aside)
             os.replace(aside, path)

@@ -2,9 +2,16 @@
 
 With `config.yaml` it is enough to say whether two runs ought to be bit-equal: same source, same package versions, same kind of
 device, same settings in force, same data. It names neither host nor user nor time, so equal runs have equal files.
+
+A run that goes on under other circumstances than it began with is another experiment from there on. `differences` names what
+differs and may change bits; `dsrun train` shows it and refuses to resume, unless `--accept-changes` says to go on (which is recorded in
+`events.jsonl`), or the run promises nothing (`determinism: off`). Harmless, and not a difference: the number of devices, where
+dumps and measured choices of kernels are written, a commit with the same source, a patch release of Python.
 """
 
 import hashlib
+import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -13,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import dsrun
-from dsrun.record.runtime import in_force
+from dsrun.errors import DataError, UsageError
+from dsrun.record.runtime import Determinism, flags_that_decide, in_force
 
 # Packages whose code computes something that ends up in a result.
 PACKAGES = (
@@ -30,16 +38,23 @@ PACKAGES = (
 )
 # JAX's own switches that change bits.
 JAX_SETTINGS = ("jax_default_matmul_precision", "jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
+# Settings of the libraries below XLA that change bits, or may.
+VARIABLES = ("CUBLAS_WORKSPACE_CONFIG", "NCCL_ALGO", "NCCL_PROTO", "NVIDIA_TF32_OVERRIDE", "TF_CUDNN_DETERMINISTIC")
 PACKAGE_FOLDER = Path(dsrun.__file__).parent
 
 
-def provenance(*, data: Mapping[str, str] | None = None) -> dict[str, Any]:
+def provenance(
+    *, data: Mapping[str, str] | None = None, determinism: Determinism = "strict", products: str = ""
+) -> dict[str, Any]:
     """What a run's bits depend on besides its config. Starts JAX's backend, to name its devices.
 
     Args:
         data: hashes by name, e.g. of manifests; the caller knows what it read.
+        determinism: of the config, here too because it says what the rest is worth.
+        products: what products of float32 arrays are: `Policy.describe_products`.
     """
     return {
+        "determinism": determinism,
         "dsrun": dsrun.__version__,
         "source_sha256": source_digest(),
         "git": git_state(PACKAGE_FOLDER),
@@ -47,9 +62,61 @@ def provenance(*, data: Mapping[str, str] | None = None) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": {"system": platform.system(), "machine": platform.machine(), "cpu": _cpu_model()},
         "in_force": in_force(),
+        "variables": {name: os.environ.get(name) for name in VARIABLES},
+        "products": products,
         "jax": _jax_facts(),
         "data": dict(data or {}),
     }
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """What a `provenance.json` holds.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON as dsrun writes it ({error}). Take the file from a copy.") from error
+    return found
+
+
+def differences(then: Any, now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What may change bits and is not as it was: {dotted name: [then, now]}, empty if nothing is.
+
+    Args:
+        then: what a `provenance.json` holds; anything, if it is damaged.
+        now: of this process.
+    """
+    found = {}
+    old, new = _decisive(then), _decisive(now)
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            found[name] = [old.get(name), new.get(name)]
+    return found
+
+
+def _decisive(facts: Any) -> dict[str, Any]:
+    """Facts by dotted name, without those that are harmless."""
+    flat = _flatten(facts) if isinstance(facts, Mapping) else {}
+    text = flat.pop("in_force.XLA_FLAGS", "")
+    try:
+        flags = flags_that_decide(str(text))
+    except UsageError:
+        flags = {"XLA_FLAGS": str(text)}
+    flat |= {f"in_force.{name}": value for name, value in flags.items()}
+    flat["python"] = ".".join(str(flat.get("python")).split(".")[:2])
+    return {name: value for name, value in flat.items() if name.split(".")[0] != "git"}
+
+
+def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
 
 
 def source_digest(folder: Path = PACKAGE_FOLDER) -> str:

@@ -10,6 +10,10 @@ finds it again after a requeue. What the folder is decides what the command may 
 | complete | the same config; finished | is refused, and told the choices |
 | differs | another config | is refused, and shown the difference |
 
+A folder may come from a stranger. Whatever would lead a writer out of it, a symbolic link above all, is refused before anything is
+written, and its compiled programs (code) are not run (`compiled.py`). Against somebody who changes the folder meanwhile nothing is
+promised.
+
 One process at a time works in a folder: it holds a lock (`flock` on `.lock`) that the kernel drops when the process ends, however
 it ends. The time and host of a run are in `status.json`, `.lock` and the logs only; the other files are the same bytes for the same run.
 """
@@ -29,7 +33,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dsrun.errors import DataError, UsageError
-from dsrun.record.durable import FULL, LineFile, cannot_write, write_atomically
+from dsrun.record.durable import FULL, LineFile, cannot_write, require_own, write_atomically
 
 State = Literal["new", "incomplete", "complete", "differs"]
 Mode = Literal["automatic", "resume", "overwrite"]
@@ -45,6 +49,9 @@ CONTENTS = (
     "evaluation",
     "report",
     "export",
+    "compiled",
+    "autotune.textproto",
+    ".autotune.textproto",
     "parameters.txt",
     "provenance.json",
     "command.txt",
@@ -69,6 +76,8 @@ class RunDir:
         self.evaluation = self.path / "evaluation"
         self.report = self.path / "report"
         self.export = self.path / "export"
+        self.compiled = self.path / "compiled"
+        self.lasting: dict[str, Any] = {}  # facts that every status gets
         self._lock = self.path / ".lock"
         self._lock_descriptor: int | None = None
 
@@ -83,9 +92,14 @@ class RunDir:
         if not self.config.exists():
             self._require_no_strangers()
             return "new"
-        if self.config.read_text(encoding="utf-8") != config_text:
+        if self.config.read_bytes() != config_text.encode():
             return "differs"
         return "complete" if self.read_status().get("state") == "done" else "incomplete"
+
+    def require_own_contents(self) -> None:
+        """Raises UsageError if a name that dsrun writes to leads out of the folder."""
+        for name in (*CONTENTS, ".lock"):
+            require_own(self.path / name)
 
     def open(self, config_text: str, *, command: Sequence[str], mode: Mode = "automatic") -> State:
         """Take the lock and make the folder ready to train in.
@@ -99,8 +113,11 @@ class RunDir:
             "new" or "incomplete": start, or go on from the last checkpoint if there is one.
 
         Raises:
-            UsageError: the folder is in use, complete, of another config, not a run folder, or there is nothing to resume.
+            UsageError: the folder is in use, complete, of another config, not a run folder, not to be written in, has links that lead
+                out of it, or there is nothing to resume.
         """
+        if self.path.is_dir():
+            self.require_own_contents()
         state = self.state(config_text)
         if state == "new" and mode == "resume":
             raise UsageError(f"{self.path}: nothing to resume. Leave --resume out to start.")
@@ -111,7 +128,9 @@ class RunDir:
             self.close()
             if error.errno in FULL:
                 raise cannot_write(self.path, error) from error
-            raise
+            raise UsageError(
+                f"{self.path}: dsrun cannot write there ({error.strerror}). Choose another --run-dir, or have the rights changed."
+            ) from error
         try:
             state = self._settle(config_text, mode)
             self._note_command(command)
@@ -140,7 +159,12 @@ class RunDir:
             step: updates made.
             facts: more of JSON's values, e.g. exit_code.
         """
-        status = {"state": state, "step": step} | facts | {"updated": datetime.now(UTC).isoformat(timespec="seconds")}
+        status = (
+            {"state": state, "step": step}
+            | self.lasting
+            | facts
+            | {"updated": datetime.now(UTC).isoformat(timespec="seconds")}
+        )
         write_atomically(self.status, json.dumps(status, indent=2) + "\n")
 
     def read_status(self) -> dict[str, Any]:
@@ -150,13 +174,16 @@ class RunDir:
             DataError: the file was damaged.
         """
         try:
-            return json.loads(self.status.read_text(encoding="utf-8"))
+            status = json.loads(self.status.read_bytes())
+            if not isinstance(status, dict) or type(status.get("step", 0)) is not int:
+                raise ValueError("no object with a step")
         except FileNotFoundError:
             return {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
-                f"{self.status}: not JSON ({error}). Remove the file: the run then counts as incomplete."
+                f"{self.status}: not JSON as dsrun writes it ({error}). Remove the file: the run then counts as incomplete."
             ) from error
+        return status
 
     def _settle(self, config_text: str, mode: Mode) -> State:
         state = self.state(config_text)  # again, now that nobody else changes it
@@ -179,7 +206,7 @@ class RunDir:
             commands.close()
 
     def _take_lock(self) -> None:
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -227,7 +254,7 @@ class RunDir:
         )
 
     def _differs_text(self, config_text: str) -> str:
-        there = self.config.read_text(encoding="utf-8").splitlines()
+        there = self.config.read_text(encoding="utf-8", errors="replace").splitlines()
         lines = difflib.unified_diff(
             there, config_text.splitlines(), str(self.config), "this command", lineterm="", n=0
         )

@@ -3,23 +3,37 @@
 XLA:CPU's thread-pool size is a hidden input: another `NPROC` gives other bits in matrix products, reductions and convolution
 gradients. It is pinned, whatever the machine has, in both variables that XLA reads (`PJRT_NPROC` wins). XLA never makes it
 smaller than the number of CPU devices, so it must be at least that; a run takes its number of shards, which bounds its devices
-and is in its config. More threads than that only get in one another's way (docs/RESULTS.md, training speed). On GPUs,
-`--xla_gpu_deterministic_ops` forbids kernels whose result depends on timing, and the autotuner's choice among the others;
-`--xla_allow_excess_precision=false` forbids deleting a rounding. A flag that XLA does not know aborts the process; these parse on
-a CPU-only jaxlib too (tested).
+and is in its config. More threads than that only get in one another's way (docs/RESULTS.md, training speed).
+
+| `determinism` | thread pool | kernels on a GPU |
+|---|---|---|
+| strict | pinned | none whose result depends on timing; the compiler's default among the others, nothing is measured |
+| autotuned | pinned | none whose result depends on timing; the fastest of the others, measured once and pinned (`autotune.py`) |
+| off | the environment's | whatever XLA takes; runs are marked as such everywhere |
+
+`--xla_allow_excess_precision=false` forbids deleting a rounding: arithmetic, so it holds in every mode. A flag that XLA does not know
+aborts the process; these parse on a CPU-only jaxlib too (tested, 0.10.2). XLA defines `--xla_gpu_deterministic_ops` as
+`--xla_gpu_exclude_nondeterministic_ops` without autotuning; both are written, so that either name alone would do.
 
 A value that the environment sets already is respected if it is the same, and refused otherwise: silently another result is
-worse than an error. XLA parses its flags once, so `configure_runtime` must come before the first use of JAX's backend;
-`in_force` therefore asks the compiler what it parsed, not the environment what it says now.
+worse than an error. The user's other flags stay, in every mode: which of XLA's hundreds change bits nobody knows, so all are
+recorded in `provenance.json`, and a resume under others is refused (`provenance.py`). XLA parses its flags once, so
+`configure_runtime` must come before the first use of JAX's backend; `in_force` therefore asks the compiler what it parsed, not
+the environment what it says now.
 """
 
 import os
 import platform
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
+from pathlib import Path
+from typing import Literal
 
 from dsrun.errors import UsageError
+
+Determinism = Literal["strict", "autotuned", "off"]
 
 POOL_SIZE = 8  # threads, where no run says otherwise
 POOL_VARIABLES = ("NPROC", "PJRT_NPROC")
@@ -27,56 +41,87 @@ ALLOCATOR_VARIABLE, LARGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 RESTARTED = "DSRUN_RESTARTED"
 DEVICE_COUNT_FLAG = "--xla_force_host_platform_device_count"
 
-# Flags that decide bits.
-DETERMINISM_FLAGS = {
-    "--xla_gpu_deterministic_ops": "true",
-    "--xla_allow_excess_precision": "false",
-}
-# The same flags as fields of XLA's DebugOptions message (xla.proto). Its numbers stay; jaxlib has no reader for these two.
-_DEBUG_OPTIONS_FIELDS = {"--xla_gpu_deterministic_ops": 148, "--xla_allow_excess_precision": 122}
+ARITHMETIC_FLAGS = {"--xla_allow_excess_precision": "false"}  # in every mode
+EXCLUDE_FLAG, NO_TUNING_FLAG = "--xla_gpu_exclude_nondeterministic_ops", "--xla_gpu_deterministic_ops"
+# What `strict` needs.
+DETERMINISM_FLAGS = {NO_TUNING_FLAG: "true", EXCLUDE_FLAG: "true"} | ARITHMETIC_FLAGS
+# XLA writes text, and not a binary message, to a name with this ending.
+AUTOTUNE_NAME, AUTOTUNE_ASIDE = "autotune.textproto", ".autotune.textproto"
+AUTOTUNE_DUMP_FLAG, AUTOTUNE_LOAD_FLAG = "--xla_gpu_dump_autotune_results_to", "--xla_gpu_load_autotune_results_from"
+# The same flags as fields of XLA's DebugOptions message (xla.proto). Its numbers stay; jaxlib has no reader for these.
+_DEBUG_OPTIONS_FIELDS = {NO_TUNING_FLAG: 148, EXCLUDE_FLAG: 297, "--xla_allow_excess_precision": 122}
 # CompileOptionsProto.executable_build_options, then ExecutableBuildOptionsProto.debug_options.
 _PATH_TO_DEBUG_OPTIONS = (3, 3)
 
 
-def configure_runtime(devices: int = 1, *, pool_size: int = POOL_SIZE) -> None:
+def configure_runtime(
+    devices: int = 1,
+    *,
+    pool_size: int = POOL_SIZE,
+    determinism: Determinism = "strict",
+    autotune: Mapping[str, Path] | None = None,
+) -> None:
     """Pin pool size and flags, and make at least `devices` CPU devices. Calling it again with the same is free.
 
     Args:
         devices: 1 to `pool_size`.
-        pool_size: threads of XLA's pool for work on the CPU; decides bits.
+        pool_size: threads of XLA's pool for work on the CPU; decides bits. Not pinned where determinism is off.
+        determinism: see the module.
+        autotune: of `autotuned`, where measured choices are written and read: `autotune_flags` of a run folder.
 
     Raises:
         UsageError: the environment sets one of these to something else, or JAX has started already without them.
     """
     if not 1 <= devices <= pool_size:
         raise UsageError(f"devices is {devices}: one process has 1 to {pool_size}, the pinned size of the thread pool.")
-    flags = _parse_flags(os.environ.get("XLA_FLAGS", ""))
-    wanted = _wanted(pool_size)
-    found = {name: os.environ.get(name) for name in POOL_VARIABLES} | {
-        name: flags.get(name) for name in DETERMINISM_FLAGS
-    }
+    flags = parse_flags(os.environ.get("XLA_FLAGS", ""))
+    wanted = _wanted(pool_size, determinism)
+    found = {name: flags.get(name) if name.startswith("--") else os.environ.get(name) for name in wanted}
     differing = [
-        f"{name}={found[name]} is set in {'XLA_FLAGS' if name in DETERMINISM_FLAGS else 'the environment'}, dsrun needs {value}"
+        f"{name}={found[name]} is set in {'XLA_FLAGS' if name.startswith('--') else 'the environment'}, dsrun needs {value}"
         for name, value in wanted.items()
         if found[name] not in (None, value)
     ]
     if differing:
-        raise UsageError("; ".join(differing) + ". Unset it: other values give other bits.")
+        raise UsageError(
+            "; ".join(differing) + f" (determinism: {determinism}). Unset it: other values give other bits."
+        )
     set_devices = flags.get(DEVICE_COUNT_FLAG, "1")
-    if not set_devices.isdecimal() or int(set_devices) > pool_size:
+    if determinism != "off" and (not set_devices.isdecimal() or int(set_devices) > pool_size):
         raise UsageError(
             f"{DEVICE_COUNT_FLAG}={set_devices} is set in XLA_FLAGS, dsrun needs at most {pool_size}: XLA makes its thread pool as "
             "large as that, and another size gives other bits. Unset it, and choose devices with --devices."
         )
-    lacks_devices = int(set_devices) < devices
+    lacks_devices = set_devices.isdecimal() and int(set_devices) < devices
+    tuning = _autotune_flags(flags, autotune or {}, has_started=_has_started())
     if _has_started() and (lacks_devices or found != wanted):
         raise UsageError(
             "JAX has started without dsrun's thread-pool size, flags or device count, which cannot be changed any more. Call "
             "configure_runtime before the first use of JAX."
         )
-    flags |= DETERMINISM_FLAGS | ({DEVICE_COUNT_FLAG: str(devices)} if lacks_devices else {})
-    os.environ.update(dict.fromkeys(POOL_VARIABLES, str(pool_size)))
-    os.environ["XLA_FLAGS"] = " ".join(f"{name}={value}" for name, value in flags.items())
+    pool = {name: value for name, value in wanted.items() if not name.startswith("--")}
+    flags |= {name: value for name, value in wanted.items() if name.startswith("--")} | tuning
+    flags |= {DEVICE_COUNT_FLAG: str(devices)} if lacks_devices else {}
+    os.environ.update(pool)
+    os.environ["XLA_FLAGS"] = _flags_text(flags)
+
+
+def _autotune_flags(flags: dict[str, str], wanted: Mapping[str, Path], *, has_started: bool) -> dict[str, str]:
+    """The flags that keep measured choices in a run folder.
+
+    Raises:
+        UsageError: the environment, or another run in this process, keeps them elsewhere.
+    """
+    folders = {path.parent for path in wanted.values()}
+    for name in (AUTOTUNE_DUMP_FLAG, AUTOTUNE_LOAD_FLAG) if wanted else ():
+        if name in flags and Path(flags[name]).parent not in folders:
+            raise UsageError(
+                f"{name}={flags[name]} is set in XLA_FLAGS; under determinism: autotuned dsrun keeps these choices in the run folder. "
+                "Unset it."
+            )
+    if has_started and wanted and not {AUTOTUNE_DUMP_FLAG, AUTOTUNE_LOAD_FLAG} & flags.keys():
+        raise UsageError("JAX has started without a place for its measured choices. Call configure_runtime before.")
+    return {} if has_started else {name: str(path) for name, path in wanted.items()}
 
 
 def processors() -> int:
@@ -103,19 +148,22 @@ def ask_for_large_pages() -> None:
 
 
 def in_force() -> dict[str, str]:
-    """The settings that decide bits: pool variables, each flag as XLA parsed it, and the whole text of XLA_FLAGS.
+    """The settings that decide bits: pool variables, each flag as XLA parsed it, and the text of XLA_FLAGS.
 
-    Asking the compiler makes XLA parse its flags, so this comes after `configure_runtime`.
+    Asking the compiler makes XLA parse its flags, so this comes after `configure_runtime`. The text lacks the run folder's own
+    files of measured choices: paths decide nothing, and equal runs have equal records.
     """
     parsed = _flags_of_compiler()
     pool = {name: os.environ.get(name, "") for name in POOL_VARIABLES}
-    return pool | parsed | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+    flags = parse_flags(os.environ.get("XLA_FLAGS", ""))
+    text = _flags_text({name: value for name, value in flags.items() if not _is_ours(name, value)})
+    return pool | parsed | {"XLA_FLAGS": text}
 
 
-def require_in_force(*, pool_size: int = POOL_SIZE) -> None:
+def require_in_force(*, pool_size: int = POOL_SIZE, determinism: Determinism = "strict") -> None:
     """Raises UsageError if a setting that decides bits is missing."""
     found = in_force()
-    wanted = _wanted(pool_size)
+    wanted = _wanted(pool_size, determinism)
     wrong = [
         f"{name} is {found[name] or 'not set'}, not {value}" for name, value in wanted.items() if found[name] != value
     ]
@@ -125,14 +173,36 @@ def require_in_force(*, pool_size: int = POOL_SIZE) -> None:
         )
 
 
-def _wanted(pool_size: int) -> dict[str, str]:
+def flags_that_decide(text: str) -> dict[str, str]:
+    """The flags of an XLA_FLAGS text that may change bits: all but the number of CPU devices and where things are written.
+
+    Raises:
+        UsageError: it names a file of flags.
+    """
+    return {
+        name: value
+        for name, value in parse_flags(text).items()
+        if name not in (DEVICE_COUNT_FLAG, AUTOTUNE_DUMP_FLAG) and not name.startswith("--xla_dump_")
+    }
+
+
+def _wanted(pool_size: int, determinism: Determinism) -> dict[str, str]:
     """The settings that decide bits, as they must be."""
-    return dict.fromkeys(POOL_VARIABLES, str(pool_size)) | DETERMINISM_FLAGS
+    if determinism == "off":
+        return ARITHMETIC_FLAGS
+    pool = dict.fromkeys(POOL_VARIABLES, str(pool_size))
+    return pool | DETERMINISM_FLAGS | ({NO_TUNING_FLAG: "false"} if determinism == "autotuned" else {})
 
 
-def _parse_flags(text: str) -> dict[str, str]:
-    """Flags by name; the last of a repeated one counts, and a bare one is true, as in XLA."""
-    tokens = text.split()
+def parse_flags(text: str) -> dict[str, str]:
+    """Flags by name; the last of a repeated one counts, a bare one is true, and quotes hold spaces together, as in XLA.
+
+    Raises:
+        UsageError: the text names a file of flags.
+    """
+    tokens = [
+        re.sub(r"""(["'])(.*?)\1""", r"\2", token) for token in re.findall(r"""(?:"[^"]*"|'[^']*'|[^\s"'])+""", text)
+    ]
     if tokens and not tokens[0].startswith("--"):
         raise UsageError(
             f"XLA_FLAGS={text}: it names a file of flags. Write the flags themselves, so that they are recorded."
@@ -141,6 +211,16 @@ def _parse_flags(text: str) -> dict[str, str]:
     spellings = {"1": "true", "True": "true", "0": "false", "False": "false"}
     flags = {name: value if equals else "true" for name, equals, value in pairs}
     return {name: spellings.get(value, value) if name in DETERMINISM_FLAGS else value for name, value in flags.items()}
+
+
+def _flags_text(flags: Mapping[str, str]) -> str:
+    return " ".join(
+        f'{name}="{value}"' if re.search(r"\s", value) else f"{name}={value}" for name, value in flags.items()
+    )
+
+
+def _is_ours(name: str, value: str) -> bool:
+    return name in (AUTOTUNE_DUMP_FLAG, AUTOTUNE_LOAD_FLAG) and Path(value).name in (AUTOTUNE_NAME, AUTOTUNE_ASIDE)
 
 
 def _has_started() -> bool:

@@ -182,10 +182,13 @@ class FeatureCache:
 
     A file ends with the sha256 of what stands before it. Files are written aside and renamed, so a killed run leaves no half of
     one, and a file that is damaged all the same is made again: flipped bits must not become another experiment.
+
+    Access "read" adds nothing: a run folder may come from a stranger, whose config names the folder.
     """
 
-    def __init__(self, folder: Path | None):
+    def __init__(self, folder: Path | None, *, access: Literal["read", "write"] = "write"):
         self.folder = folder
+        self.access = access
 
     def get(
         self, key: str, compute: Callable[[], Float32[np.ndarray, "frame bin"]]
@@ -201,6 +204,8 @@ class FeatureCache:
         stored = _stored(path)
         if stored is None:
             stored = compute()
+            if self.access == "read":
+                return stored
             try:
                 _store(path, stored)
             except OSError as error:
@@ -212,11 +217,17 @@ class FeatureCache:
 
 def _stored(path: Path) -> Float32[np.ndarray, "frame bin"] | None:
     try:
-        content = path.read_bytes()
+        content = path.read_bytes() if path.is_file() else b""
     except OSError:
         return None  # storing there says why, where it is more than "no such file"
     body, digest = content[:-32], content[-32:]
-    return np.load(io.BytesIO(body), allow_pickle=False) if hashlib.sha256(body).digest() == digest else None
+    if hashlib.sha256(body).digest() != digest:
+        return None
+    try:
+        found = np.load(io.BytesIO(body), allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError):  # whole, and yet not ours
+        return None
+    return found if isinstance(found, np.ndarray) and found.dtype == np.float32 and found.ndim == 2 else None
 
 
 def _store(path: Path, features: Float32[np.ndarray, "frame bin"]) -> None:

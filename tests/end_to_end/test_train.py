@@ -171,18 +171,84 @@ def test_eval_and_transcribe_a_finished_run(finished, tmp_path):
     assert mended.returncode == 0, mended.stderr
 
 
+def stopped_copy(run, target):
+    """A finished run as if it had been stopped before its last step."""
+    shutil.copytree(run, target)
+    shutil.rmtree(target / "checkpoints" / "step_000006")
+    status = json.loads((target / "status.json").read_text())
+    (target / "status.json").write_text(json.dumps(status | {"state": "stopped"}))
+    return target
+
+
+def test_a_resume_under_other_versions_is_refused_unless_told_and_the_run_is_marked(config, finished, tmp_path):
+    run = stopped_copy(finished[0], tmp_path / "run")
+    facts = json.loads((run / "provenance.json").read_text())
+    facts["packages"]["jaxlib"] = "0.0.1"
+    (run / "provenance.json").write_text(json.dumps(facts))
+    result = dsrun("train", "--config", config, "--run-dir", run)
+    require_message(result, 2, "packages.jaxlib: '0.0.1' then", "--accept-changes")
+    assert json.loads((run / "status.json").read_text())["state"] == "stopped"
+    result = dsrun("train", "--config", config, "--run-dir", run, "--accept-changes")
+    assert result.returncode == 0, result.stderr
+    assert [(e["step"], e["changed"]["packages.jaxlib"][0]) for e in events(run, "environment")] == [(5, "0.0.1")]
+    rows = json.loads(dsrun("runs", tmp_path, "--json").stdout)
+    assert rows[0]["determinism"] == "strict, changed at 5"
+
+
 @pytest.mark.slow
-def test_a_compilation_cache_is_filled_and_read_and_changes_no_bit(config, finished, tmp_path):
-    run, cache = tmp_path / "run", tmp_path / "compiled"
-    options = ("--set", f"training.compilation_cache={cache}", "--run-dir", run, "--json")
-    for again in ((), ("--overwrite",)):
-        written = {path.name: path.stat().st_mtime_ns for path in cache.rglob("*-cache")}
-        assert dsrun("train", "--config", config, *options, *again).returncode == 0
-        assert digests(run) == digests(finished[0])
-    assert written == {
-        path.name: path.stat().st_mtime_ns for path in cache.rglob("*-cache")
-    }  # the second run compiled nothing
+def test_a_run_without_determinism_is_marked_everywhere(config, tmp_path):
+    run = tmp_path / "run"
+    sets = ("--set", "determinism=off", "--set", "training.epochs=1")
+    assert "determinism: off" in dsrun("train", "--config", config, "--dry-run", *sets).stdout
+    result = dsrun("train", "--config", config, "--run-dir", run, *sets)
+    assert result.returncode == 0, result.stderr
+    assert "determinism off" in result.stdout
+    assert "warning: determinism is off" in (run / "log.txt").read_text()
+    assert json.loads((run / "status.json").read_text())["determinism"] == "off"
+    facts = json.loads((run / "provenance.json").read_text())
+    assert facts["determinism"] == "off"
+    assert (facts["in_force"]["NPROC"], facts["in_force"]["--xla_gpu_deterministic_ops"]) == ("", "false")
+    assert json.loads(dsrun("eval", run, "--json").stdout)["determinism"] == "off"
+    assert json.loads(dsrun("runs", tmp_path, "--json").stdout)[0]["determinism"] == "off"
+
+
+@pytest.mark.slow
+def test_autotuned_on_a_cpu_has_the_bits_of_strict_and_says_so(config, finished, tmp_path):
+    run = tmp_path / "a run"
+    result = dsrun("train", "--config", config, "--run-dir", run, "--set", "determinism=autotuned")
+    assert result.returncode == 0, result.stderr
+    assert "determinism: autotuned; on a CPU nothing is autotuned, so this is strict" in (run / "log.txt").read_text()
+    assert digests(run) == digests(finished[0])
+    assert not list(run.glob("*autotune*"))
+
+
+@pytest.mark.slow
+def test_compiled_programs_are_kept_and_read_by_a_resume_alone_and_change_no_bit(config, tmp_path, finished):
+    run = tmp_path / "run"
+    command = ("train", "--config", config, "--set", "training.compilation_cache=true", "--run-dir")
+    assert dsrun(*command, run).returncode == 0
+    assert digests(run) == digests(finished[0])
+    compiled = run / "compiled" / "pool_2"  # as many as shards
+    assert compiled.stat().st_mode & 0o777 == (run / "compiled").stat().st_mode & 0o777 == 0o700
+    written = {path.name: path.stat().st_mtime_ns for path in compiled.rglob("*-cache")}
     assert len(written) > 3  # gradient, reduction, update, evaluation
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps(status | {"state": "stopped"}))
+    shutil.rmtree(run / "checkpoints" / "step_000006")
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    assert dsrun(*command, run).returncode == 0
+    assert digests(run) == digests(finished[0])
+    now = {path.name: path.stat().st_mtime_ns for path in compiled.rglob("*-cache")}
+    assert written.items() <= now.items()
+    assert len(now) <= len(written) + 1  # the first step of a resume finds its state elsewhere; all else is read
+    result = dsrun(*command, copy)  # as if from a stranger
+    assert result.returncode == 0
+    assert "not read and begun anew: it was not made in this place" in result.stderr
+    assert digests(copy) == digests(finished[0])
+    for program in compiled.iterdir():
+        program.write_bytes(b"harm")
+    assert dsrun("eval", run).returncode == 0
 
 
 @pytest.mark.slow

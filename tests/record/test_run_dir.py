@@ -109,6 +109,83 @@ def test_overwrite_that_is_killed_on_its_way_never_leaves_a_complete_or_unknown_
         assert run.state(CONFIG) == "incomplete"
 
 
+def outside(tmp_path):
+    """Something that is not to be touched: a file and a folder with a file."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "mine").write_text("mine")
+    return tmp_path / "outside"
+
+
+@pytest.mark.parametrize("name", [*CONTENTS, ".lock"])
+@pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
+def test_a_link_in_a_run_folder_is_refused_before_anything_is_written(tmp_path, name, kind):
+    run, target = finished_run(tmp_path / "a"), outside(tmp_path)
+    run.write_status("stopped", step=1)
+    path = run.path / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    path.symlink_to({"file": target / "mine", "folder": target, "nothing": target / "new"}[kind])
+    before = {entry.name: entry.lstat().st_mtime_ns for entry in run.path.iterdir()}
+    for mode in ("automatic", "resume", "overwrite"):
+        with pytest.raises(
+            UsageError, match=rf"a/{name}: a symbolic link to .*touched nothing.*link the whole run folder"
+        ):
+            RunDir(run.path).open(CONFIG, command=COMMAND, mode=mode)
+    assert before == {entry.name: entry.lstat().st_mtime_ns for entry in run.path.iterdir()}
+    assert os.listdir(target) == ["mine"]
+    assert (target / "mine").read_text() == "mine"
+
+
+def test_hard_links_and_pipes_are_refused_too(tmp_path):
+    run, target = finished_run(tmp_path / "a"), outside(tmp_path)
+    os.link(target / "mine", run.events)
+    with pytest.raises(UsageError, match=r"events\.jsonl: a file with a second name"):
+        run.open(CONFIG, command=COMMAND, mode="overwrite")
+    run.events.unlink()
+    os.mkfifo(run.log)
+    with pytest.raises(UsageError, match=r"log\.txt: a pipe"):
+        run.open(CONFIG, command=COMMAND, mode="overwrite")
+
+
+def test_a_run_folder_that_is_a_link_itself_is_its_users_choice(tmp_path):
+    (tmp_path / "big disk").mkdir()
+    (tmp_path / "a").symlink_to(tmp_path / "big disk")
+    with RunDir(tmp_path / "a") as run:
+        assert run.open(CONFIG, command=COMMAND) == "new"
+
+
+def test_links_where_files_are_written_aside_are_replaced_and_not_followed(tmp_path):
+    run, target = finished_run(tmp_path / "a"), outside(tmp_path)
+    for name in (".status.json.part", ".config.yaml.part"):
+        (run.path / name).symlink_to(target / "mine")
+    with run:
+        run.open(CONFIG, command=COMMAND, mode="overwrite")
+        run.write_status("running", step=1)
+    assert (target / "mine").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_in_is_a_message(tmp_path, monkeypatch):
+    run, opened = finished_run(tmp_path / "a"), os.open
+
+    def refuse(path, flags, *mode, **options):
+        if str(path).startswith(str(run.path)) and flags & os.O_CREAT:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, flags, *mode, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(
+        UsageError, match=r"a: dsrun cannot write there \(Permission denied\)\. Choose another --run-dir"
+    ):
+        run.open(CONFIG, command=COMMAND, mode="overwrite")
+
+
+def test_lasting_facts_are_in_every_status(tmp_path):
+    run = finished_run(tmp_path / "a")
+    run.lasting = {"determinism": "off"}
+    for state in ("running", "failed"):
+        run.write_status(state, step=3)
+        assert run.read_status()["determinism"] == "off"
+
+
 HOLD = """
 import sys
 from dsrun.record import RunDir

@@ -8,7 +8,16 @@ import sys
 import pytest
 
 from dsrun.errors import UsageError
-from dsrun.record.runtime import DETERMINISM_FLAGS, configure_runtime, in_force, processors, require_in_force
+from dsrun.record import autotune_flags
+from dsrun.record.runtime import (
+    DETERMINISM_FLAGS,
+    configure_runtime,
+    flags_that_decide,
+    in_force,
+    parse_flags,
+    processors,
+    require_in_force,
+)
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -40,6 +49,7 @@ def test_the_users_other_flags_stay():
     assert found.stdout.split() == [
         "--xla_cpu_enable_fast_math=false",
         "--xla_gpu_deterministic_ops=true",
+        "--xla_gpu_exclude_nondeterministic_ops=true",
         "--xla_allow_excess_precision=false",
     ]
 
@@ -112,8 +122,8 @@ def test_flags_that_the_compiler_has_not_read_are_not_in_force_whatever_the_envi
         "require_in_force()\n"
     )
     assert (
-        "UsageError: --xla_gpu_deterministic_ops is false, not true; --xla_allow_excess_precision is true"
-        in found.stderr
+        "UsageError: --xla_gpu_deterministic_ops is false, not true; --xla_gpu_exclude_nondeterministic_ops is false, not true; "
+        "--xla_allow_excess_precision is true" in found.stderr
     )
 
 
@@ -135,6 +145,80 @@ def test_a_run_may_ask_for_another_pool_and_is_told_when_it_did_not_get_it():
     )
     assert found.stdout.split() == ["2"]
     assert "UsageError: NPROC is 2, not 8; PJRT_NPROC is 2, not 8" in found.stderr
+
+
+SHOW_MODE = """
+import os, sys
+from pathlib import Path
+from dsrun.record import autotune_flags, configure_runtime, in_force, require_in_force
+tuning = autotune_flags(Path(sys.argv[2])) if sys.argv[1] == "autotuned" else None
+configure_runtime(2, pool_size=4, determinism=sys.argv[1], autotune=tuning)
+configure_runtime(2, pool_size=4, determinism=sys.argv[1], autotune=tuning)
+require_in_force(pool_size=4, determinism=sys.argv[1])
+import jax
+x = jax.numpy.ones((64, 64))
+(x @ x).block_until_ready()
+configure_runtime(pool_size=4, determinism=sys.argv[1], autotune=tuning)  # an evaluation after training
+found = in_force()
+print(*(found[name] for name in ("NPROC", "--xla_gpu_deterministic_ops", "--xla_gpu_exclude_nondeterministic_ops",
+    "--xla_allow_excess_precision")), len(jax.devices()), sep=",")
+print(found["XLA_FLAGS"])
+print(os.environ["XLA_FLAGS"])
+print(sorted(os.listdir(sys.argv[2])))
+"""
+
+
+def show_mode(mode: str, folder, **environment: str) -> list[str]:
+    code = SHOW_MODE.replace("sys.argv[1]", repr(mode)).replace("sys.argv[2]", repr(str(folder)))
+    found = run_python(code, **environment)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.splitlines()
+
+
+def test_strict_and_off_differ_in_pool_and_kernels_and_not_in_the_arithmetic(tmp_path):
+    assert show_mode("strict", tmp_path)[0] == "4,true,true,false,2"
+    assert show_mode("off", tmp_path)[0] == ",false,false,false,2"
+    # With off, what the environment says is the user's affair, but for the arithmetic.
+    assert show_mode("off", tmp_path, NPROC="3", XLA_FLAGS="--xla_gpu_deterministic_ops")[0] == "3,true,false,false,2"
+    code = "from dsrun.record import configure_runtime; configure_runtime(determinism='off')"
+    refused = run_python(code, XLA_FLAGS="--xla_allow_excess_precision=true")
+    assert "--xla_allow_excess_precision=true is set in XLA_FLAGS, dsrun needs false" in refused.stderr
+
+
+def test_autotuned_names_files_in_the_run_folder_that_xla_understands_and_a_cpu_writes_none(tmp_path):
+    folder = tmp_path / "a run"  # XLA's flags are separated by spaces
+    folder.mkdir()
+    pool, recorded, flags, files = show_mode("autotuned", folder)
+    assert pool == "4,false,true,false,2"
+    assert f'--xla_gpu_dump_autotune_results_to="{folder}/.autotune.textproto"' in flags
+    assert "load_autotune" not in flags  # XLA stops where that file is missing
+    assert "autotune" not in recorded  # equal runs have equal records, whatever their folders are called
+    assert files == "[]"
+    (folder / "autotune.textproto").write_text("")
+    _, recorded, flags, files = show_mode("autotuned", folder)
+    assert f'--xla_gpu_load_autotune_results_from="{folder}/autotune.textproto"' in flags
+    assert "autotune" not in recorded
+
+
+def test_measured_choices_that_the_user_keeps_elsewhere_are_refused_under_autotuned(tmp_path, monkeypatch):
+    for other in ("NPROC", "PJRT_NPROC"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_load_autotune_results_from=/else/where.textproto")
+    with pytest.raises(UsageError, match=r"where\.textproto is set in XLA_FLAGS; under determinism: autotuned"):
+        configure_runtime(determinism="autotuned", autotune=autotune_flags(tmp_path))
+
+
+def test_flags_are_split_as_xla_splits_them():
+    text = """--xla_dump_to="/a b/c" --xla_a='x  y' --xla_gpu_deterministic_ops --xla_b=--c"""
+    expected = {"--xla_dump_to": "/a b/c", "--xla_a": "x  y", "--xla_gpu_deterministic_ops": "true", "--xla_b": "--c"}
+    assert parse_flags(text) == expected
+    assert parse_flags("") == {}
+
+
+def test_flags_that_say_where_things_go_and_how_many_devices_there_are_decide_nothing():
+    text = "--xla_force_host_platform_device_count=4 --xla_dump_to=/tmp/a --xla_gpu_dump_autotune_results_to=/tmp/b"
+    assert flags_that_decide(text) == {}
+    assert flags_that_decide(f"{text} --xla_cpu_max_isa=AVX2") == {"--xla_cpu_max_isa": "AVX2"}
 
 
 SHOW_RESTART = """
