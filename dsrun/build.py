@@ -339,6 +339,8 @@ def build_loop_settings(config: Config) -> LoopSettings:
         checkpoint_every_steps=training.checkpoint_every_steps,
         log_every_steps=training.log_every_steps,
         watch_every_steps=training.watch_every_steps,
+        hash_every_steps=training.hash_every_steps,
+        digest_every_steps=training.digest_every_steps,
         max_skipped_steps=training.max_skipped_steps,
     )
 

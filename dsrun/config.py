@@ -763,6 +763,11 @@ class Training(Section):
     """A line in events.jsonl for each so many steps."""
     watch_every_steps: Count | None = 100
     """Count magnitudes and surviving updates at step 1 and each so many steps, for `dsrun study magnitudes`; null for never."""
+    hash_every_steps: Count | None = 1
+    """A 64-bit hash of each tensor of the state after each so many steps, for `dsrun diff` and `dsrun verify`; null for never."""
+    digest_every_steps: Count | None = 100
+    """SHA-256 over all bits of the state after each so many steps, and a comparison of the devices' copies; null for at
+    checkpoints alone."""
     compilation_cache: bool = False
     """Keep compiled programs in the run folder, so that a resume with the same shapes, formats and versions need not compile. They are
     code: only a resume by the user who began the run, where it began, reads them."""

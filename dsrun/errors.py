@@ -6,7 +6,7 @@ traceback, and ends with the class's `exit_code`; anything that is not a `DsrunE
 | code | meaning |
 |---|---|
 | 0 | done |
-| 1 | a bug in dsrun |
+| 1 | a bug in dsrun, or a device that computes wrongly |
 | 2 | bad usage or config |
 | 3 | bad data |
 | 4 | training diverged |
@@ -44,3 +44,7 @@ class DivergedError(DsrunError):
     """Training produced numbers that are not finite."""
 
     exit_code = 4
+
+
+class DevicesDisagreeError(DsrunError):
+    """Copies of one state differ from device to device: hardware, or a bug of ours."""

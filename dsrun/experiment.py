@@ -41,6 +41,7 @@ from dsrun.record import (
 from dsrun.record.magnitudes import Magnitudes, remove_magnitudes_after
 from dsrun.record.run_dir import Mode
 from dsrun.record.runtime import processors
+from dsrun.record.tensor_hashes import TensorHashLog
 from dsrun.speech import (
     Alphabet,
     Batcher,
@@ -55,6 +56,8 @@ from dsrun.training import checkpoint as checkpoints
 from dsrun.training.loop import Best, DevResult, Kept, Loop, Outcome, Recorder
 from dsrun.training.progress import Progress
 from dsrun.training.state import TrainState
+from dsrun.training.state_digest import digest_of_tensors
+from dsrun.training.state_hash import tensor_meanings, tensor_names
 from dsrun.training.step import TrainStep, weights_as_read
 from dsrun.training.stop import Stopped, StopRequest
 from dsrun.training.watch import Watcher
@@ -257,8 +260,15 @@ def _train(
     loop_settings = build.build_loop_settings(config)
     total_steps = loop_settings.epochs * experiment.batcher.batches_per_epoch
     events = EventLog(run.events)
-    with closing(events), closing(LineFile(run.log)) as log, Progress(total_steps=total_steps, log=log) as progress:
-        state, best, is_evaluated = _start_or_resume(run, experiment, events, progress)
+    tensors = jax.eval_shape(step.initial_state)
+    hashes = TensorHashLog(run.tensor_hashes, tensor_names(tensors), tensor_meanings(tensors))
+    with (
+        closing(events),
+        closing(hashes),
+        closing(LineFile(run.log)) as log,
+        Progress(total_steps=total_steps, log=log) as progress,
+    ):
+        state, best, is_evaluated = _start_or_resume(run, experiment, events, hashes, progress)
         if changed:
             events.append("environment", int(state.step), changed=changed)
             progress.message(
@@ -283,8 +293,9 @@ def _train(
             evaluate=_dev_evaluation(experiment, partial(_noticed, stop, watchdog)),
             recorder=Recorder(
                 event=events.append,
-                checkpoint=partial(_save, run, config, data, events),
+                checkpoint=partial(_save, run, config, data, events, hashes),
                 magnitudes=partial(_record_magnitudes, run, events),
+                hashes=hashes.append,
             ),
             audio_seconds=lambda batch: data.train.audio_seconds(batch.ids),
             settings=loop_settings,
@@ -312,18 +323,20 @@ def _watched_lengths(batcher: Batcher) -> set[int]:
 
 
 def _start_or_resume(
-    run: RunDir, experiment: Experiment, events: EventLog, progress: Progress
+    run: RunDir, experiment: Experiment, events: EventLog, hashes: TensorHashLog, progress: Progress
 ) -> tuple[TrainState, Best, bool]:
     """State, best so far, and whether the evaluation after that step was made."""
     state = experiment.step.initial_state()
     found = checkpoints.restore(run.checkpoints, "last") if checkpoints.available_steps(run.checkpoints) else None
     if found is None:
         events.truncate_after(-1)
+        hashes.truncate_after(-1)
         remove_magnitudes_after(run.magnitudes, -1)
         return state, Best(), True
     _require_same_alphabet(found.meta, experiment.data.alphabet, run)
     _require_same_recordings(found.arrays["features"], experiment.data.normalization, run)
     events.truncate_after(found.step)
+    hashes.truncate_after(found.step)
     remove_magnitudes_after(run.magnitudes, found.step)
     _restore_checkpoint_event(run, events, found)
     progress.message(f"{run.path}: resuming from step {found.step}")
@@ -340,8 +353,12 @@ def _restore_checkpoint_event(run: RunDir, events: EventLog, found: checkpoints.
     kind = STOP if STOP in found.meta else "checkpoint"
     if not any(event["step"] == found.step and event["event"] == kind for event in read_events(run.events)):
         events.append(
-            kind, found.step, digest=found.digest, best=asdict(Best(**found.meta["best"]))
-        )  # keys in the usual order
+            kind,
+            found.step,
+            digest=found.digest,
+            state_digest=digest_of_tensors(found.arrays["state"]),
+            best=asdict(Best(**found.meta["best"])),  # keys in the usual order
+        )
 
 
 def _changed_since_the_start(run: RunDir, facts: dict[str, Any]) -> dict[str, Any]:
@@ -392,10 +409,13 @@ def _record_magnitudes(run: RunDir, events: EventLog, magnitudes: Magnitudes) ->
     events.append("watch", magnitudes.step, **magnitudes.summary())
 
 
-def _save(run: RunDir, config: Config, data: build.TrainingData, events: EventLog, kept: Kept) -> None:
+def _save(
+    run: RunDir, config: Config, data: build.TrainingData, events: EventLog, hashes: TensorHashLog, kept: Kept
+) -> None:
     """Write a checkpoint, then its event: in a thread, while training goes on."""
     events.sync()  # it must not outlive the records before it
     keep_autotune_results(run.path)
+    hashes.sync()
     arrays = {"state": kept.arrays, "features": data.normalization.to_arrays()}
     meta = {"best": asdict(kept.best), "alphabet": list(data.alphabet.symbols)}
     if not kept.is_due:
@@ -409,7 +429,13 @@ def _save(run: RunDir, config: Config, data: build.TrainingData, events: EventLo
         keep=config.training.keep_last,
         keep_every=config.training.keep_every_steps,
     )
-    events.append("checkpoint" if kept.is_due else STOP, kept.step, digest=digest, best=asdict(kept.best))
+    events.append(
+        "checkpoint" if kept.is_due else STOP,
+        kept.step,
+        digest=digest,
+        state_digest=digest_of_tensors(kept.arrays),
+        best=asdict(kept.best),
+    )
     run.write_status("running", step=kept.step)
 
 

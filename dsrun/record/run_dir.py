@@ -44,6 +44,8 @@ CONTENTS = (
     "status.json",
     "checkpoints",
     "events.jsonl",
+    "tensor_hashes.bin",
+    "tensor_hashes.json",
     "log.txt",
     "magnitudes",
     "evaluation",
@@ -71,6 +73,7 @@ class RunDir:
         self.status = self.path / "status.json"
         self.log = self.path / "log.txt"
         self.events = self.path / "events.jsonl"
+        self.tensor_hashes = self.path / "tensor_hashes.bin"  # beside it tensor_hashes.json
         self.checkpoints = self.path / "checkpoints"
         self.magnitudes = self.path / "magnitudes"
         self.evaluation = self.path / "evaluation"

@@ -1,6 +1,6 @@
 """Tensor hashes: a 64-bit word of each tensor of the state, for each step, in a file of fixed records that NumPy maps.
 
-    tensor_hashes.json   format, names of the tensors in their order
+    tensor_hashes.json   format, names of the tensors in their order, and what some of them are (an optimizer's are numbered)
     tensor_hashes.bin    records of 1 + tensors little-endian 64-bit integers: step, then a word a tensor; steps ascend
 
 so `numpy.fromfile(path, "<u8").reshape(-1, 1 + tensors)` has them all. Records are appended whole; a process that dies while it writes
@@ -12,14 +12,14 @@ happen again. The `step` event of the same step carries one word for all (`combi
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from dsrun.errors import DataError
-from dsrun.record.durable import sync, write_atomically
+from dsrun.record.durable import cannot_write, sync, write_atomically
 
 FORMAT = 1  # of the words and the file; words of different formats are not compared
 _WORD = np.dtype("<u8")
@@ -35,11 +35,13 @@ def combined_hash(names: Sequence[str], words: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class TensorHashes:
-    """A run's tensor hashes: `words[i, j]` is tensor `names[j]` after step `steps[i]`; steps ascend."""
+    """A run's tensor hashes: `words[i, j]` is tensor `names[j]` after step `steps[i]`; steps ascend. `meanings` says of some names what
+    they are."""
 
     names: tuple[str, ...]
     steps: np.ndarray
     words: np.ndarray
+    meanings: Mapping[str, str] = field(default_factory=dict)
 
     def combined(self, row: int) -> str:
         """The whole state's hash, as the step's event has it."""
@@ -52,18 +54,20 @@ class TensorHashLog:
     Args:
         path: the .bin; created if missing, the header beside it. A cut record at the end is removed.
         names: of the tensors.
+        meanings: what some of them are, for people.
 
     Raises:
         DataError: there are records under other names.
     """
 
-    def __init__(self, path: Path, names: Sequence[str]):
+    def __init__(self, path: Path, names: Sequence[str], meanings: Mapping[str, str] | None = None):
         self.path, self.names = Path(path), tuple(names)
         header = header_of(self.path)
         has_records = self.path.is_file() and self.path.stat().st_size >= self._record_bytes
-        if has_records and _read_names(header) != self.names:
+        if has_records and _read_header(header)[0] != self.names:
             raise DataError(f"{header}: other tensors than this run has. Remove {self.path} and it to begin them anew.")
-        write_atomically(header, json.dumps({"format": FORMAT, "names": list(self.names)}, indent=0) + "\n")
+        content = {"format": FORMAT, "names": list(self.names), "meanings": dict(meanings or {})}
+        write_atomically(header, json.dumps(content, indent=0) + "\n")
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
         os.truncate(self.path, self.path.stat().st_size // self._record_bytes * self._record_bytes)
 
@@ -72,9 +76,18 @@ class TensorHashLog:
         return (1 + len(self.names)) * _WORD.itemsize
 
     def append(self, step: int, words: np.ndarray) -> str:
-        """Write one record at once; returns the combined hash."""
+        """Write one record at once; returns the combined hash.
+
+        Raises:
+            DataError: the disk takes no more; a cut record is left, which the next log removes.
+        """
         assert len(words) == len(self.names)
-        self._file.write(np.array([step, *words.tolist()], _WORD).tobytes())
+        content = np.array([step, *words.tolist()], _WORD).tobytes()
+        try:
+            while content:  # a disk with a little room takes a part and says so
+                content = content[self._file.write(content) :]
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
         return combined_hash(self.names, words)
 
     def truncate_after(self, step: int) -> None:
@@ -105,7 +118,7 @@ def read_tensor_hashes(path: Path) -> TensorHashes:
     path = Path(path)
     if not path.is_file() or not header_of(path).is_file():
         return TensorHashes((), np.empty(0, _WORD), np.empty((0, 0), _WORD))
-    names = _read_names(header_of(path))
+    names, meanings = _read_header(header_of(path))
     columns = 1 + len(names)
     rows = path.stat().st_size // (columns * _WORD.itemsize)
     # NumPy maps no empty file.
@@ -117,20 +130,24 @@ def read_tensor_hashes(path: Path) -> TensorHashes:
             f"{path}: damaged: record {place + 1} is of step {steps[place]}, the one before of step {steps[place - 1]}. Take the file from "
             "a copy; without it, runs are compared by their events."
         )
-    return TensorHashes(names, steps, records[:, 1:])
+    return TensorHashes(names, steps, records[:, 1:], meanings)
 
 
-def _read_names(header: Path) -> tuple[str, ...]:
+def _read_header(header: Path) -> tuple[tuple[str, ...], dict[str, str]]:
     try:
         content = json.loads(header.read_bytes())
-        names, found = content["names"], content["format"]
-        is_good = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        names, meanings, found = content["names"], content.get("meanings", {}), content["format"]
+        is_good = (
+            isinstance(names, list) and all(isinstance(name, str) for name in names) and isinstance(meanings, dict)
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{header}: damaged ({type(error).__name__}: {error}). Take the file from a copy.") from error
     if not is_good:
-        raise DataError(f"{header}: damaged (names are not a list of texts). Take the file from a copy.")
+        raise DataError(
+            f"{header}: damaged (names are no list of texts, or meanings no object). Take the file from a copy."
+        )
     if found != FORMAT:
         raise DataError(
             f"{header}: tensor hashes of format {found}, this dsrun reads {FORMAT}. Use the run's version of dsrun."
         )
-    return tuple(names)
+    return tuple(names), meanings

@@ -5,8 +5,9 @@ with the same bits as one that was not. Therefore a checkpoint holds the trainin
 loader or the random generator; what was recorded after the checkpoint is cut off on resume and happens again, identically.
 
 Step n+1 is dispatched before step n's figures are read, so the device does not wait for the log. What is watched of a step is
-dispatched before its update and read with its figures; it changes no bit (`watch.py`). A checkpoint's state is copied to the host,
-and written by a thread beside the steps that follow (`saver.py`); however the loop ends, it waits for that.
+dispatched before its update and read with its figures; it changes no bit (`watch.py`). The state's hash is dispatched behind the
+update and read with the figures too (`state_hash.py`); a digest waits for the state and copies it. A checkpoint's state is copied to
+the host, and written by a thread beside the steps that follow (`saver.py`); however the loop ends, it waits for that.
 
 A signal ends the loop after the step it came in, or in an evaluation after a batch (`stop.py`). An evaluation that was given up is
 made up for by the resumed run, before its first step, so the results are those of a run that was not stopped.
@@ -20,12 +21,15 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 
 from dsrun.errors import DivergedError, DsrunError
 from dsrun.record.magnitudes import Magnitudes
 from dsrun.training.progress import Progress
 from dsrun.training.saver import Saver, host_copy
 from dsrun.training.state import StepRecord, TrainState
+from dsrun.training.state_digest import digest_of_tensors
+from dsrun.training.state_hash import StateHasher, as_words, require_equal_copies
 from dsrun.training.step import TrainStep, split_batch
 from dsrun.training.stop import Stopped, StopRequest
 from dsrun.training.watch import Observation, Watcher
@@ -59,6 +63,8 @@ class LoopSettings:
     log_every_steps: int
     max_skipped_steps: int
     watch_every_steps: int | None = None
+    hash_every_steps: int | None = None
+    digest_every_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,11 +96,13 @@ class Kept:
 
 @dataclass(frozen=True)
 class Recorder:
-    """Where the loop writes: an event line, a checkpoint with its event (called in a thread), and what was watched."""
+    """Where the loop writes: an event line, a checkpoint with its event (called in a thread), what was watched, and the hashes of a step's
+    tensors (returns the one for all)."""
 
     event: Callable[..., None]
     checkpoint: Callable[[Kept], None]
     magnitudes: Callable[[Magnitudes], None]
+    hashes: Callable[[int, np.ndarray], str]
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,7 @@ class _Pending:
     batch: Any
     wait_seconds: float
     observation: Observation | None
+    hashes: Any
 
 
 class Loop:
@@ -154,6 +163,7 @@ class Loop:
         self.stop, self.watchdog, self.saver = stop, watchdog, Saver()
         self.total_steps = settings.epochs * steps_per_epoch
         self._compiled: set[tuple[int, ...]] = set()
+        self._hash = StateHasher()
 
     def run(self, state: TrainState, best: Best, *, is_evaluated: bool = True) -> Outcome:
         """Train on from `state`.
@@ -196,11 +206,17 @@ class Loop:
             self.stop.end_nothing_new()
             stopping = self.stop.exit_code  # read once: the signal may come between two readings
             self._finish(pending)
-            pending = _Pending(number, record, batch, wait, observation)
+            hashes = self._hash(state) if _is_multiple(number, self.settings.hash_every_steps) else None
+            pending = _Pending(number, record, batch, wait, observation, hashes)
             self.saver.check()
-            if number % self.steps_per_epoch == 0 or stopping or self._is_checkpoint_step(number):
+            is_digested = _is_multiple(number, self.settings.digest_every_steps)
+            has_more = number % self.steps_per_epoch == 0 or stopping or self._is_checkpoint_step(number)
+            if is_digested or has_more:
                 self._finish(pending)
                 pending = None
+            if is_digested:
+                self._digest(state, number)
+            if has_more:
                 best, outcome = self._after(state, number, best, stopping)
                 if outcome:
                     return outcome
@@ -251,8 +267,7 @@ class Loop:
         return epoch % every == 0 or epoch == self.settings.epochs
 
     def _is_checkpoint_step(self, number: int) -> bool:
-        every = self.settings.checkpoint_every_steps
-        return every is not None and number % every == 0
+        return _is_multiple(number, self.settings.checkpoint_every_steps)
 
     def _is_early_stop(self, best: Best) -> bool:
         patience = self.settings.early_stop_epochs
@@ -268,11 +283,15 @@ class Loop:
         seconds, self._last_finish = now - self._last_finish, now
         audio = self.audio_seconds(pending.batch)
         is_finite = record["finite"]
+        hashed = {}
+        if pending.hashes is not None:
+            hashed["state_hash"] = self.recorder.hashes(pending.step, as_words(pending.hashes))
         if pending.step % self.settings.log_every_steps == 0 or not is_finite:
             self.recorder.event(
                 "step",
                 pending.step,
                 **record,
+                **hashed,
                 seconds=seconds,
                 epoch=pending.batch.epoch,
                 utterances=utterances,
@@ -316,13 +335,24 @@ class Loop:
             self.progress.message(f"    said: {result.sample[0]}\n    read: {result.sample[1]}")
         return best
 
+    def _digest(self, state: TrainState, number: int) -> None:
+        """Record the SHA-256 of all bits, once all devices are seen to have the same; before the next update takes the buffers."""
+        self.watchdog.phase(f"digesting the state after step {number}")
+        require_equal_copies(self._hash, [state], step=number)
+        self.recorder.event("digest", number, digest=digest_of_tensors(host_copy(state.to_dict())))
+
     def _checkpoint(self, state: TrainState, number: int, best: Best, *, is_due: bool, is_evaluated: bool) -> None:
         self.watchdog.phase("writing the checkpoint before this one")
         self.saver.wait()
         self.watchdog.phase(f"copying the state after step {number}")
+        require_equal_copies(self._hash, [state], step=number)
         # Before the next update, which takes the state's buffers.
         kept = Kept(number, host_copy(state.to_dict()), best, is_due, is_evaluated)
         self.saver.submit(partial(self.recorder.checkpoint, kept))
+
+
+def _is_multiple(number: int, every: int | None) -> bool:
+    return every is not None and number % every == 0
 
 
 def _host(record: StepRecord) -> dict[str, Any]:

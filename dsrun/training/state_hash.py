@@ -29,9 +29,12 @@ import numpy as np
 from jaxtyping import Array, Shaped, UInt32
 
 from dsrun.arithmetic.random_bits import MULTIPLIER_1, MULTIPLIER_2
+from dsrun.errors import DevicesDisagreeError
+from dsrun.training.reduction import parameter_path
 from dsrun.training.state import TrainState, Tree
 
 _STRIDE = 0x9E3779B1  # odd, 2**32 divided by the golden ratio: neighbours lie far apart
+_NAMED = 5  # tensors in a message
 _TOGETHER = 4096  # smaller tensors of one size are one sum in the program: a state has hundreds of them
 
 
@@ -46,6 +49,35 @@ class StateHasher:
         return self._program(state)
 
 
+def require_equal_copies(hasher: StateHasher, copies: Sequence[TrainState], *, step: int) -> None:
+    """See that all devices hold the same state.
+
+    Raises:
+        DevicesDisagreeError: they do not; names tensors and devices.
+    """
+    if len(copies) < 2:
+        return
+    hashes = [hasher(copy) for copy in copies]  # all are dispatched before the first is waited for
+    words = np.stack([as_words(each) for each in hashes])
+    differing = np.flatnonzero((words != words[0]).any(axis=0))
+    if not len(differing):
+        return
+    names, devices = tensor_names(copies[0]), [str(copy.step.device) for copy in copies]
+    texts = []
+    for place in differing[:_NAMED].tolist():
+        parties = [
+            [device for device, word in zip(devices, words[:, place], strict=True) if word == value]
+            for value in np.unique(words[:, place])
+        ]
+        texts.append(f"{names[place]} ({' against '.join(', '.join(party) for party in sorted(parties))})")
+    more = f" and {len(differing) - _NAMED} more tensors" if len(differing) > _NAMED else ""
+    raise DevicesDisagreeError(
+        f"after step {step} the devices' copies of the state differ: {'; '.join(texts)}{more}. They come from the same total by the same "
+        "program, so this is a fault of the hardware or of dsrun. Checkpoints from before are kept: the same command goes on from the "
+        "last one. If it happens again, leave out the device that stands alone."
+    )
+
+
 def as_words(hashes: Any) -> np.ndarray:
     """A 64-bit integer for each tensor, the first lane below; waits for the device."""
     lanes = np.asarray(hashes).astype(np.uint64)
@@ -55,6 +87,14 @@ def as_words(hashes: Any) -> np.ndarray:
 def tensor_names(state: TrainState) -> tuple[str, ...]:
     """Names of a state's tensors in the order of their hashes, keys joined by "/" as in a checkpoint."""
     return tuple(name for name, _ in _by_name(state.to_dict()))
+
+
+def tensor_meanings(state: TrainState) -> dict[str, str]:
+    """What the numbered tensors of the optimizer are: their names there and the parameter they belong to."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state.optimizer)]
+    moments = [".".join(part.name for part in path if isinstance(part, jax.tree_util.GetAttrKey)) for path in paths]
+    texts = [f"{moment} {parameter_path(path)}".strip() for moment, path in zip(moments, paths, strict=True)]
+    return {f"optimizer/{name}": text for name, text in zip(state.to_dict()["optimizer"], texts, strict=True)}
 
 
 def hash_tensors(tree: Tree) -> UInt32[Array, "tensor 2"]:

@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from corpus import shortest_prompts, write_config, write_rows, write_tone
 from test_cli import dsrun, require_message
 
+from dsrun.record.tensor_hashes import read_tensor_hashes
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
@@ -23,7 +25,9 @@ def config(tmp_path_factory):
     train = write_rows(folder / "train.jsonl", rows[:8])
     dev = write_rows(folder / "dev.jsonl", rows[8:])
     # Two layers: more than 100 optimizer tensors, whose names then no longer sort in their order.
-    return write_config(folder, train=train, dev=dev, test=dev, layers=2, epochs=3, checkpoint_every_steps=1)
+    return write_config(
+        folder, train=train, dev=dev, test=dev, layers=2, epochs=3, checkpoint_every_steps=1, digest_every_steps=2
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,13 @@ def test_a_run_leaves_everything_that_is_promised(finished):
     assert [line["step"] for line in events(run, "eval")] == [2, 4, 6]
     assert set(events(run, "eval")[0]) >= {"manifest", "loss", "cer", "wer"}
     assert set(digests(run)) == {1, 2, 3, 4, 5, 6}
+    hashes = read_tensor_hashes(run / "tensor_hashes.bin")
+    assert hashes.steps.tolist() == [1, 2, 3, 4, 5, 6]
+    assert [hashes.combined(row) for row in range(6)] == [line["state_hash"] for line in steps]
+    state_digests = {line["step"]: line["state_digest"] for line in events(run, "checkpoint")}
+    assert {line["step"]: line["digest"] for line in events(run, "digest")} == {
+        step: state_digests[step] for step in (2, 4, 6)
+    }
     assert json.loads((run / "status.json").read_text())["state"] == "done"
     low, high = report["cer_interval"]
     assert low <= report["cer"] <= high
@@ -128,6 +139,8 @@ def test_a_stopped_run_ends_with_the_same_bits_as_an_uninterrupted_one(config, f
         for folder in (run, finished[0])
     ]
     assert untimed[0] == untimed[1]
+    assert all(line["state_hash"] for line in untimed[0])
+    assert (run / "tensor_hashes.bin").read_bytes() == (finished[0] / "tensor_hashes.bin").read_bytes()
 
 
 def test_a_run_whose_data_changed_is_not_resumed(config, finished, tmp_path):

@@ -13,8 +13,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_step import make_step
 
 from dsrun.arithmetic.random_bits import MULTIPLIER_1, MULTIPLIER_2
-from dsrun.training.state_digest import flatten
-from dsrun.training.state_hash import StateHasher, as_words, hash_tensors, tensor_names
+from dsrun.errors import DevicesDisagreeError
+from dsrun.training.state_digest import empty_dicts, flatten, unflatten
+from dsrun.training.state_hash import (
+    StateHasher,
+    as_words,
+    hash_tensors,
+    require_equal_copies,
+    tensor_meanings,
+    tensor_names,
+)
 
 DTYPES = (
     "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3b11fnuz", "int32", "uint32", "int16",
@@ -128,3 +136,22 @@ def test_a_states_names_are_those_of_its_checkpoint_and_the_hash_is_of_each():
     assert list(names) == sorted(tensors)
     words = as_words(StateHasher()(state))
     assert words.tolist() == [hash_of(tensors[name]) for name in names]
+    meanings = tensor_meanings(state)
+    assert set(meanings) == {name for name in names if name.startswith("optimizer/")}
+    assert {f"trace {name.removeprefix('master/').replace('/', '.')}" for name in names if "master" in name} <= set(
+        meanings.values()
+    )
+
+
+def test_a_device_whose_copy_lost_a_bit_is_named_with_the_tensor():
+    state = make_step().initial_state()
+    copies = [jax.device_put(state, device) for device in jax.devices()[:3]]
+    require_equal_copies(StateHasher(), copies, step=7)
+    tensors = {name: value.copy() for name, value in flatten(state.to_dict()).items()}
+    name = next(name for name in tensors if name.startswith("master/"))
+    tensors[name].view(np.uint32).reshape(-1)[2] ^= 1
+    copies[1] = jax.device_put(state.from_dict(unflatten(tensors, empty_dicts(state.to_dict()))), jax.devices()[1])
+    with pytest.raises(DevicesDisagreeError, match="after step 7 ") as caught:
+        require_equal_copies(StateHasher(), copies, step=7)
+    assert f"{name} (" in str(caught.value)
+    assert "cpu:0, cpu:2 against cpu:1)" in str(caught.value)
