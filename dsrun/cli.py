@@ -15,6 +15,7 @@ import typer
 
 from dsrun import __version__
 from dsrun.cli_bench import bench_app
+from dsrun.cli_bits import DIFF_EXAMPLE, diff
 from dsrun.cli_study import study_app
 from dsrun.errors import DsrunError, UsageError
 from dsrun.record.runtime import ask_for_large_pages
@@ -33,6 +34,7 @@ app.add_typer(configs_app, name="configs")
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 app.add_typer(bench_app, name="bench")
+app.command("diff", epilog=DIFF_EXAMPLE)(diff)
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML config; see `dsrun configs list`.")]
 SetOption = Annotated[

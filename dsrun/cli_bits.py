@@ -1,0 +1,183 @@
+"""`dsrun diff` and `dsrun verify`: have two runs, or a run and its repetition, the same bits, and where do they part?
+
+On the roof beside `cli.py`: options, texts and tables. What is compared is `study/diff.py`'s, the repetition `verification.py`'s.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dsrun.errors import UsageError
+
+SHOWN = 10  # tensors that people are told of; --json has them all
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, with every tensor.")]
+DIFF_EXAMPLE = (
+    "Example: dsrun diff runs/prompts_float32-1a2b3c runs/again. Exit codes: 0 the same bits; 1 different; 2 bad usage, or nothing to "
+    "compare; 3 a damaged file."
+)
+
+
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder.")],
+    b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another one.")],
+    json_output: JsonOption = False,
+) -> None:
+    """Have two runs the same bits? If not: the first step and the tensors that differ there, how far, and what may explain it.
+
+    Reads the folders and nothing else; either run may still be going on, or be shorter. Training leaves a 64-bit hash of every
+    tensor at each step (training.hash_every_steps), and a SHA-256 of the whole state now and then (training.digest_every_steps) and at
+    each checkpoint. Runs without them are compared by what both have, down to the losses, and the table says by what.
+
+    Step n is the state after n updates. A loss is that of the state before its update, so it shows a difference a step later, or
+    never, where the difference is too small. How many elements differ, and by how many ulps (steps to the next larger value of the
+    dtype), is read from checkpoints: of the first step that differs, or of the next one that both folders hold.
+    """
+    from dsrun.cli_study import print_json
+    from dsrun.study.diff import diff_runs, read_run
+
+    report = diff_runs(*(read_run(run, read_values(run)) for run in (a, b)))
+    print_json(report) if json_output else print_diff(report)
+    if not report["same"]:
+        raise typer.Exit(1)
+
+
+def read_values(run: Path) -> dict[str, Any]:
+    """What a run's config.yaml says, by dotted key; of any version of dsrun, so it is not checked.
+
+    Raises:
+        UsageError: not a run folder, or no YAML that dsrun reads.
+    """
+    from dsrun.config_file import Problem, read_tree
+
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise UsageError(f"{run}: not a run folder (no config.yaml). `dsrun runs` lists those there are.")
+    problems: list[Problem] = []
+    tree = read_tree(file, [], problems)
+    if tree is None or problems:
+        raise UsageError("\n".join(map(str, problems)))
+    return dotted(tree.plain())
+
+
+def dotted(values: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary as one of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items() if isinstance(values, dict) else ():
+        flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def print_diff(report: dict[str, Any]) -> None:
+    """The report for people."""
+    for name, last in zip("ab", report["last_step"], strict=True):
+        print(f"{name.upper()}  {report[name]}  to step {last}")
+    print(_headline(report))
+    print()
+    _table([_words(row) for row in report["compared"]])
+    _print_tensors(report)
+    _print_checkpoint(report)
+    if loss := report["first_different_loss"]:
+        print(f"\nfirst loss that differs: step {loss['step']}: {loss['a']!r} in A, {loss['b']!r} in B")
+    print_circumstances(report)
+
+
+def _headline(report: dict[str, Any]) -> str:
+    what = report["compared"][0]["what"]
+    caution = (
+        "; losses are all that both have, and equal losses do not show that the states are" if what == "losses" else ""
+    )
+    if report["same"]:
+        shorter = min(report["last_step"])
+        more = {name: last for name, last in zip("AB", report["last_step"], strict=True) if last > shorter}
+        longer = "".join(f"; {name} goes on to step {last}" for name, last in more.items())
+        return f"the same bits up to step {report['equal_up_to']}, by {what}{longer}{caution}"
+    before = report["equal_up_to"]
+    since = "none is known to be equal" if before is None else f"equal up to step {before}"
+    return f"DIFFERENT from step {report['first_different']} on ({since}), by {_by_what(report)}{caution}"
+
+
+def _by_what(report: dict[str, Any]) -> str:
+    return next(row["what"] for row in report["compared"] if row["first_different"] is not None)
+
+
+def _print_tensors(report: dict[str, Any]) -> None:
+    tensors = report["tensors"]
+    if names := report["tensors_in_one_only"]:
+        print(
+            f"\n{len(names)} tensors are in one run only: {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}"
+        )
+    if not tensors:
+        return
+    kinds = ", ".join(f"{kind} {count}" for kind, count in Counter(row["kind"] for row in tensors).items())
+    print(
+        f"\nat step {report['first_different']} {len(tensors)} of {report['tensors_hashed']} tensors differ ({kinds}):"
+    )
+    for row in tensors[:SHOWN]:
+        print(f"  {row['name']}{_meaning(row)}")
+    if len(tensors) > SHOWN:
+        print(f"  ... and {len(tensors) - SHOWN} more: --json lists them")
+
+
+def _meaning(row: dict[str, Any]) -> str:
+    return f"  ({row['meaning']})" if row["meaning"] else ""
+
+
+def _print_checkpoint(report: dict[str, Any]) -> None:
+    if found := report["checkpoint"]:
+        tensors = found["tensors"]
+        print(f"\nin the checkpoints of step {found['step']} {len(tensors)} tensors differ:")
+        _table([_apart(row) for row in tensors[:SHOWN]])
+        if len(tensors) > SHOWN:
+            print(f"... and {len(tensors) - SHOWN} more: --json lists them")
+    for note in report["checkpoint_notes"]:
+        print(f"\n{note}")
+
+
+def _apart(row: dict[str, Any]) -> dict[str, Any]:
+    columns = {"tensor": f"{row['name']}{_meaning(row)}", "dtype": row["dtype"]}
+    if "other" in row:
+        return (
+            columns
+            | dict.fromkeys(("differ", "non-finite", "largest ulps", "first at", "A"), "-")
+            | {"B": row["other"]}
+        )
+    (value_a, value_b), (bits_a, bits_b) = row["values"], row["bits"]
+    return columns | {
+        "differ": f"{row['differing']:,} of {row['elements']:,}",
+        "non-finite": row["nonfinite"],
+        "largest ulps": "-" if row["largest_ulps"] is None else f"{row['largest_ulps']:,}",
+        "first at": str(row["first"]),
+        "A": f"{value_a:.9g} {bits_a}",
+        "B": f"{value_b:.9g} {bits_b}",
+    }
+
+
+def print_circumstances(report: dict[str, Any]) -> None:
+    """What differs around two runs: config, provenance, flags."""
+    for name in ("config", "provenance", "flags"):
+        rows = report[name]
+        print(f"\n{name}: {'the same' if not rows else ''}".rstrip())
+        _table([{"key": row["key"], "A": _short(row["a"]), "B": _short(row["b"])} for row in rows])
+    for change in report.get("changed_on_the_way", ()):
+        print(
+            f"\n{change['run'].upper()} went on from step {change['step']} under other circumstances: {_short(change['changed'])}"
+        )
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _words(row: dict[str, Any]) -> dict[str, Any]:
+    return {name.replace("_", " "): value for name, value in row.items()}
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    from dsrun.cli import print_table
+
+    print_table(rows)
