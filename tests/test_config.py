@@ -361,6 +361,23 @@ def test_a_shipped_config_opens_with_its_schema_its_claim_and_its_command(path: 
     assert f"dsrun train --config configs/{path.name}" in lines[4]
 
 
+@pytest.mark.parametrize(
+    ("sets", "says"),
+    [
+        (["training.keep_every_steps=100"], "set checkpoint_every_steps too"),
+        (["training.checkpoint_every_steps=30", "training.keep_every_steps=100"], "write 120"),
+        (["training.checkpoint_every_steps=50", "training.keep_every_steps=100"], None),
+        (["training.watchdog_minutes=0"], "greater than 0"),
+    ],
+)
+def test_steps_kept_for_good_are_steps_with_a_checkpoint(sets: list[str], says: str | None):
+    if says is None:
+        assert load_config(SHIPPED[0], sets).config.training.keep_every_steps == 100
+        return
+    with pytest.raises(ConfigError, match=says):
+        load_config(SHIPPED[0], sets)
+
+
 @settings(max_examples=60, deadline=None)
 @given(name=st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/~"), min_size=1))
 def test_any_path_and_any_number_survive_the_resolved_yaml(name: str, tmp_path_factory: pytest.TempPathFactory):

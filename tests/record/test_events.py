@@ -85,6 +85,15 @@ def test_a_log_that_is_cut_back_and_goes_on_is_the_log_of_an_undisturbed_run(tmp
     assert killed.path.read_bytes() == undisturbed.path.read_bytes()
 
 
+def test_a_checkpoint_recorded_after_later_steps_stays_when_these_are_cut_off(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    for kind, step in (("step", 1), ("step", 2), ("checkpoint", 1), ("step", 3), ("checkpoint", 2)):
+        log.append(kind, step)
+    log.truncate_after(1)
+    log.close()
+    assert [(record["event"], record["step"]) for record in read_events(log.path)] == [("step", 1), ("checkpoint", 1)]
+
+
 def test_a_log_that_was_never_written_is_empty(tmp_path):
     assert read_events(tmp_path / "events.jsonl") == []
     log = EventLog(tmp_path / "events.jsonl")

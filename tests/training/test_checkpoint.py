@@ -153,6 +153,12 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert_same_bits(restore(tmp_path, "5").arrays, some_state(5))
 
 
+def test_every_mth_is_kept_for_good_beside_the_newest_and_the_best(tmp_path):
+    for step in range(2, 16, 2):
+        save(tmp_path, step, some_state(step), META, best=min(step, 4), keep=1, keep_every=6)
+    assert available_steps(tmp_path) == [4, 6, 12, 14]
+
+
 @pytest.mark.parametrize("point", FAULT_POINTS)
 @pytest.mark.parametrize("before", ["nothing", "older", "the same step damaged"])
 def test_a_kill_at_any_point_leaves_a_good_state_and_the_next_save_tidies_up(tmp_path, point, before):
