@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,11 +58,13 @@ def main() -> None:
     try:
         app(prog_name="dsrun")
     except DsrunError as error:
-        print(error, file=sys.stderr)
+        with suppress(OSError):  # stderr may go to the disk that is full: the exit code still says what happened
+            print(error, file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
     except Stopped as stopped:
-        print(stopped.reason, file=sys.stderr, flush=True)
-        sys.stdout.flush()
+        with suppress(OSError):
+            print(stopped.reason, file=sys.stderr, flush=True)
+            sys.stdout.flush()
         os._exit(stopped.exit_code)  # a thread may be compiling, which an exit in order would wait for
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)

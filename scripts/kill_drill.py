@@ -135,7 +135,7 @@ class Drill:
             str(self.config),
         ]
         command += ["--run-dir", str(run), "--devices", str(devices)]
-        output = open(run.with_suffix(".out"), "ab")  # noqa: SIM115 (the child's)
+        output = open(run.with_suffix(".out"), "wb")  # noqa: SIM115 (the child's)
         try:
             return subprocess.Popen(command, stdout=output, stderr=output, env=self.environment)
         finally:
@@ -221,7 +221,6 @@ def live(arena: Drill, run: Path, number_of_run: int, number: int, ways: list[st
     recording = rng.choice(arena.recordings)
     if way == "gone":
         recording.rename(recording.with_suffix(".gone"))
-    heard = len(said(run))
     began = time.monotonic()
     process = arena.start(run, devices, fault)
     if way == "start":
@@ -230,7 +229,7 @@ def live(arena: Drill, run: Path, number_of_run: int, number: int, ways: list[st
     elif not fault and way != "gone":
         wanted = max(before, 0) + rng.randint(1, 2 * CHECKPOINT_EVERY)
         # The records of the life before stay until this one has found its checkpoint and cut them back.
-        wait_until(process, lambda: BEGUN in said(run)[heard:] and last_step(run) >= wanted, LONGEST_LIFE)
+        wait_until(process, lambda: BEGUN in said(run) and last_step(run) >= wanted, LONGEST_LIFE)
         time.sleep(rng.uniform(0.0, 0.08))
         process.send_signal(SIGNALS.get(way, signal.SIGKILL))
     try:
@@ -241,7 +240,7 @@ def live(arena: Drill, run: Path, number_of_run: int, number: int, ways: list[st
     seconds = time.monotonic() - began
     if way == "gone":
         recording.with_suffix(".gone").rename(recording)
-    text = said(run)[heard:]
+    text = said(run)
     finding = judged(way, exit_code, text, run, str(recording))
     after = newest(run)
     if way in ("truncated", "flipped") and exit_code == EXPECTED[way]:
@@ -279,12 +278,11 @@ def damage(arena: Drill, run: Path, way: str) -> str:
     else:
         content[arena.random.randrange(len(content))] ^= 1 << arena.random.randrange(8)
     path.write_bytes(content)
-    heard = len(said(run))
     process = arena.start(run, 1)
-    is_named = wait_until(process, lambda: "using the older step" in said(run)[heard:], LONGEST_LIFE)
+    is_named = wait_until(process, lambda: "using the older step" in said(run), LONGEST_LIFE)
     process.kill()
     process.wait()
-    return "" if is_named else f"the damage was not named: {said(run)[heard:][-600:]}"
+    return "" if is_named else f"the damage was not named: {said(run)[-600:]}"
 
 
 def compared(reference: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
@@ -329,7 +327,7 @@ def last_step(run: Path) -> int:
 
 
 def said(run: Path) -> str:
-    """What all lives of a run printed."""
+    """What the last life of a run printed."""
     path = run.with_suffix(".out")
     return path.read_text(errors="replace") if path.exists() else ""
 
@@ -393,7 +391,7 @@ def child(fault: str, arguments: list[str]) -> None:
     def faulty_save(*positional: Any, **named: Any) -> str:
         saves["all"] += 1
         if name == "full" and saves["all"] >= int(visit):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
         return save(*positional, **named, fault=die)
 
     if fault != "none":
