@@ -58,8 +58,10 @@ def main() -> None:
     try:
         app(prog_name="dsrun")
     except DsrunError as error:
-        with suppress(OSError):  # stderr may go to the disk that is full: the exit code still says what happened
+        try:
             print(error, file=sys.stderr, flush=True)
+        except OSError:  # stderr goes to the disk that is full: the exit code says what happened all the same
+            os._exit(error.exit_code)
         sys.exit(error.exit_code)
     except Stopped as stopped:
         with suppress(OSError):

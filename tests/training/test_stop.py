@@ -94,8 +94,8 @@ def test_a_process_whose_main_thread_is_deaf_is_ended_all_the_same(moment, signa
     assert process.stdout
     assert process.stdout.readline() == "deaf\n"
     for number in signals:
+        time.sleep(0.5)  # until it is deaf; and two of a kind at once are one
         process.send_signal(number)
-        time.sleep(0.1)  # two of a kind at once are one
     assert process.wait(30) == code
     assert process.stdout.read() == f"left with {code}\n"
     process.stdout.close()
