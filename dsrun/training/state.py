@@ -83,6 +83,32 @@ class StepRecord:
     blank_share: Scalar
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ShardSums:
+    """What one shard adds to the step: all fields are sums, so shards combine by addition."""
+
+    gradient: Tree
+    loss: Scalar
+    utterances: Scalar
+    blank_frames: Scalar
+    frames: Scalar
+    moments: Tree
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Replicas:
+    """The same state on each of this process's devices; the first is what is evaluated, recorded and kept."""
+
+    copies: tuple[TrainState, ...]
+
+    @property
+    def first(self) -> TrainState:
+        """The copy on the first device."""
+        return self.copies[0]
+
+
 def _leaf_names(count: int) -> list[str]:
     """In optax's order, which is not the alphabet's: from 100 leaves on, "100_of_180" sorts before "11_of_180"."""
     return [f"{i:02d}_of_{count}" for i in range(count)]

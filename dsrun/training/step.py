@@ -2,12 +2,14 @@
 
     weights  = store(master)                          storage format; the master itself when that changes nothing
     parts[j] = gradient(weights, shard j)             one compiled function, the same for every shard and device
-    total    = parts summed in a fixed binary tree    adds only, rounded as `reduce` says
+    total    = parts summed in a fixed binary tree    adds only, rounded as `reduce` says (`reduction.py`, `exchange.py`)
     state    = update(state, total)                   unscale, clip, momentum, learning rate, add to the master, round
 
-Four executables and not one: XLA fuses across what it can see, fusion decides where a multiply-add is contracted, and so a
+Programs of their own and not one: XLA fuses across what it can see, fusion decides where a multiply-add is contracted, and so a
 single program gives other bits when its surroundings change. Separate programs cannot. For the same reason each device runs a
 single-device program and not a partition of one: shard_map over one device and over two gave different bits on CPU.
+
+Every device has a copy of the state and updates it from the same total with the same program, so the copies stay equal without being sent.
 
 The update. In float32, as one expression: master - rate * direction; then one rounding to the master's format, as `update`
 says. With Kahan's compensation c, the part of the last update that rounding took:
@@ -47,21 +49,10 @@ from dsrun.model import (
 )
 from dsrun.training.loss_scale import NO_LOSS_SCALE, LossScale
 from dsrun.training.optimizer import Optimizer
-from dsrun.training.reduction import global_norm, parameter_path, rounded_sum, tree_sum
-from dsrun.training.state import Scalar, StepRecord, TrainState, Tree
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class ShardSums:
-    """What one shard adds to the step: all fields are sums, so shards combine by addition."""
-
-    gradient: Tree
-    loss: Scalar
-    utterances: Scalar
-    blank_frames: Scalar
-    frames: Scalar
-    moments: Tree
+from dsrun.training.program import Program
+from dsrun.training.exchange import PartialSums, Reduction, ReductionKind
+from dsrun.training.reduction import global_norm, parameter_path
+from dsrun.training.state import Replicas, Scalar, ShardSums, StepRecord, TrainState, Tree
 
 
 @jax.tree_util.register_dataclass
@@ -87,7 +78,8 @@ class TrainStep:
         seed: of initial weights, dropout and random roundings.
         loss_scale: none, fixed or dynamic.
         ctc_kernel: what walks CTC's lattice (`dsrun.ctc.ctc_loss`).
-        devices: shard j is worked on by device j modulo their number; does not change a bit of the result.
+        reduction: how devices' sums are added up: the fixed tree, or the library's all-reduce for comparison.
+        devices: of all processes, in order; shards go to them in runs of neighbours. With the tree they change no bit of the result.
     """
 
     def __init__(
@@ -102,19 +94,22 @@ class TrainStep:
         statistics_momentum: float,
         loss_scale: LossScale = NO_LOSS_SCALE,
         ctc_kernel: CtcKernel = "scan",
+        reduction: ReductionKind = "tree",
         devices: Sequence[jax.Device] | None = None,
     ):
         self.settings, self.policy, self.optimizer = settings, policy, optimizer
         self.shards, self.seed, self.loss_scale = shards, seed, loss_scale
         self.ctc_kernel: CtcKernel = ctc_kernel
-        self.devices = list(devices) if devices else jax.devices()[:1]
+        everyone = list(devices) if devices else jax.local_devices()[:1]
+        self.reduction = Reduction(policy, seed=seed, shards=shards, devices=everyone, kind=reduction)
+        self.devices = [everyone[place] for place in self.reduction.places]
         self._threads = ThreadPoolExecutor(len(self.devices), thread_name_prefix="dsrun-device")
         rules = UpdateRules(policy, optimizer, loss_scale, clip_norm, statistics_momentum, seed)
-        self._store = jax.jit(partial(weights_as_read, policy, seed))
-        self._gradient = jax.jit(partial(_shard_sums, settings, policy, ctc_kernel))
-        self._reduce = jax.jit(partial(_reduce, policy, seed))
+        count = len(self.devices)
+        self._store = Program(partial(weights_as_read, policy, seed), devices=count)
+        self._gradient = Program(partial(_shard_sums, settings, policy, ctc_kernel), devices=count)
         self.update_rules = rules
-        self._update = jax.jit(partial(update, rules), donate_argnums=0)
+        self._update = Program(partial(update, rules), donate_argnums=0, devices=count)
 
     def initial_state(self) -> TrainState:
         """State before the first update, a function of the model's settings and the seed."""
@@ -132,40 +127,66 @@ class TrainStep:
             compensation=jax.tree.map(jnp.zeros_like, master) if self.policy.compensation == "kahan" else {},
         )
 
+    def replicate(self, state: TrainState) -> Replicas:
+        """The state on each of this process's devices, in buffers of their own: an update takes them."""
+        return Replicas(tuple(jax.tree.map(partial(_copy_to, device), state) for device in self.devices))
+
+    def start(self) -> Replicas:
+        """The initial state on each of this process's devices."""
+        return self.replicate(self.initial_state())
+
+    @property
+    def own_shards(self) -> range:
+        """Shards that this process works on; of the others it needs no data."""
+        places = self.reduction.places
+        return range(self.reduction.share(places[0]).start, self.reduction.share(places[-1]).stop)
+
     def weights(self, state: TrainState) -> Tree:
         """The weights as the network reads them: the master on the storage grid."""
-        return state.master if self.policy.stores_exactly else self._store(state.master, state.step)
+        if self.policy.stores_exactly:
+            return state.master
+        return self._store(state.step.device, state.master, state.step)
 
-    def shard_sums(self, state: TrainState, shards: Sequence[Shard]) -> list[ShardSums]:
-        """Gradient and sums of each shard, on the first device."""
-        common = (self.weights(state), state.step, state.loss_scale)
+    def shard_gradient(self, state: TrainState, number: int, shard: Shard, *, weights: Tree | None = None) -> ShardSums:
+        """Gradient and sums of one shard, on the state's device; `weights` where they are at hand already."""
+        weights, device = self.weights(state) if weights is None else weights, state.step.device
+        inputs = jax.device_put((np.array([self.seed, number], np.uint32), shard), device)
+        shape = (shard.features.shape, shard.labels.shape)
+        return self._gradient(device, weights, state.step, state.loss_scale, *inputs, shape=shape)
 
-        def work(place: int) -> list[ShardSums]:
-            device = self.devices[place]
-            shared = jax.device_put(common, device)
-            mine = range(place, self.shards, len(self.devices))
-            inputs = [jax.device_put((np.array([self.seed, j], np.uint32), shards[j]), device) for j in mine]
-            return jax.device_put([self._gradient(*shared, *own) for own in inputs], self.devices[0])
+    def partial_sums(self, state: Replicas, shards: Sequence[Shard]) -> list[PartialSums]:
+        """What each of this process's devices adds up of its own shards."""
+
+        def work(place: int, copy: TrainState) -> PartialSums:
+            weights, sums = self.weights(copy), self.reduction.counter(place, copy.step)
+            for number in self.reduction.share(place):
+                sums.put(number, self.shard_gradient(copy, number, shards[number], weights=weights))
+            return sums
 
         # A thread a device: compilation for the devices, and the work of CPU devices, go on side by side.
-        by_device = list(self._threads.map(work, range(len(self.devices))))
-        return [by_device[j % len(self.devices)][j // len(self.devices)] for j in range(self.shards)]
+        return list(self._threads.map(work, self.reduction.places, state.copies))
 
-    def __call__(self, state: TrainState, shards: Sequence[Shard]) -> tuple[TrainState, StepRecord]:
+    def __call__(self, state: Replicas, shards: Sequence[Shard]) -> tuple[Replicas, StepRecord]:
         """One update. Dispatches and returns, nothing waits for the device; `state`'s buffers are reused."""
         return self.update(state, self.total(state, shards))
 
-    def update(self, state: TrainState, total: ShardSums) -> tuple[TrainState, StepRecord]:
+    def update(self, state: Replicas, total: Sequence[ShardSums]) -> tuple[Replicas, StepRecord]:
         """The second half of a step; `state`'s buffers are reused."""
-        return self._update(state, total)
+        updated = list(self._threads.map(self._update, self.devices, state.copies, total))
+        return Replicas(tuple(copy for copy, _ in updated)), updated[0][1]
 
-    def total(self, state: TrainState, shards: Sequence[Shard]) -> ShardSums:
-        """The sums over all shards."""
-        return self.reduced(state, self.shard_sums(state, shards))
+    def total(self, state: Replicas, shards: Sequence[Shard]) -> tuple[ShardSums, ...]:
+        """The sums over all shards of all processes, on each of this process's devices."""
+        return self.reduced(self.partial_sums(state, shards))
 
-    def reduced(self, state: TrainState, parts: list[ShardSums]) -> ShardSums:
-        """The fixed tree's sum of all shards' sums."""
-        return self._reduce(state.step, parts)
+    def reduced(self, sums: Sequence[PartialSums]) -> tuple[ShardSums, ...]:
+        """The fixed tree's sum of all devices' partial sums."""
+        return self.reduction(sums, self._threads)
+
+
+def _copy_to(device: jax.Device, x: Array) -> Array:
+    there = jax.device_put(x, device)
+    return jnp.copy(there) if there is x or there.device == getattr(x, "device", None) else there
 
 
 def split_batch(batch: Any, shards: int) -> list[Shard]:
@@ -312,13 +333,6 @@ def _rounded_gradient(policy: Policy, key: Key | None, path: tuple, gradient: Ar
         return gradient
     own = site_key(key, "weight gradient", name) if rounding.draws else None
     return rounding(to_float32(gradient), own).astype(gradient.dtype)
-
-
-def _reduce(policy: Policy, seed: int, step: Int32[Array, ""], parts: list[ShardSums]) -> ShardSums:
-    gradients = [part.gradient for part in parts]
-    rest = tree_sum([replace(part, gradient=None) for part in parts])
-    key = fold_in(make_key(seed, "reduce", ""), step.astype(jnp.uint32))
-    return replace(rest, gradient=rounded_sum(policy, gradients, key))
 
 
 def update(rules: UpdateRules, state: TrainState, total: ShardSums) -> tuple[TrainState, StepRecord]:
