@@ -95,7 +95,7 @@ def measure(setting: Setting, variants: dict[str, tuple[str, ...]], *, repeats: 
     import jax
 
     steps = {name: setting.make(changes) for name, changes in variants.items()}
-    states = {name: step.initial_state() for name, step in steps.items()}
+    states = {name: step.start() for name, step in steps.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     losses: dict[str, float] = {}
     for turn in range(repeats + 1):
@@ -120,7 +120,7 @@ def measure(setting: Setting, variants: dict[str, tuple[str, ...]], *, repeats: 
                 "lowest": min(ratios),
                 "highest": max(ratios),
                 "ms_a_step": 1e3 * statistics.median(seconds[name]) / len(setting.shards),
-                "bytes": bytes_kept(step, states[name]),
+                "bytes": bytes_kept(step, states[name].first),
                 "loss": losses[name],
             }
         )
@@ -135,7 +135,7 @@ def measure_watching(setting: Setting, *, repeats: int) -> dict[str, Any]:
 
     step = setting.make(())
     watchers = {"with the network": Watcher(step), "update only": Watcher(step, frames=())}
-    state = step.initial_state()
+    state = step.start()
     ratios: dict[str, list[float]] = {name: [] for name in watchers}
     for turn in range(repeats + 1):
         for pieces in setting.shards:
@@ -143,7 +143,7 @@ def measure_watching(setting: Setting, *, repeats: int) -> dict[str, Any]:
             total = jax.block_until_ready(step.total(state, pieces))
             for name, watcher in watchers.items():
                 start = time.perf_counter()
-                watcher.read(watcher(state, total, pieces[0]), step=1, loss_scale=1.0)
+                watcher.read(watcher(state.first, total[0], pieces[0]), step=1, loss_scale=1.0)
                 observed[name] = time.perf_counter() - start
             start = time.perf_counter()
             state, record = step(state, pieces)

@@ -240,8 +240,8 @@ def _prepared(own: dict[str, Any], config: Config, batch: Path, unit_seconds: fl
 
     step = _make_step(config)
     pieces, lengths = _load(batch, config.batches.shards)
-    state = step.initial_state()
-    parameters = sum(int(leaf.size) for leaf in jax.tree.leaves(state.master))
+    state = step.start()
+    parameters = sum(int(leaf.size) for leaf in jax.tree.leaves(state.first.master))
     start = time.perf_counter()
     own["state"], record = step(state, pieces)
     loss = float(record.loss)

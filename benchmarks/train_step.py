@@ -92,8 +92,8 @@ def work(config: Config, folder: Path) -> None:
     with np.load(folder / "batches.npz") as arrays:
         count = sum(name.startswith("features_") for name in arrays)
         batches = [Shard(*(arrays[f"{name}_{i}"] for name in ARRAYS)) for i in range(count)]
-    state = step.initial_state()
-    parameters = sum(int(leaf.size) for leaf in jax.tree.leaves(state.master))
+    state = step.start()
+    parameters = sum(int(leaf.size) for leaf in jax.tree.leaves(state.first.master))
 
     def one_pass(state: Any) -> tuple[Any, dict[str, float]]:
         from dsrun.training.step import split_batch

@@ -324,6 +324,7 @@ def build_step(
         statistics_momentum=config.model.statistics_momentum,
         loss_scale=build_loss_scale(config),
         ctc_kernel=build_ctc_kernel(config, backend=devices[0].platform),
+        reduction=config.distribution.reduction,
         devices=devices,
     )
 

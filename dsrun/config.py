@@ -796,6 +796,13 @@ class Kernels(Section):
     utterance; the same bits but for the order in which a frame's blanks are summed."""
 
 
+class Distribution(Section):
+    """The sum over shards that lie on several devices."""
+
+    reduction: Literal["tree", "all_reduce"] = "tree"
+    """tree: one fixed order for every number of devices; all_reduce: the library's, for comparison, whose bits depend on that number."""
+
+
 class Config(Section):
     """A dsrun experiment."""
 
@@ -824,6 +831,20 @@ class Config(Section):
     determinism: Literal["strict", "autotuned", "off"] = "strict"
     """strict: the same bits again. autotuned: so too within this run folder, with kernels for a GPU chosen once by measured time and kept
     there. off: neither compiler nor thread pool is told anything, bits may differ each time, and the run is marked as such everywhere."""
+    distribution: Distribution = Distribution()
+    """How devices' sums are added up."""
+
+    @field_validator("distribution")
+    @classmethod
+    def _the_library_rounds_nothing(cls, distribution: Distribution, info: ValidationInfo) -> Distribution:
+        arithmetic = info.data.get("arithmetic")
+        if distribution.reduction == "all_reduce" and isinstance(arithmetic, Arithmetic):
+            formats = [arithmetic.reduce.format, *(rule.reduce.format for rule in arithmetic.rules if rule.reduce)]
+            if narrow := [name for name in formats if name != "float32"]:
+                raise ValueError(
+                    f"the library's all-reduce adds in float32 and rounds nothing; arithmetic.reduce is {narrow[0]}. Write tree"
+                )
+        return distribution
 
 
 RUNS = Path("runs")  # where run folders are, unless --run-dir says otherwise

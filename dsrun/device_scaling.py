@@ -42,7 +42,7 @@ def bench_scaling(config: Config, counts: Sequence[int] | None, *, batches: int,
     chosen = sorted(set(counts)) if counts else _powers_of_two(len(available))
     steps = {count: step_on(experiment, config, available[:count]) for count in chosen}
     pieces = _batches(experiment, config, batches)
-    states = {count: step.initial_state() for count, step in steps.items()}
+    states = {count: step.start() for count, step in steps.items()}
     limits = Ceilings([peak_format(experiment.step)], available)
     times: dict[str, list[float]] = {name: [] for name in (*map(str, chosen), *limits.calls)}
     losses: dict[int, list[float]] = {count: [] for count in chosen}

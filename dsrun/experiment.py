@@ -214,7 +214,9 @@ def train_run(
                 name: report[name] for name in ("manifest", "step", "cer", "wer", "cer_interval", "wer_interval")
             }
             stop.end_nothing_new()
-            run.write_status("done", step=int(outcome.state.step), exit_code=0, reason=outcome.reason, result=summary)
+            run.write_status(
+                "done", step=int(outcome.state.first.step), exit_code=0, reason=outcome.reason, result=summary
+            )
         except BaseException as error:
             _note_end(run, before, error)
             raise
@@ -304,11 +306,11 @@ def _train(
             stop=stop,
             watchdog=watchdog,
         )
-        outcome = loop.run(state, best, is_evaluated=is_evaluated)
+        outcome = loop.run(step.replicate(state), best, is_evaluated=is_evaluated)
         progress.message(f"{run.path}: {outcome.reason}")
         if outcome.exit_code:
             run.write_status(
-                "stopped", step=int(outcome.state.step), exit_code=outcome.exit_code, reason=outcome.reason
+                "stopped", step=int(outcome.state.first.step), exit_code=outcome.exit_code, reason=outcome.reason
             )
     return outcome
 

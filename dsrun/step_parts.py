@@ -35,6 +35,7 @@ from dsrun.speech import prefetch
 from dsrun.study.ceilings import Ceilings, machine_facts
 from dsrun.study.flops import NetworkFlops, Work, network_flops
 from dsrun.study.stopwatch import announce, peak_memory, quartiles, summary
+from dsrun.training.exchange import PartialSums
 from dsrun.training.step import Shard, TrainStep, split_batch
 
 NATIVE_PEAKS = ("tensorfloat32", "bfloat16", "float16")
@@ -51,12 +52,12 @@ def bench_step(config: Config, *, batches: int, repeats: int, devices: int | Non
     limits = Ceilings([format], step.devices)
     network = NetworkParts(step)
     announce(f"step: compiling {len({s[0].features.shape for s in shards})} batch shapes")
-    state = [step.initial_state()]
+    state = [step.start()]
     shapes = first_steps(step, state, shards)
     views: dict[str, Callable[[], Timings]] = {
         "whole": lambda: whole_pass(experiment, state, count, config.batches.prefetch),
         "stages": lambda: stage_pass(step, state, shards),
-        "parts": lambda: network.one_pass(state[0], shards),
+        "parts": lambda: network.one_pass(state[0].first, shards),
         **{name: partial(_timed, call) for name, call in limits.calls.items()},
     }
     times = _take_turns(views, repeats)
@@ -69,7 +70,7 @@ def bench_step(config: Config, *, batches: int, repeats: int, devices: int | Non
         "batches": count,
         "shards": step.shards,
         "ceilings": limits.report({name: times[name] for name in limits.calls}),
-        "whole": _whole(step, state[0], shards, times, limits, format),
+        "whole": _whole(step, state[0].first, shards, times, limits, format),
         "rows": _rows(step, shards, times, limits, format),
         "sums": _sums(times),
         "batch_shapes": _compile_seconds(shapes, times, count),
@@ -115,8 +116,14 @@ def stage_pass(step: TrainStep, state: list[Any], shards: Sequence[Sequence[Shar
     found = dict.fromkeys(STAGES, 0.0)
     for pieces in shards:
         clock = Clock(found)
-        sums = clock("gradient", partial(step.shard_sums, state[0], pieces))
-        total = clock("reduce", partial(step.reduced, state[0], sums))
+        sums: list[PartialSums] = []
+
+        def gradients(pieces: Sequence[Shard] = pieces, sums: list[PartialSums] = sums) -> Any:
+            sums[:] = step.partial_sums(state[0], pieces)
+            return [own.nodes for own in sums]
+
+        clock("gradient", gradients)
+        total = clock("reduce", partial(step.reduced, sums))
         state[0], _ = clock("optimizer", partial(step.update, state[0], total))
     return found
 

@@ -46,11 +46,11 @@ def state_after_three_steps(sets):
         statistics_momentum=0.9,
         loss_scale=build.build_loss_scale(config),
     )
-    state = step.initial_state()
+    state = step.start()
     for _ in range(3):
         state, record = step(state, split_batch(make_batch(), 2))
         assert record.finite or "overflow: infinity" in str(sets)
-    found = jax.device_get({"master": state.master, "moments": state.optimizer})
+    found = jax.device_get({"master": state.first.master, "moments": state.first.optimizer})
     # As float32: another dtype is no other number.
     found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32) if leaf.dtype.kind in "fV" else leaf, found)
     return tuple(sorted(bits(found).items()))

@@ -2,16 +2,18 @@
 
     own nodes ──pack──> a piece for each owner ──all-to-all──> owner completes the tree ──all-gather──> every device
 
-Every tensor has one owner, the tensors dealt out so that owners have about equally many values; rules by path and random bits by element need
-whole tensors. Each device sends each owner its part of that owner's tensors and gets the sums of all: the bytes of a ring all-reduce, 2 (N-1)/N of the
-gradient sent by each of N devices where N is a power of two that divides the shards. Elsewhere a device's run of shards is no single node of the tree, and it
-sends its two or three nodes.
+Every tensor has one owner, the tensors dealt out so that owners have about equally many values; rules by path and random bits by
+element need whole tensors. Each device sends each owner its part of that owner's tensors and gets the sums of all: the bytes of a
+ring all-reduce, 2 (N-1)/N of the gradient sent by each of N devices where N is a power of two that divides the shards. Elsewhere a
+device's run of shards is no single node of the tree, and it sends its two or three nodes.
 
-The programs that add belong to one device each; what connects devices only moves bytes. Within a process those are copies from device to device, between processes
-JAX's collectives (NCCL on GPUs, Gloo on CPUs). A gradient whose `reduce` is float16 or bfloat16 travels so in the native carrier: half the bytes, the same values.
+The programs that add belong to one device each; what connects devices only moves bytes. Within a process those are copies from
+device to device, between processes JAX's collectives (NCCL on GPUs, Gloo on CPUs). A gradient whose `reduce` is float16 or bfloat16
+travels so in the native carrier: half the bytes, the same values.
 
-`all_reduce` is what other trainers do, here to be compared with: each device adds its own nodes, and the library adds up the devices, in an order of its own. Its bits
-depend on the number of devices, from four devices on also where shards divide evenly (two numbers have one sum).
+`all_reduce` is what other trainers do, here to be compared with: each device adds its own nodes, and the library adds up the
+devices, in an order of its own. Its bits depend on the number of devices, from four devices on also where shards divide evenly (two
+numbers have one sum).
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +29,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int32
 
 from dsrun.arithmetic import Policy
+from dsrun.arithmetic.random_bits import Key
 from dsrun.training.program import Program
 from dsrun.training.reduction import (
     Counter,
@@ -206,7 +209,7 @@ class Reduction:
         }
 
 
-class PartialSums(Counter):
+class PartialSums(Counter[ShardSums]):
     """A device's part of the tree, from its shards' gradients."""
 
     def __init__(self, reduction: Reduction, place: int, step: Int32[Array, ""]):
@@ -305,9 +308,7 @@ def _collective(devices: Sequence[jax.Device], move: Callable[[Array], Array]) -
         structure = jax.tree.structure(trees[0])
         order = {device: place for place, device in enumerate(devices)}
         by_leaf = [sorted(x.addressable_shards, key=lambda shard: order[shard.device]) for x in moved]
-        return [
-            drop(jax.tree.unflatten(structure, [shards[i].data for shards in by_leaf])) for i in range(len(trees))
-        ]
+        return [drop(jax.tree.unflatten(structure, [shards[i].data for shards in by_leaf])) for i in range(len(trees))]
 
     return call
 
@@ -352,14 +353,16 @@ def _finished(
 
     def add(node: Node, a: dict[int, Array], b: dict[int, Array]) -> dict[int, Array]:
         key = partial(node_key, seed, step, node)
-        paths = {i: layout.tensors[i].path for i in a}
-        sums = {i: a[i] + b[i] for i in a}
-        return {i: x if paths[i] is None else rounded_value(policy, paths[i], x, key) for i, x in sums.items()}
+        return {i: _rounded(policy, layout.tensors[i].path, a[i] + b[i], key) for i in a}
 
     joined = layout.joined(completed(found, (0, shards), add), owner)
     if padding is None:
         return joined
     return {dtype: _padded(joined[dtype], (padding[1][dtype],)) for dtype in layout.dtypes}
+
+
+def _rounded(policy: Policy, path: str | None, x: Array, key: Callable[[], Key]) -> Array:
+    return x if path is None else rounded_value(policy, path, x, key)
 
 
 def _unpacked(layout: Layout, pieces: Any) -> ShardSums:

@@ -27,7 +27,7 @@ from dsrun.errors import DivergedError, DsrunError
 from dsrun.record.magnitudes import Magnitudes
 from dsrun.training.progress import Progress
 from dsrun.training.saver import Saver, host_copy
-from dsrun.training.state import StepRecord, TrainState
+from dsrun.training.state import Replicas, StepRecord
 from dsrun.training.state_digest import digest_of_tensors
 from dsrun.training.state_hash import StateHasher, as_words, require_equal_copies
 from dsrun.training.step import TrainStep, split_batch
@@ -109,7 +109,7 @@ class Recorder:
 class Outcome:
     """How the loop ended: 0 done, 75 stopped by a signal, 130 by Ctrl-C, the last two after a checkpoint."""
 
-    state: TrainState
+    state: Replicas
     best: Best
     exit_code: int
     reason: str
@@ -165,7 +165,7 @@ class Loop:
         self._compiled: set[tuple[int, ...]] = set()
         self._hash = StateHasher()
 
-    def run(self, state: TrainState, best: Best, *, is_evaluated: bool = True) -> Outcome:
+    def run(self, state: Replicas, best: Best, *, is_evaluated: bool = True) -> Outcome:
         """Train on from `state`.
 
         Args:
@@ -190,8 +190,8 @@ class Loop:
         self.saver.wait()
         return outcome
 
-    def _run(self, state: TrainState, best: Best, is_evaluated: bool) -> Outcome:
-        number, pending = int(state.step), None
+    def _run(self, state: Replicas, best: Best, is_evaluated: bool) -> Outcome:
+        number, pending = int(state.first.step), None
         self._last_finish = time.monotonic()
         if self._is_early_stop(best):
             return Outcome(state, best, 0, "stopped early")
@@ -206,7 +206,7 @@ class Loop:
             self.stop.end_nothing_new()
             stopping = self.stop.exit_code  # read once: the signal may come between two readings
             self._finish(pending)
-            hashes = self._hash(state) if _is_multiple(number, self.settings.hash_every_steps) else None
+            hashes = self._hash(state.first) if _is_multiple(number, self.settings.hash_every_steps) else None
             pending = _Pending(number, record, batch, wait, observation, hashes)
             self.saver.check()
             is_digested = _is_multiple(number, self.settings.digest_every_steps)
@@ -224,7 +224,7 @@ class Loop:
         self._finish(pending)
         return Outcome(state, best, 0, "all epochs done")
 
-    def _after(self, state: TrainState, number: int, best: Best, stopping: int) -> tuple[Best, Outcome | None]:
+    def _after(self, state: Replicas, number: int, best: Best, stopping: int) -> tuple[Best, Outcome | None]:
         """What is due after a step: evaluation, then checkpoint; and the outcome if it was the last one."""
         epoch, steps_into = divmod(number, self.steps_per_epoch)
         is_epoch_end = steps_into == 0
@@ -248,13 +248,13 @@ class Loop:
             return best, Outcome(state, best, stopping, f"stopped by a signal after step {number}")
         return best, None
 
-    def _step(self, state: TrainState, batch: Any, number: int) -> tuple[TrainState, StepRecord, Observation | None]:
+    def _step(self, state: Replicas, batch: Any, number: int) -> tuple[Replicas, StepRecord, Observation | None]:
         shape = (*batch.features.shape, *batch.labels.shape)
         self.watchdog.phase(f"{'training' if shape in self._compiled else 'compiling for'} step {number}")
         shards = split_batch(batch, self.step.shards)
         total = self.step.total(state, shards)
         # Before the update, which takes the state's buffers.
-        observation = self.watcher(state, total, shards[0]) if self._is_watched(number) else None
+        observation = self.watcher(state.first, total[0], shards[0]) if self._is_watched(number) else None
         state, record = self.step.update(state, total)
         self._compiled.add(shape)
         return state, record, observation
@@ -314,11 +314,11 @@ class Loop:
                 "lower optimizer.learning_rate or training.clip_norm, use a format with more range, or a dynamic loss scale."
             )
 
-    def _evaluate(self, state: TrainState, number: int, epoch: int, best: Best) -> Best | None:
+    def _evaluate(self, state: Replicas, number: int, epoch: int, best: Best) -> Best | None:
         """Best so far after an evaluation; None if a signal ended it."""
         self.watchdog.phase(f"evaluating after step {number}")
         try:
-            result = self.evaluate(self.step.weights(state), state.statistics)
+            result = self.evaluate(self.step.weights(state.first), state.first.statistics)
         except Stopped:
             if self.stop.at_once:
                 raise
@@ -335,19 +335,19 @@ class Loop:
             self.progress.message(f"    said: {result.sample[0]}\n    read: {result.sample[1]}")
         return best
 
-    def _digest(self, state: TrainState, number: int) -> None:
+    def _digest(self, state: Replicas, number: int) -> None:
         """Record the SHA-256 of all bits, once all devices are seen to have the same; before the next update takes the buffers."""
         self.watchdog.phase(f"digesting the state after step {number}")
-        require_equal_copies(self._hash, [state], step=number)
-        self.recorder.event("digest", number, digest=digest_of_tensors(host_copy(state.to_dict())))
+        require_equal_copies(self._hash, state.copies, step=number)
+        self.recorder.event("digest", number, digest=digest_of_tensors(host_copy(state.first.to_dict())))
 
-    def _checkpoint(self, state: TrainState, number: int, best: Best, *, is_due: bool, is_evaluated: bool) -> None:
+    def _checkpoint(self, state: Replicas, number: int, best: Best, *, is_due: bool, is_evaluated: bool) -> None:
         self.watchdog.phase("writing the checkpoint before this one")
         self.saver.wait()
         self.watchdog.phase(f"copying the state after step {number}")
-        require_equal_copies(self._hash, [state], step=number)
+        require_equal_copies(self._hash, state.copies, step=number)
         # Before the next update, which takes the state's buffers.
-        kept = Kept(number, host_copy(state.to_dict()), best, is_due, is_evaluated)
+        kept = Kept(number, host_copy(state.first.to_dict()), best, is_due, is_evaluated)
         self.saver.submit(partial(self.recorder.checkpoint, kept))
 
 

@@ -1,13 +1,13 @@
 """A program that is compiled once, whatever the number of devices that run it.
 
-`jax.jit` compiles again for each device it is called on. That is time, 11 s a batch shape and device for the quickstart's gradient, and on a
-GPU it is a risk as well: a second compilation may time its candidates otherwise and choose other kernels, so other bits. Here the first device's
-executable is serialised in memory and loaded for the others: all run the same machine code.
+`jax.jit` compiles again for each device it is called on. That is time, 11 s a batch shape and device for the quickstart's gradient,
+and on a GPU it is a risk as well: a second compilation may time its candidates otherwise and choose other kernels, so other bits.
+Here the first device's executable is serialised in memory and loaded for the others: all run the same machine code.
 
-JAX has the parts (`jax.experimental.serialize_executable`) but loads an executable on the device that it was compiled for; the reader below puts
-another one in its place. An executable that came out of JAX's compilation cache cannot be serialised again, so where that cache is on it does the
-sharing: on GPUs its entries are of any device anyway, and `share_cache_entries` makes it so on CPUs. Where a version of JAX can do neither, the program is
-compiled for each device, as `jit` would.
+JAX has the parts (`jax.experimental.serialize_executable`) but loads an executable on the device that it was compiled for; the
+reader below puts another one in its place. An executable that came out of JAX's compilation cache cannot be serialised again, so
+where that cache is on it does the sharing: on GPUs its entries are of any device anyway, and `share_cache_entries` makes it so on
+CPUs. Where a version of JAX can do neither, the program is compiled for each device, as `jit` would.
 """
 
 import io
@@ -56,7 +56,7 @@ class Program:
             return call(*args)
 
     def _load(self, device: jax.Device, shape: Hashable, args: Any) -> Callable[..., Any]:
-        if jax.config.jax_compilation_cache_dir:
+        if getattr(jax.config, "jax_compilation_cache_dir", None):
             return self.jit
         if shape not in self._compiled:
             compiled = self.jit.lower(*args).compile()
@@ -76,7 +76,7 @@ def share_cache_entries() -> None:
         return original(hash_obj, options, strip_device_assignment=True)
 
     hashed.is_ours = True  # type: ignore[attr-defined]
-    cache_key._hash_serialized_compile_options = hashed
+    cache_key._hash_serialized_compile_options = hashed  # type: ignore[assignment]
 
 
 def _serialised(compiled: Any) -> Any:

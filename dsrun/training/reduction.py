@@ -5,12 +5,12 @@ the order is fixed: neighbours first, then neighbours of neighbours, a binary tr
 how many devices there are; that is why the device count cannot change a bit.
 
 A node of the tree is the run of shards that it sums, `(first, last + 1)`; with five shards (0,5) is (0,4) + (4,5), and (0,4) is
-(0,2) + (2,4): the left half is the largest power of two that is smaller than the whole. A device works on neighbouring shards and adds
-what it can of the tree at once, as a binary counter carries, so it holds at most as many sums as the tree has levels. What is left are nodes
-that other devices' nodes complete (`exchange.py` brings them together).
+(0,2) + (2,4): the left half is the largest power of two that is smaller than the whole. A device works on neighbouring shards and
+adds what it can of the tree at once, as a binary counter carries, so it holds at most as many sums as the tree has levels. What is
+left are nodes that other devices' nodes complete (`exchange.py` brings them together).
 
-The role `reduce` rounds the shards' gradients before and after each addition of that tree; a random rounding draws bits of its own at each
-node, parameter and element. Losses, counts and the normalisations' moments stay float32.
+The role `reduce` rounds the shards' gradients before and after each addition of that tree; a random rounding draws bits of its own
+at each node, parameter and element. Losses, counts and the normalisations' moments stay float32.
 
 Adds only: a multiplication next to an addition could be contracted to a fused multiply-add in one compiled program and not
 in another.
@@ -19,7 +19,7 @@ in another.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,7 @@ def completed(nodes: dict[Node, Tree], node: Node, add: Callable[[Node, Tree, Tr
     return add(node, completed(nodes, left, add), completed(nodes, right, add))
 
 
-class Counter:
+class Counter(Generic[Tree]):
     """Adds up a run of shards, given in order, as far as the tree lets it: `nodes` are the sums so far.
 
     Args:
@@ -83,12 +83,12 @@ class Counter:
         add: the sum of two neighbouring nodes.
     """
 
-    def __init__(self, own: Node, shards: int, add: Callable[[Node, ShardSums, ShardSums], ShardSums]):
-        self.nodes: dict[Node, ShardSums] = {}
+    def __init__(self, own: Node, shards: int, add: Callable[[Node, Tree, Tree], Tree]):
+        self.nodes: dict[Node, Tree] = {}
         self._add = add
         self._sums = [node for top in covering(own, shards) for node in _below(top)]
 
-    def put(self, shard: int, part: ShardSums) -> None:
+    def put(self, shard: int, part: Tree) -> None:
         """The next shard's sums; those that it completes are added at once."""
         self.nodes[shard, shard + 1] = part
         for node in self._sums:  # children before parents
@@ -116,7 +116,9 @@ def node_key(seed: int, step: Int32[Array, ""], node: UInt32[Array, "2"] | Node)
     return fold_in(fold_in(key, node[0]), node[1])
 
 
-def rounded_part(policy: Policy, seed: int, step: Int32[Array, ""], node: UInt32[Array, "2"], part: ShardSums) -> ShardSums:
+def rounded_part(
+    policy: Policy, seed: int, step: Int32[Array, ""], node: UInt32[Array, "2"], part: ShardSums
+) -> ShardSums:
     """A shard's sums as the tree takes them in: the gradient in float32 arrays, on the grid of `reduce`."""
     gradient = jax.tree.map(to_float32, part.gradient)
     return replace(part, gradient=_on_grid(policy, gradient, partial(node_key, seed, step, node)))

@@ -47,10 +47,10 @@ from dsrun.model import (
     store_weights,
     update_running,
 )
+from dsrun.training.exchange import PartialSums, Reduction, ReductionKind
 from dsrun.training.loss_scale import NO_LOSS_SCALE, LossScale
 from dsrun.training.optimizer import Optimizer
 from dsrun.training.program import Program
-from dsrun.training.exchange import PartialSums, Reduction, ReductionKind
 from dsrun.training.reduction import global_norm, parameter_path
 from dsrun.training.state import Replicas, Scalar, ShardSums, StepRecord, TrainState, Tree
 

@@ -8,8 +8,20 @@ import pytest
 
 from dsrun.arithmetic import BFLOAT16, Policy, round_to
 from dsrun.arithmetic.policy import Rounding
-from dsrun.arithmetic.random_bits import make_key
-from dsrun.training.reduction import global_norm, parameter_path, rounded_sum, sum_elements, tree_sum
+from dsrun.arithmetic.summation import sum_elements
+from dsrun.training.reduction import (
+    Counter,
+    completed,
+    covering,
+    global_norm,
+    halves,
+    parameter_path,
+    rounded_part,
+    rounded_sum,
+    share,
+    tree_sum,
+)
+from dsrun.training.state import ShardSums
 
 RNG = np.random.default_rng(0)
 
@@ -51,13 +63,65 @@ def test_global_norm_is_the_euclidean_norm_over_all_leaves():
     np.testing.assert_allclose(global_norm(tree), exact, rtol=1e-6)
 
 
-def test_a_rounded_sum_rounds_each_part_and_each_addition():
-    parts = [{"a": jnp.asarray(wide_range(1000))} for _ in range(4)]
-    found = rounded_sum(Policy(reduce=Rounding(BFLOAT16)), parts, make_key(0, "reduce", ""))["a"]
-    a, b, c, d = (round_to(part["a"], BFLOAT16) for part in parts)
+def sums_of(gradient):
+    return ShardSums({"w": jnp.asarray(gradient)}, *[jnp.float32(1)] * 4, {})
+
+
+def summed(policy, parts, *, step=0):
+    """The tree's root from parts, each program called as a device calls it."""
+    zero = jnp.int32(step)
+    leaves = {
+        (i, i + 1): rounded_part(policy, 0, zero, jnp.array((i, i + 1), jnp.uint32), sums_of(part))
+        for i, part in enumerate(parts)
+    }
+    add = lambda node, a, b: rounded_sum(policy, 0, zero, jnp.array(node, jnp.uint32), a, b)  # noqa: E731
+    return completed(leaves, (0, len(parts)), add)
+
+
+def test_a_rounded_sum_rounds_each_part_and_each_addition_and_nothing_but_gradients():
+    parts = [wide_range(1000) for _ in range(4)]
+    found = summed(Policy(reduce=Rounding(BFLOAT16)), parts)
+    a, b, c, d = (round_to(jnp.asarray(part), BFLOAT16) for part in parts)
     left, right = round_to(a + b, BFLOAT16), round_to(c + d, BFLOAT16)
-    np.testing.assert_array_equal(found, round_to(left + right, BFLOAT16))
-    assert not np.array_equal(found, round_to(tree_sum(parts)["a"], BFLOAT16))
+    np.testing.assert_array_equal(found.gradient["w"], round_to(left + right, BFLOAT16))
+    assert not np.array_equal(found.gradient["w"], round_to(jnp.asarray(tree_sum(parts)), BFLOAT16))
+    assert found.loss == 4
+
+
+def test_a_stochastic_sum_draws_bits_of_its_own_at_each_node_and_step():
+    policy, part = Policy(reduce=Rounding(BFLOAT16, "stochastic")), wide_range(1000)
+    rounded = [
+        rounded_part(policy, 0, jnp.int32(step), jnp.array((i, i + 1), jnp.uint32), sums_of(part)).gradient["w"]
+        for step, i in ((0, 0), (0, 1), (1, 0))
+    ]
+    assert len({np.asarray(x).tobytes() for x in rounded}) == 3
+    again = rounded_part(policy, 0, jnp.int32(0), jnp.array((0, 1), jnp.uint32), sums_of(part)).gradient["w"]
+    np.testing.assert_array_equal(again, rounded[0])
+
+
+def written_out(node):
+    """A node as the expression that sums it."""
+    return str(node[0]) if node[1] - node[0] == 1 else "({}+{})".format(*map(written_out, halves(node)))
+
+
+def test_the_tree_of_seven_adds_neighbours_first_and_lets_the_odd_one_wait():
+    assert written_out((0, 7)) == "(((0+1)+(2+3))+((4+5)+6))"
+
+
+@pytest.mark.parametrize("shards", range(1, 18))
+def test_any_number_of_devices_adds_up_to_the_same_expression(shards):
+    """Each device adds what it can of its own run; what is left completes the same tree, and nothing is added twice."""
+    whole = written_out((0, shards))
+    for places in range(1, shards + 1):
+        nodes = {}
+        for place in range(places):
+            counter = Counter(share(place, places, shards), shards, lambda node, a, b: f"({a}+{b})")
+            for shard in range(*share(place, places, shards)):
+                counter.put(shard, str(shard))
+                assert len(counter.nodes) <= 2 * shards.bit_length()
+            assert sorted(counter.nodes) == covering(share(place, places, shards), shards)
+            nodes |= counter.nodes
+        assert completed(nodes, (0, shards), lambda node, a, b: f"({a}+{b})") == whole
 
 
 def test_a_parameters_path_is_found_inside_an_optimizers_state():

@@ -89,11 +89,11 @@ def make_step(
 
 def run(step, steps=3, batch=None):
     batch = batch or make_batch()
-    state, records = step.initial_state(), []
+    state, records = step.start(), []
     for _ in range(steps):
         state, record = step(state, split_batch(batch, step.shards))
         records.append(record)
-    return jax.device_get(state), jax.device_get(records)
+    return jax.device_get(state.first), jax.device_get(records)
 
 
 def bits(state):
@@ -128,7 +128,7 @@ def test_loss_falls_on_a_batch_seen_again_and_again():
 def test_storage_rounds_what_the_network_reads_and_not_the_master():
     step = make_step(policy=Policy(storage=Rounding(FLOAT16)))
     state, _ = run(step)
-    weights = step.weights(state)
+    weights = step.weights(jax.device_put(state))
     for master, weight in zip(jax.tree.leaves(state.master), jax.tree.leaves(weights), strict=True):
         np.testing.assert_array_equal(weight, round_to(jnp.asarray(master), FLOAT16))
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state.master)]
@@ -175,12 +175,12 @@ def test_no_compiled_module_of_a_step_has_a_scatter_or_an_all_reduce():
     step = make_step()
     shards = split_batch(make_batch(), 8)
     state = step.initial_state()
-    parts = step.shard_sums(state, shards)
+    part = step.shard_gradient(state, 0, shards[0])
     inputs = (step.weights(state), state.step, state.loss_scale, np.zeros(2, np.uint32), shards[0])
     compiled = [
-        step._gradient.lower(*inputs).compile(),
-        step._reduce.lower(state.step, parts).compile(),
-        step._update.lower(state, step._reduce(state.step, parts)).compile(),
+        step._gradient.jit.lower(*inputs).compile(),
+        step.reduction._sum.jit.lower(state.step, np.zeros(2, np.uint32), part, part).compile(),
+        step._update.jit.lower(state, part).compile(),
     ]
     for module in compiled:
         text = module.as_text()
@@ -259,10 +259,10 @@ def test_a_dynamic_scale_halves_at_each_skipped_step_and_doubles_after_finite_on
     bad = make_batch()
     bad.features[0, 0, 0] = np.inf
     step = make_step(loss_scale=LossScale("dynamic", initial=8.0, growth_interval=2, minimum=4.0, maximum=16.0))
-    state, seen = step.initial_state(), []
+    state, seen = step.start(), []
     for batch in (bad, bad, bad, *[make_batch()] * 7, bad):
         state, record = step(state, split_batch(batch, step.shards))
-        seen.append((float(record.loss_scale), int(record.skipped_steps), float(state.loss_scale)))
+        seen.append((float(record.loss_scale), int(record.skipped_steps), float(state.first.loss_scale)))
     assert seen == [
         (8, 0, 4), (4, 1, 4), (4, 2, 4), (4, 0, 4), (4, 0, 8), (8, 0, 8), (8, 0, 16), (16, 0, 16), (16, 0, 16), (16, 0, 16),
         (16, 0, 8),
@@ -272,7 +272,7 @@ def test_a_dynamic_scale_halves_at_each_skipped_step_and_doubles_after_finite_on
 def test_gradients_that_underflow_a_narrow_format_survive_with_a_loss_scale():
     narrow = Policy(gradient=Rounding(parse_format("float8_e4m3fn", overflow="saturate")))
     steps = [make_step(policy=narrow, loss_scale=LossScale(initial=scale)) for scale in (2.0**-8, 1.0)]
-    totals = [step.total(step.initial_state(), split_batch(make_batch(), 8)).gradient for step in steps]
+    totals = [step.total(step.start(), split_batch(make_batch(), 8))[0].gradient for step in steps]
     small, large = (sum(int((g != 0).sum()) for g in leaves(total)) for total in totals)
     assert 0 < small < large
 
@@ -296,7 +296,7 @@ def test_native_arrays_have_the_dtype_of_their_role_and_train():
 def test_a_rule_makes_the_matrices_ternary_and_leaves_the_rest():
     rule = Rule("gru_.*[.][wu]_[rzn]", (("storage", Rounding(parse_format("ternary"))),))
     step = make_step(policy=Policy(rules=(rule,)))
-    weights = step.weights(run(step)[0])
+    weights = step.weights(jax.device_put(run(step)[0]))
     assert len(np.unique(weights["gru_0_forward"]["u_r"])) == 3
     assert len(np.unique(weights["output_kernel"])) > 20
 
@@ -324,13 +324,13 @@ def test_kahans_update_is_four_roundings_and_gets_through_in_time():
 
 def test_a_weight_that_overflows_its_format_is_not_kept():
     step = make_step(policy=Policy(state=Rounding(FLOAT16)), rate=1e-3, momentum=0.9)
-    state = step.initial_state()
-    total = step.total(state, split_batch(make_batch(), 8))
+    state = step.start()
+    (total,) = step.total(state, split_batch(make_batch(), 8))
     huge = replace(total, gradient=jax.tree.map(lambda g: jnp.full_like(g, 8e5), total.gradient))
-    before = jax.device_get(state.master)
-    after, record = step._update(state, huge)
+    before = jax.device_get(state.first.master)
+    after, record = step.update(state, [huge])
     assert not record.finite, "1e5 is a finite gradient, and no float16"
-    assert bits(jax.device_get(after.master)) == bits(before)
+    assert bits(jax.device_get(after.first.master)) == bits(before)
 
 
 @pytest.mark.parametrize("part", ["step", "watcher", "pieces"])
@@ -347,7 +347,7 @@ def test_the_chosen_kernel_is_what_walks_ctcs_lattice(part, monkeypatch):
     step = make_step(shards=2, ctc_kernel="interpreted")
     state, shards = step.initial_state(), split_batch(make_batch(), 2)
     calls = {
-        "step": lambda: step.shard_sums(state, shards),
+        "step": lambda: step.shard_gradient(state, 0, shards[0]),
         "watcher": lambda: Watcher(step)._network(step.weights(state), state.step, state.loss_scale, shards[0]),
         "pieces": lambda: NetworkParts(step).one_pass(state, [shards]),
     }

@@ -169,14 +169,14 @@ def watched():
     shards = split_batch(batch, 2)
     states = []
     for is_watched in (False, True):
-        state = step.initial_state()
+        state = step.start()
         for number in (1, 2):
             total = step.total(state, shards)
-            observation = watcher(state, total, shards[0]) if is_watched else None
+            observation = watcher(state.first, total[0], shards[0]) if is_watched else None
             state, record = step.update(state, total)
             if number == 1 and is_watched:
                 found = watcher.read(observation, step=1, loss_scale=float(record.loss_scale))
-        states.append(jax.device_get(state))
+        states.append(jax.device_get(state.first))
     return states, found, shards[0]
 
 
