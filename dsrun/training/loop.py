@@ -163,7 +163,7 @@ class Loop:
         self.stop, self.watchdog, self.saver = stop, watchdog, Saver()
         self.total_steps = settings.epochs * steps_per_epoch
         self._compiled: set[tuple[int, ...]] = set()
-        self._hash = StateHasher()
+        self._hash = StateHasher(len(step.devices))
 
     def run(self, state: Replicas, best: Best, *, is_evaluated: bool = True) -> Outcome:
         """Train on from `state`.

@@ -30,6 +30,7 @@ from jaxtyping import Array, Shaped, UInt32
 
 from dsrun.arithmetic.random_bits import MULTIPLIER_1, MULTIPLIER_2
 from dsrun.errors import DevicesDisagreeError
+from dsrun.training.program import Program
 from dsrun.training.reduction import parameter_path
 from dsrun.training.state import TrainState, Tree
 
@@ -39,14 +40,18 @@ _TOGETHER = 4096  # smaller tensors of one size are one sum in the program: a st
 
 
 class StateHasher:
-    """The compiled hash of a run's states; dispatches and returns, nothing waits for the device."""
+    """The compiled hash of a run's states; dispatches and returns, nothing waits for the device.
 
-    def __init__(self) -> None:
-        self._program = jax.jit(lambda state: hash_tensors(state.to_dict()))
+    Args:
+        devices: that hold copies of a state.
+    """
+
+    def __init__(self, devices: int = 1) -> None:
+        self._program = Program(lambda state: hash_tensors(state.to_dict()), devices=devices)
 
     def __call__(self, state: TrainState) -> UInt32[Array, "tensor 2"]:
         """Two words for each tensor of `tensor_names(state)`, on the state's device."""
-        return self._program(state)
+        return self._program(state.step.device, state)
 
 
 def require_equal_copies(hasher: StateHasher, copies: Sequence[TrainState], *, step: int) -> None:
