@@ -111,6 +111,8 @@ def _channel(channel: Any) -> Any:
 
 
 def _file_path(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("a path has no NUL character")
     if path.startswith("~"):
         raise ValueError(f"{path!r}: '~' is not expanded; write the whole path")
     return path

@@ -164,13 +164,19 @@ def _base_path(base: Node, chain: list[Path]) -> Path:
         raise Unusable(base.place, "must be the path of another config, relative to this file", key="base")
     below = Path(os.path.normpath(chain[-1].parent / base.value))
     real = [file.resolve() for file in chain]
-    if below.resolve() in real:
-        circle = [*(file.name for file in chain[real.index(below.resolve()) :]), below.name]
+    try:
+        is_file, below_resolved = below.is_file(), below.resolve()
+    except (OSError, ValueError) as error:  # too long; a NUL
+        raise Unusable(
+            base.place, f"cannot be a path: {getattr(error, 'strerror', None) or error}", key="base"
+        ) from None
+    if below_resolved in real:
+        circle = [*(file.name for file in chain[real.index(below_resolved) :]), below.name]
         raise Unusable(base.place, f"goes round in a circle: {' -> '.join(circle)}", key="base")
     if len(chain) > MAX_BASES:
         message = f"more than {MAX_BASES} files below each other; copy the settings into one file"
         raise Unusable(base.place, message, key="base")
-    if not below.is_file():
+    if not is_file:
         message = f"no such file: {below} (paths are relative to the file that says them)"
         raise Unusable(base.place, message, key="base")
     return below

@@ -22,7 +22,7 @@ from dsrun.config import Config, Resolved, default_run_dir, load_config, to_yaml
 from dsrun.ctc import describe_ctc
 from dsrun.errors import DataError, DsrunError, UsageError
 from dsrun.evaluation.evaluate import Evaluation, Evaluator
-from dsrun.model import ModelSettings, describe_gru, parameter_table
+from dsrun.model import ModelSettings, describe_gru, initial_statistics, parameter_table
 from dsrun.record import (
     EventLog,
     LineFile,
@@ -56,7 +56,7 @@ from dsrun.training import checkpoint as checkpoints
 from dsrun.training.loop import Best, DevResult, Kept, Loop, Outcome, Recorder
 from dsrun.training.progress import Progress
 from dsrun.training.state import TrainState
-from dsrun.training.state_digest import digest_of_tensors
+from dsrun.training.state_digest import digest_of_tensors, flatten
 from dsrun.training.state_hash import tensor_meanings, tensor_names
 from dsrun.training.step import TrainStep, weights_as_read
 from dsrun.training.stop import Stopped, StopRequest
@@ -335,6 +335,7 @@ def _start_or_resume(
         hashes.truncate_after(-1)
         remove_magnitudes_after(run.magnitudes, -1)
         return state, Best(), True
+    require_complete(found, run)
     _require_same_alphabet(found.meta, experiment.data.alphabet, run)
     _require_same_recordings(found.arrays["features"], experiment.data.normalization, run)
     events.truncate_after(found.step)
@@ -342,7 +343,7 @@ def _start_or_resume(
     remove_magnitudes_after(run.magnitudes, found.step)
     _restore_checkpoint_event(run, events, found)
     progress.message(f"{run.path}: resuming from step {found.step}")
-    is_evaluated = found.meta.get(STOP, {}).get("is_evaluated", True)
+    is_evaluated = STOP not in found.meta or bool(found.meta[STOP].get("is_evaluated", True))
     return state.from_dict(found.arrays["state"]), Best(**found.meta["best"]), is_evaluated
 
 
@@ -387,6 +388,47 @@ def _changed_text(run: RunDir, changed: dict[str, Any]) -> str:
         + "\n".join(lines)
         + "\nRestore them, train in another --run-dir, or go on with --accept-changes (recorded in events.jsonl)."
     )
+
+
+def require_complete(found: checkpoints.Checkpoint, run: RunDir) -> None:
+    """Refuse a checkpoint that is whole, and yet none that training writes."""
+    meta, arrays = found.meta, found.arrays
+    symbols, best, state = meta.get("alphabet"), meta.get("best"), arrays.get("state")
+    features = arrays.get("features")
+    is_ours = (
+        isinstance(symbols, list)
+        and all(isinstance(symbol, str) for symbol in symbols)
+        and isinstance(best, dict)
+        and best.keys() == asdict(Best()).keys()
+        and all(type(best[name]) is int for name in ("step", "evaluations_without_gain"))
+        and (best["cer"] is None or isinstance(best["cer"], float))
+        and isinstance(meta.get(STOP, {}), dict)
+        and isinstance(state, dict)
+        and isinstance(state.get("master"), dict)
+        and getattr(state.get("step"), "shape", None) == ()
+        and isinstance(features, dict)
+        and all(getattr(features.get(name), "ndim", None) == 1 for name in ("mean", "deviation"))
+    )
+    if not is_ours:
+        raise DataError(
+            f"{run.checkpoints}: the checkpoint of step {found.step} is whole, but not one that dsrun trains with. Restore it from a "
+            "copy, or ask for another step."
+        )
+
+
+def require_fitting(found: checkpoints.Checkpoint, settings: ModelSettings, run: RunDir) -> None:
+    """Refuse arrays of another network than the run's config describes."""
+    state = found.arrays["state"]
+    statistics = flatten(jax.device_get(initial_statistics(settings)))
+    expected = {f"master.{path}": shape for path, shape, _ in parameter_table(settings)}
+    expected |= {f"statistics.{name}".replace("/", "."): value.shape for name, value in statistics.items()}
+    expected |= {f"features.{name}": (settings.num_bins,) for name in ("mean", "deviation")}
+    parts = {"master": state["master"], "statistics": state.get("statistics", {}), "features": found.arrays["features"]}
+    arrays = {name.replace("/", "."): value.shape for name, value in flatten(parts).items()}
+    differing = sorted(name for name in expected.keys() | arrays.keys() if expected.get(name) != arrays.get(name))
+    if differing:
+        texts = (f"{name} is {arrays.get(name)}, the config asks for {expected.get(name)}" for name in differing[:5])
+        raise DataError(f"{run.checkpoints}: step {found.step} does not fit the run's config: {'; '.join(texts)}.")
 
 
 def _require_same_alphabet(meta: dict[str, Any], alphabet: Alphabet, run: RunDir) -> None:
@@ -570,8 +612,10 @@ def load_run(path: Path, checkpoint: str) -> Trained:
     config = load_config(run.config).config
     start_runtime(config, autotune=autotune_flags(run.path, writes=False))
     found = checkpoints.restore(run.checkpoints, _which(run, checkpoint))
+    require_complete(found, run)
     alphabet = Alphabet(tuple(found.meta["alphabet"]))
     settings = build.build_model_settings(config, num_classes=alphabet.num_classes)
+    require_fitting(found, settings, run)
     policy = build.build_policy(config)
     state = found.arrays["state"]
     master = jax.tree.map(jax.numpy.asarray, state["master"])
@@ -624,7 +668,7 @@ def evaluate_run(
     # The plain name is for the best checkpoint on the run's own data; nothing else may replace that file.
     is_official = is_as_trained and checkpoint == "best"
     name = manifest.stem if is_official else f"{manifest.stem}-{digest[:6]}-step_{trained.step:06d}"
-    details = _write_details(trained.run.evaluation / f"{name}.jsonl", result)
+    details = write_details(trained.run.evaluation / f"{name}.jsonl", result)
     return {
         "run": str(path),
         "step": trained.step,
@@ -639,7 +683,7 @@ def evaluate_run(
     }
 
 
-def _write_details(path: Path, result: Evaluation) -> str | None:
+def write_details(path: Path, result: Evaluation) -> str | None:
     """Keep each utterance's result; somebody else's run, which cannot be written in, is scored all the same."""
     try:
         path.parent.mkdir(exist_ok=True)

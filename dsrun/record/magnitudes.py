@@ -19,7 +19,6 @@ non-zero finite values. No JAX here: a study reads these files and never a live 
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -35,6 +34,8 @@ FIELDS = 256  # exponent fields of float32
 BIAS = 127
 KINDS = ("weight", "activation", "error", "weight_gradient", "gradient_sum", "update", "moment", "master")
 _NAME = re.compile(r"step_(\d+)\.npz")
+LARGEST_TABLE = 2**28  # bytes unpacked; a tensor's row has some 4 kB
+MOST_VALUES = 2**48  # of one tensor: beyond it sums of counts might overflow
 _LEAST_CHANGED = 3  # tensors that an event names
 
 
@@ -149,11 +150,30 @@ def load_magnitudes(path: Path) -> Magnitudes:
         DataError: it is damaged, or of another layout.
     """
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            columns = {field.name: arrays[field.name] for field in fields(Magnitudes)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > LARGEST_TABLE:
+                raise ValueError(f"more than {LARGEST_TABLE} bytes unpacked")
+            with np.load(file, allow_pickle=False) as arrays:
+                columns = {field.name: arrays[field.name] for field in fields(Magnitudes)}
+        _require_table(columns)
+    except Exception as error:  # whatever zipfile, zlib and NumPy make of damaged files
         raise DataError(f"{path}: not a whole file of magnitudes ({error}). Train again to have it anew.") from error
     return Magnitudes(**columns | {"step": int(columns["step"]), "loss_scale": float(columns["loss_scale"])})
+
+
+def _require_table(columns: dict[str, np.ndarray]) -> None:
+    """Raises ValueError for a column of another type or length than the module says, or counts that no tensor has."""
+    rows = columns["path"].shape[0]
+    shapes: dict[str, tuple[int, ...]] = {"step": (), "loss_scale": (), "fields": (rows, FIELDS)}
+    floats = ("loss_scale", "smallest_positive", "smallest_normal", "largest", "smallest_seen", "largest_seen")
+    kinds = dict.fromkeys(floats, "f") | dict.fromkeys(("path", "kind", "role", "format"), "U")
+    for name, column in columns.items():
+        if column.shape != shapes.get(name, (rows,)) or column.dtype.kind not in kinds.get(name, "iu"):
+            raise ValueError(f"{name} is {column.dtype}{list(column.shape)}")
+        if column.dtype.kind in "iu" and (column < 0).any() | (column > MOST_VALUES).any():
+            raise ValueError(f"{name} counts what cannot be")
+    if not set(columns["kind"]) <= set(KINDS):
+        raise ValueError("unknown kinds")
 
 
 def remove_magnitudes_after(folder: Path, step: int) -> None:

@@ -7,6 +7,7 @@ headerless MP3 cut off in the middle are noticed only by the manifest's duration
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -72,6 +73,8 @@ def read_audio(
 def audio_digest(path: Path) -> str:
     """sha256 of the file's bytes, hexadecimal."""
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device that a manifest names has no end
+            raise DataError(f"{path}: a folder, a pipe or a device, not an audio file.")
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise DataError(_no_file(path, error)) from None
@@ -88,9 +91,11 @@ def _open(path: Path) -> soundfile.SoundFile:
 
 
 def _no_file(path: Path, error: OSError | None) -> str:
-    if path.is_dir():
+    if os.path.isdir(path):
         return f"{path}: a folder, not an audio file."
-    return f"{path}: no such file." if error is None or not path.exists() else f"{path}: {error.strerror}."
+    if error is None or isinstance(error, FileNotFoundError | NotADirectoryError):
+        return f"{path}: no such file."
+    return f"{path}: {error.strerror}."
 
 
 def _range(

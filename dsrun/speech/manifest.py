@@ -47,6 +47,8 @@ def read_manifest(path: Path | str) -> list[Utterance]:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device has no end
+            raise DataError(f"{path}: a folder, a pipe or a device cannot be read as a manifest.")
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: no such manifest.") from None

@@ -14,6 +14,9 @@ The digest is the SHA-256 of step, best, meta and the tensors' entries in canoni
 are in the same state if and only if their digests agree. (Files are not in it: Orbax draws their names at random.) Not in
 a checkpoint: the random generator (every random number is a function of seed, step and place) and the loader (its state
 is the step). One process writes, under the run folder's lock; anyone may read meanwhile.
+
+A checkpoint may come from a stranger, who can make digests as well. Names in a manifest are those of keys and never of a place
+elsewhere, links are damage and not followed, and nothing is unpickled.
 """
 
 import hashlib
@@ -22,6 +25,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +174,7 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what killed saves left behind; for the one process that writes here. `save` does it too."""
     for entry in Path(folder).glob(".*"):
         if entry.name.startswith((_ASIDE_PREFIX, _TRASH_PREFIX)):
-            shutil.rmtree(entry)
+            entry.unlink() if entry.is_symlink() else shutil.rmtree(entry)
 
 
 class _Damaged(Exception):
@@ -249,7 +253,9 @@ def _as_step(which: int | str) -> int:
 
 def _read(path: Path, step: int) -> Checkpoint:
     """Raises _Damaged if anything differs from the manifest, or the manifest from its digest."""
+    _require_own_files(path)
     manifest = _read_manifest(path, step)
+    _require_sound(path / MANIFEST, manifest)
     _require_whole_files(path, manifest["files"])
     tensors = {}
     stored = _read_arrays(path / ARRAYS, [entry["name"] for entry in manifest["tensors"] if 0 not in entry["shape"]])
@@ -272,16 +278,68 @@ def _read_manifest(path: Path, step: int) -> dict[str, Any]:
         content = {key: value for key, value in manifest.items() if key not in ("digest", "files")}
         is_whole = manifest["digest"] == digest_of_description(content) and manifest["step"] == step
         is_whole = is_whole and isinstance(manifest["files"], dict)
-    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:  # not there, not JSON, not our JSON
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:  # no JSON of ours
         raise _Damaged(f"{path / MANIFEST} is damaged: {type(error).__name__}: {error}") from error
     if not is_whole:
         raise _Damaged(f"{path / MANIFEST} is damaged: it does not match its own digest and step")
-    if manifest["format"] != FORMAT:
+    if manifest.get("format") != FORMAT:
         raise DataError(
-            f"{path / MANIFEST}: written in format {manifest['format']}, this dsrun reads {FORMAT}. Use the version of dsrun "
+            f"{path / MANIFEST}: written in format {manifest.get('format')!r:.50}, this dsrun reads {FORMAT}. Use the version of dsrun "
             "in the run's provenance.json."
         )
     return manifest
+
+
+def _require_own_files(folder: Path) -> None:
+    """Raises _Damaged if anything is neither a folder nor a file: a link leads elsewhere, a pipe never answers."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise _Damaged(f"{path} is damaged: a link, a pipe or gone, where a checkpoint has files of its own")
+
+
+def _require_sound(path: Path, manifest: dict[str, Any]) -> None:
+    """Raises _Damaged if the manifest, whose digest is right, is not one that `save` writes."""
+    try:
+        names = [entry["name"] for entry in manifest["tensors"]]
+        keys = [*names, *manifest["empty"]]
+        parents = {"/".join(key.split("/")[:depth]) for key in keys for depth in range(1, key.count("/") + 1)}
+        problems = [f"name {key!r}" for key in keys if not _is_plain(key) or key in parents or keys.count(key) > 1]
+        problems += [f"entry of {entry['name']!r}" for entry in manifest["tensors"] if not _is_sound(entry)]
+        best = manifest["best"]
+        if (
+            not isinstance(manifest["meta"], dict)
+            or not (best is None or type(best) is int)
+            or type(manifest["step"]) is not int
+        ):
+            problems.append("meta, best or step")
+    except (LookupError, AttributeError, TypeError) as error:
+        raise _Damaged(f"{path} is damaged: {type(error).__name__}: {error}") from error
+    if problems:
+        raise _Damaged(f"{path} is damaged: {problems[0]} is none that dsrun writes")
+
+
+def _is_plain(name: str) -> bool:
+    """Keys joined by "/", none of which means another place to a file system."""
+    return not any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in name.split("/"))
+
+
+def _is_sound(entry: dict[str, Any]) -> bool:
+    """Whether dtype and shape are those of an array of numbers."""
+    shape = entry["shape"]
+    if not isinstance(entry["sha256"], str) or not isinstance(shape, list) or not isinstance(entry["dtype"], str):
+        return False
+    try:
+        dtype = jnp.dtype(entry["dtype"])
+    except (TypeError, ValueError):
+        return False
+    is_number = jnp.issubdtype(dtype, np.number) or dtype == np.bool_
+    # Within what an array can have, also where another length is 0.
+    return (
+        is_number
+        and len(shape) <= 32
+        and all(type(n) is int and n >= 0 for n in shape)
+        and prod(max(n, 1) for n in shape) < 2**48
+    )
 
 
 def _file_hashes(folder: Path) -> dict[str, str]:

@@ -241,14 +241,14 @@ def test_keeping_drops_everything_of_the_others(tmp_path):
 
 
 def test_training_data_is_augmented_and_evaluation_data_never(tmp_path):
-    from dsrun.build import build_evaluation_data, build_training_data
+    from dsrun.build import build_evaluation_data, build_training_data, cache_of
     from dsrun.config import load_config
 
     rows = shortest_prompts(6)
     train, dev = write_rows(tmp_path / "train.jsonl", rows), write_rows(tmp_path / "dev.jsonl", rows[:3])
     config = load_config(write_config(tmp_path, train=train, dev=dev), []).config
     data = build_training_data(config)
-    test, *_ = build_evaluation_data(config, dev, data.alphabet, data.normalization)
+    test, *_ = build_evaluation_data(config, dev, data.alphabet, data.normalization, cache=cache_of(config))
     assert data.train.augmentation is not None
     assert data.train.augmentation.speeds == config.augment.speeds == (0.9, 1.0, 1.1, 1.2)
     for dataset in (data.dev, test):
