@@ -16,25 +16,15 @@ PROSE = re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL)
 BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL))
 QUOTED = sorted(set(re.findall(r"`([^`\n]+)`", PROSE)))
 COMMANDS = [line.split("#")[0].strip() for line in BLOCKS.splitlines() if line.strip()]
+# Agreed on and not there yet: to be taken out here when it is.
+PENDING = {"dsrun verify RUN --steps 20", "dsrun verify"}
+QUOTED = [name for name in QUOTED if name not in PENDING]
+COMMANDS = [command for command in COMMANDS if command not in PENDING]
 TESTS = {
     name
     for file in (REPOSITORY / "tests").rglob("test_*.py")
     for name in re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
 }
-# Agreed on and not there yet; each is checked once it is taken out here.
-PENDING = {
-    "test_a_full_disk_is_one_error_for_each_file_of_a_run_and_what_was_there_stays_whole",
-    "test_a_process_whose_main_thread_is_deaf_is_ended_all_the_same",
-    "test_a_signal_leaves_at_once_where_nothing_is_new_and_is_noted_where_something_is",
-    "test_a_stall_is_said_once_with_its_phase_and_the_stack_of_every_thread",
-    "test_an_evaluation_ends_before_the_batch_that_follows_a_signal",
-    "test_what_went_wrong_is_raised_once_by_whoever_asks_next",
-    "distribution.reduction: all_reduce",
-    "dsrun verify RUN --steps 20",
-    "dsrun verify",
-}
-QUOTED = [name for name in QUOTED if name not in PENDING]
-COMMANDS = [command for command in COMMANDS if command not in PENDING]
 
 
 def source_text():
