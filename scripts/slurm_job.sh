@@ -117,6 +117,12 @@ run_to_the_end() {
   after="$(steps_made "$folder")"
   say "exit code $code, step $after"
   [ "$code" -eq 75 ] || exit "$code"
+  # Of several processes those that lost another end with 75, and srun reports the highest code: that hides a full disk (3) of the first.
+  if [ "$(status_field "$folder" state)" = 'failed' ]; then
+    code="$(status_field "$folder" exit_code)"
+    say "not requeued: the run's own record says that it failed, with exit code $code"
+    exit "$code"
+  fi
   if [ -n "$terminated" ]; then
     say "not requeued here: SIGTERM, so cancelled or preempted; the same command goes on"
   elif [ "${SLURM_RESTART_COUNT:-0}" -ge "$MAX_RESTARTS" ]; then

@@ -20,9 +20,9 @@
 # do not bind GPUs to tasks (--gpus-per-task, --gpu-bind): a process must see all of its node's. Account, partition, time and requeueing
 # are as in scripts/slurm_train.sh.
 #
-# If one process dies, JAX ends the others after its heartbeat (100 seconds), with codes that mean nothing; the first `srun: error` line
-# names the one to look at. srun is told not to kill the rest at the first code: a process that leaves with 75 must not cut off the one that
-# still writes the checkpoint. A node that fails makes SLURM itself requeue the job.
+# If one process dies, the others end too, within JAX's heartbeat (100 seconds); their codes mean little, and the first `srun: error` line
+# names the one to look at. srun is told not to kill the rest at the first code: a process that leaves with 75 must not cut off the one
+# that still writes the checkpoint. A node that fails makes SLURM itself requeue the job.
 #
 # Variables, by `export` before sbatch:
 #   DEVICES       GPUs of each process (SLURM's count for a node; without GPUs what dsrun takes)

@@ -119,7 +119,7 @@ class Cluster:
 
     def status(self, step, state="stopped"):
         (self.folder / "run").mkdir(exist_ok=True)
-        RunDir(self.folder / "run").write_status(state, step=step, exit_code=0, result={"step": 3, "state": "x"})
+        RunDir(self.folder / "run").write_status(state, step=step, exit_code=3, result={"step": 3, "state": "x"})
 
 
 @pytest.fixture
@@ -221,6 +221,16 @@ def test_a_start_without_a_step_does_not_come_back(cluster):
 def test_a_first_start_that_only_compiled_does_not_come_back(cluster):
     cluster.set(code=75, step=0)
     cluster.run("slurm_train.sh", "--config", "b.yaml", SLURM_JOB_ID=42)
+    assert cluster.calls("scontrol") == []
+
+
+def test_a_75_of_the_others_does_not_hide_that_the_first_process_failed(cluster):
+    """With several processes srun reports the highest code: 75 of those that lost the one whose disk was full."""
+    cluster.set(code=75)
+    (cluster.bin / "step").unlink()
+    cluster.status(9, state="failed")
+    result = cluster.run("slurm_multinode.sh", "--config", "b.yaml", SLURM_JOB_ID=42)
+    assert result.returncode == 3
     assert cluster.calls("scontrol") == []
 
 
