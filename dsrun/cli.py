@@ -16,7 +16,7 @@ import typer
 
 from dsrun import __version__
 from dsrun.cli_bench import bench_app
-from dsrun.cli_bits import DIFF_EXAMPLE, diff
+from dsrun.cli_bits import DIFF_EXAMPLE, VERIFY_EXAMPLE, diff, verify
 from dsrun.cli_study import study_app
 from dsrun.errors import DsrunError, UsageError
 from dsrun.record.runtime import ask_for_large_pages
@@ -36,6 +36,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 app.add_typer(bench_app, name="bench")
 app.command("diff", epilog=DIFF_EXAMPLE)(diff)
+app.command("verify", epilog=VERIFY_EXAMPLE)(verify)
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML config; see `dsrun configs list`.")]
 SetOption = Annotated[
@@ -53,7 +54,7 @@ EXIT_CODES = (
 
 def main() -> None:
     """Entry point of `dsrun` and `python -m dsrun`."""
-    if set(sys.argv[1:2]) & {"train", "eval", "transcribe", "bench"} and not {"--help", "-h"} & set(sys.argv):
+    if set(sys.argv[1:2]) & {"train", "eval", "transcribe", "bench", "verify"} and not {"--help", "-h"} & set(sys.argv):
         ask_for_large_pages()  # here and not in the commands: it replaces the process, which must be ours
     try:
         app(prog_name="dsrun")

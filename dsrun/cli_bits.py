@@ -45,6 +45,67 @@ def diff(
         raise typer.Exit(1)
 
 
+VERIFY_EXAMPLE = (
+    "Example: dsrun verify runs/prompts_float32-1a2b3c --steps 20. Exit codes: 0 verified; 1 different; 2 bad usage, or nothing to "
+    "compare with; 3 bad data or a damaged file."
+)
+
+
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/prompts_float32-1a2b3c.")],
+    steps: Annotated[int, typer.Option(min=1, help="How many of its first steps.")] = 10,
+    devices: Annotated[
+        int | None,
+        typer.Option(min=1, help="Devices to use; default all. Changes the speed, never a bit of the result."),
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Does a run come again, bit for bit, here and now? Trains its first steps once more and compares each state with the record.
+
+    The config is the run's own, so a difference has its reason elsewhere: in the code, a version, the machine, a flag, the data. What
+    of these is not as it was at the run's start is told before the first step, and again if the bits differ. Without such a reason a
+    difference is a fault of the hardware or of dsrun. A state is compared tensor by tensor with the hashes that training left
+    (training.hash_every_steps), else by digests, else by its loss, and the report says by what. Nothing is written, neither into the run
+    folder nor into a cache.
+    """
+    from dsrun.cli_study import print_json
+    from dsrun.verification import verify_run
+
+    report = verify_run(run, steps=steps, devices=devices)
+    print_json(report) if json_output else print_verification(report)
+    if report["first_different"] is not None:
+        raise typer.Exit(1)
+
+
+def print_verification(report: dict[str, Any]) -> None:
+    """The report for people."""
+    count = report["steps_compared"]
+    if report["first_different"] is None:
+        caution = "; equal losses do not show that the states are" if report["what"] == "losses" else ""
+        print(
+            f"{report['run']}: verified up to step {report['verified_up_to']}: {report['what']} of {count} steps{caution}"
+        )
+        return
+    before = report["verified_up_to"]
+    since = f"equal up to step {before}" if before else "none is equal"
+    print(f"{report['run']}: DIFFERENT at step {report['first_different']} ({since}), by {report['what']}")
+    loss = report["loss"]
+    print(f"loss of that step: {loss['then']!r} then, {loss['now']!r} now")
+    _print_tensors(report)
+    if report["provenance"]:
+        print("\nnot as it was when the run began, hence the likely reason:")
+        _table(
+            [
+                {"key": row["key"], "then": _short(row["then"]), "now": _short(row["now"])}
+                for row in report["provenance"]
+            ]
+        )
+    else:
+        print(
+            "\nversions, code, flags, device kind and data are as they were, so this is a fault of the hardware or of dsrun."
+        )
+
+
 def read_values(run: Path) -> dict[str, Any]:
     """What a run's config.yaml says, by dotted key; of any version of dsrun, so it is not checked.
 
@@ -106,7 +167,7 @@ def _by_what(report: dict[str, Any]) -> str:
 
 def _print_tensors(report: dict[str, Any]) -> None:
     tensors = report["tensors"]
-    if names := report["tensors_in_one_only"]:
+    if names := report.get("tensors_in_one_only"):
         print(
             f"\n{len(names)} tensors are in one run only: {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}"
         )
@@ -114,7 +175,7 @@ def _print_tensors(report: dict[str, Any]) -> None:
         return
     kinds = ", ".join(f"{kind} {count}" for kind, count in Counter(row["kind"] for row in tensors).items())
     print(
-        f"\nat step {report['first_different']} {len(tensors)} of {report['tensors_hashed']} tensors differ ({kinds}):"
+        f"\ntensors that differ at step {report['first_different']}: {len(tensors)} of {report['tensors_hashed']} ({kinds})"
     )
     for row in tensors[:SHOWN]:
         print(f"  {row['name']}{_meaning(row)}")
@@ -129,7 +190,7 @@ def _meaning(row: dict[str, Any]) -> str:
 def _print_checkpoint(report: dict[str, Any]) -> None:
     if found := report["checkpoint"]:
         tensors = found["tensors"]
-        print(f"\nin the checkpoints of step {found['step']} {len(tensors)} tensors differ:")
+        print(f"\ntensors that differ in the checkpoints of step {found['step']}: {len(tensors)}")
         _table([_apart(row) for row in tensors[:SHOWN]])
         if len(tensors) > SHOWN:
             print(f"... and {len(tensors) - SHOWN} more: --json lists them")

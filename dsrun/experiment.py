@@ -250,8 +250,7 @@ def _train(
 ) -> Outcome:
     watchdog.phase("looking for a checkpoint")
     data, step = experiment.data, experiment.step
-    products = step.policy.describe_products()
-    facts = provenance(data=_data_digests(config), determinism=config.determinism, products=products)
+    facts = circumstances(config, step)
     is_resumed = bool(checkpoints.available_steps(run.checkpoints))
     changed = _changed_since_the_start(run, facts) if is_resumed else {}
     if changed and config.determinism != "off" and not accept_changes:
@@ -364,6 +363,12 @@ def _restore_checkpoint_event(run: RunDir, events: EventLog, found: checkpoints.
         )
 
 
+def circumstances(config: Config, step: TrainStep) -> dict[str, Any]:
+    """Provenance of a run that trains here and now, as `provenance.json` holds it."""
+    products = step.policy.describe_products()
+    return json.loads(_json(provenance(data=_data_digests(config), determinism=config.determinism, products=products)))
+
+
 def _changed_since_the_start(run: RunDir, facts: dict[str, Any]) -> dict[str, Any]:
     """What provenance says differently now, {name: [then, now]}; what changes no bit does not count.
 
@@ -372,7 +377,7 @@ def _changed_since_the_start(run: RunDir, facts: dict[str, Any]) -> dict[str, An
     """
     if not run.provenance.is_file():
         return {}
-    changed = differences(read_provenance(run.provenance), json.loads(_json(facts)))
+    changed = differences(read_provenance(run.provenance), facts)
     for name in changed:
         if name.startswith("data."):
             raise DataError(

@@ -18,7 +18,6 @@ provenance and flags is told in either case. How far tensors are apart is read f
 the next one that both still have.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ import numpy as np
 
 from dsrun.errors import DataError, UsageError
 from dsrun.record.events import read_events
+from dsrun.record.provenance import read_provenance
 from dsrun.record.run_dir import RunDir
 from dsrun.record.tensor_hashes import TensorHashes, read_tensor_hashes
 from dsrun.study.tensor_distance import distance
@@ -111,21 +111,8 @@ def read_run(path: Path, config: Mapping[str, Any]) -> RunRecord:
         DataError: a file is damaged.
     """
     run = RunDir(path)
-    return RunRecord(
-        run, config, _read_facts(run.provenance), read_events(run.events), read_tensor_hashes(run.tensor_hashes)
-    )
-
-
-def _read_facts(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        facts = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error}). Take the file from a copy.") from error
-    if not isinstance(facts, dict):
-        raise DataError(f"{path}: not a JSON object. Take the file from a copy.")
-    return facts
+    facts = read_provenance(run.provenance) if run.provenance.is_file() else {}
+    return RunRecord(run, config, facts, read_events(run.events), read_tensor_hashes(run.tensor_hashes))
 
 
 def diff_runs(a: RunRecord, b: RunRecord) -> dict[str, Any]:

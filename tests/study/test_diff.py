@@ -109,7 +109,7 @@ def test_a_flipped_bit_is_found_at_its_step_in_its_tensor_with_its_distance(tmp_
     print_diff(report)
     text = capsys.readouterr().out
     assert "DIFFERENT from step 17 on (equal up to step 16), by tensor hashes" in text
-    assert "at step 17 1 of 5 tensors differ (master 1):\n  master/gru/w\n" in text
+    assert "tensors that differ at step 17: 1 of 5 (master 1)\n  master/gru/w\n" in text
 
 
 def test_without_a_common_checkpoint_of_that_step_a_later_one_is_read_or_the_setting_named(tmp_path, capsys):
