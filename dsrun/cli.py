@@ -110,7 +110,22 @@ def train(
     ] = None,
     devices: Annotated[
         int | None,
-        typer.Option(min=1, help="Devices to use; default all. Changes the speed, never a bit of the result."),
+        typer.Option(
+            min=1, help="Devices of this process to use; default all. Changes the speed, never a bit of the result."
+        ),
+    ] = None,
+    distributed: Annotated[
+        bool,
+        typer.Option("--distributed", help="One of several processes that SLURM, Open MPI or Kubernetes started."),
+    ] = False,
+    processes: Annotated[
+        int | None, typer.Option(min=2, help="One of so many processes, started by hand (scripts/local_gpus.sh).")
+    ] = None,
+    process: Annotated[
+        int | None, typer.Option(min=0, help="Which of them, from 0; process 0 writes the run folder.")
+    ] = None,
+    coordinator: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where process 0 can be reached by the others.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Insist on going on from a checkpoint.")] = False,
     overwrite: Annotated[
@@ -150,10 +165,34 @@ def train(
             return
         mode: Any = "resume" if resume else "overwrite" if overwrite else "automatic"
         options: dict[str, Any] = {"run_dir": run_dir, "devices": devices, "accept_changes": accept_changes}
+        options["group"] = _group(distributed, coordinator, processes, process)
         outcome = train_run(resolved, **options, mode=mode, command=sys.argv, stop=stop)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
+    if not outcome.report:  # of several processes the first prints
+        return
     print(json.dumps(outcome.report, indent=2)) if json_output else print_scores(outcome.report)
+
+
+def _group(is_detected: bool, coordinator: str | None, processes: int | None, process: int | None) -> Any:
+    """How this process finds others, or None if it is alone."""
+    by_hand = (coordinator, processes, process)
+    if not is_detected and by_hand == (None, None, None):
+        return None
+    if is_detected and by_hand != (None, None, None):
+        raise UsageError(
+            "--distributed finds the other processes itself: leave --coordinator, --processes and --process out."
+        )
+    if coordinator is None or processes is None or process is None:
+        if not is_detected:
+            raise UsageError("--coordinator, --processes and --process go together: write all three, or --distributed.")
+    elif process >= processes:
+        raise UsageError(f"--process {process}: of {processes} processes the last is {processes - 1}.")
+    elif not coordinator.rpartition(":")[2].isdecimal():
+        raise UsageError(f"--coordinator {coordinator}: write HOST:PORT, e.g. 127.0.0.1:9911.")
+    from dsrun.training.processes import Group
+
+    return Group(coordinator, processes, process)
 
 
 @app.command("eval")

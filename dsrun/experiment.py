@@ -7,10 +7,11 @@ is not needed again. Inspecting data and machine is `inspection.py`'s.
 
 import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import jax
 
 from dsrun import build
-from dsrun.config import Config, Resolved, default_run_dir, load_config, to_yaml
+from dsrun.config import Config, Resolved, config_hash, default_run_dir, load_config, to_yaml
 from dsrun.ctc import describe_ctc
 from dsrun.errors import DataError, DsrunError, UsageError
 from dsrun.evaluation.evaluate import Evaluation, Evaluator
@@ -39,6 +40,7 @@ from dsrun.record import (
     write_atomically,
 )
 from dsrun.record.magnitudes import Magnitudes, remove_magnitudes_after
+from dsrun.record.provenance import decisive
 from dsrun.record.run_dir import Mode
 from dsrun.record.runtime import processors
 from dsrun.record.tensor_hashes import TensorHashLog
@@ -54,6 +56,7 @@ from dsrun.speech import (
 )
 from dsrun.training import checkpoint as checkpoints
 from dsrun.training.loop import Best, DevResult, Kept, Loop, Outcome, Recorder
+from dsrun.training.processes import Group, Processes, join, noticing_lost_processes
 from dsrun.training.progress import Progress
 from dsrun.training.state import TrainState
 from dsrun.training.state_digest import digest_of_tensors, flatten
@@ -89,13 +92,15 @@ def prepare(
     devices: int | None,
     autotune: Mapping[str, Path] | None = None,
     watchdog: Watchdog | None = None,
+    processes: Processes | None = None,
 ) -> Experiment:
     """Load the data and make the step; compiles nothing yet.
 
     Args:
-        devices: how many to use; None takes all GPUs, or on a CPU as many as there are cores, at most one a shard.
+        devices: how many of this process to use; None takes all GPUs, or on a CPU as many as there are cores, at most one a shard.
         autotune: where measured choices of kernels are kept (`autotune_flags`), if the config has them measured.
         watchdog: told of each utterance that is loaded.
+        processes: that share the work; each needs the data of its own shards only.
 
     Raises:
         UsageError: more devices than there are, or than shards.
@@ -107,19 +112,36 @@ def prepare(
             f"--devices {devices}: a step has {shards} shards (batches.shards), so {shards} devices at most."
         )
     start_runtime(config, devices=min(devices or processors(), shards), autotune=autotune)
-    available = jax.devices()
-    if devices is not None and devices > len(available):
-        raise UsageError(f"--devices {devices}: this machine has {len(available)} ({available[0].device_kind}).")
+    chosen = _chosen_devices(devices, shards)
     data = build.build_training_data(config, on_progress=_loading_line(watchdog))
     settings = build.build_model_settings(config, num_classes=data.alphabet.num_classes)
     policy = build.build_policy(config)
     build.check_rules(policy, settings)
     build.check_residuals(policy, settings)
     batcher = build.build_batcher(config, data.train, purpose="train")
-    step = build.build_step(
-        config, settings, policy, steps_per_epoch=batcher.batches_per_epoch, devices=available[: devices or shards]
-    )
+    step = build.build_step(config, settings, policy, steps_per_epoch=batcher.batches_per_epoch, devices=chosen)
+    if processes and not processes.is_alone:
+        rows = config.batches.global_batch // shards
+        batcher.rows = range(step.own_shards.start * rows, step.own_shards.stop * rows)
     return Experiment(data, settings, batcher, build.build_batcher(config, data.dev, purpose="evaluate"), step)
+
+
+def _chosen_devices(count: int | None, shards: int) -> list[jax.Device]:
+    """The first devices of every process, in order of processes; of one process at most one a shard."""
+    own = jax.local_devices()
+    if count is not None and count > len(own):
+        raise UsageError(f"--devices {count}: this machine has {len(own)} ({own[0].device_kind}).")
+    count = count or min(len(own), shards)
+    by_process: dict[int, list[jax.Device]] = {}
+    for device in sorted(jax.devices(), key=lambda device: (device.process_index, device.id)):
+        by_process.setdefault(device.process_index, []).append(device)
+    chosen = [device for devices in by_process.values() for device in devices[:count]]
+    if len(chosen) > shards:
+        raise UsageError(
+            f"{len(by_process)} processes with {count} devices each: a step has {shards} shards (batches.shards), so {shards} devices "
+            "at most. Start fewer processes, or choose --devices for each."
+        )
+    return chosen
 
 
 def start_runtime(config: Config, *, devices: int = 1, autotune: Mapping[str, Path] | None = None) -> None:
@@ -175,10 +197,14 @@ def train_run(
     command: Sequence[str],
     stop: StopRequest,
     accept_changes: bool = False,
+    group: Group | None = None,
 ) -> TrainOutcome:
     """Train a config in its run folder, from the last checkpoint if there is one, and score the best checkpoint.
 
+    Of several processes the first does that; the others train with it and end without a report.
+
     Args:
+        group: where this process meets others; None where it is alone.
         accept_changes: resume although code, versions, machine or flags are not those that the run began with.
         stop: entered, so that a signal at any moment is an orderly end.
 
@@ -192,19 +218,26 @@ def train_run(
     run.lasting = {"determinism": config.determinism}
     stop.begin_nothing_new()
     with _watchdog(config) as watchdog, run:
+        watchdog.phase("meeting the other processes")
+        processes = join(group, devices=devices)
+        ready = partial(prepare, config, devices=devices, watchdog=watchdog, processes=processes)
+        if not processes.is_leader:
+            return _follow(config, run, ready, stop, watchdog, processes)
         watchdog.phase("loading data")
-        ready = partial(prepare, config, devices=devices, watchdog=watchdog)
         # Before anything in the folder changes: --overwrite must not remove a run for one that cannot start.
-        experiment = ready(autotune=autotune_flags(run.path, is_new=True)) if mode == "overwrite" else None
-        run.open(to_yaml(config), command=command, mode=mode)
-        if mode == "resume" and not checkpoints.available_steps(run.checkpoints):
-            raise UsageError(f"{run.path}: holds no checkpoint to resume from. Leave --resume out to start.")
+        with processes.telling_failures():
+            experiment = ready(autotune=autotune_flags(run.path, is_new=True)) if mode == "overwrite" else None
+            run.open(to_yaml(config), command=command, mode=mode)
+            if mode == "resume" and not checkpoints.available_steps(run.checkpoints):
+                raise UsageError(f"{run.path}: holds no checkpoint to resume from. Leave --resume out to start.")
         watchdog.log, before = run.log, run.read_status()
         stop.before_leaving = lambda exit_code: _note_end(run, before, Stopped(exit_code, "stopped by a signal"))
         try:
-            experiment = experiment or ready(autotune=autotune_flags(run.path))
+            with processes.telling_failures():
+                experiment = experiment or ready(autotune=autotune_flags(run.path))
             keep_compiled_programs(config, run)
-            outcome = _train(config, run, experiment, stop, watchdog, accept_changes=accept_changes)
+            with noticing_lost_processes(processes):
+                outcome = _train(config, run, experiment, stop, watchdog, processes, accept_changes=accept_changes)
             if outcome.exit_code:
                 return TrainOutcome(outcome.exit_code, {})
             stop.begin_nothing_new()
@@ -245,12 +278,14 @@ def _train(
     experiment: Experiment,
     stop: StopRequest,
     watchdog: Watchdog,
+    processes: Processes,
     *,
     accept_changes: bool,
 ) -> Outcome:
     watchdog.phase("looking for a checkpoint")
     data, step = experiment.data, experiment.step
     facts = circumstances(config, step)
+    processes.require_same(_shared_facts(config, experiment, facts))
     is_resumed = bool(checkpoints.available_steps(run.checkpoints))
     changed = _changed_since_the_start(run, facts) if is_resumed else {}
     if changed and config.determinism != "off" and not accept_changes:
@@ -269,7 +304,9 @@ def _train(
         closing(LineFile(run.log)) as log,
         Progress(total_steps=total_steps, log=log) as progress,
     ):
-        state, best, is_evaluated = _start_or_resume(run, experiment, events, hashes, progress)
+        with processes.telling_failures():
+            state, best, is_evaluated = _start_or_resume(run, experiment, events, hashes, progress)
+        processes.say({"step": int(state.step), "best": asdict(best), "is_evaluated": is_evaluated})
         if changed:
             events.append("environment", int(state.step), changed=changed)
             progress.message(
@@ -284,6 +321,7 @@ def _train(
         )
         progress.message(f"GRU: {describe_gru(experiment.settings, step.policy)}")
         progress.message(f"CTC: {describe_ctc(step.policy, step.ctc_kernel)}")
+        progress.message(_describe_devices(step, processes))
         for note in data.notes:
             progress.message(f"note: {note}")
         run.write_status("running", step=int(state.step))
@@ -291,7 +329,7 @@ def _train(
             step,
             batches=lambda first: _batches(experiment.batcher, first, total_steps, config.batches.prefetch),
             steps_per_epoch=experiment.batcher.batches_per_epoch,
-            evaluate=_dev_evaluation(experiment, partial(_noticed, stop, watchdog)),
+            evaluate=_dev_evaluation(experiment, partial(_noticed, stop if processes.is_alone else None, watchdog)),
             recorder=Recorder(
                 event=events.append,
                 checkpoint=partial(_save, run, config, data, events, hashes),
@@ -304,6 +342,7 @@ def _train(
             watcher=Watcher(step, frames=_watched_lengths(experiment.batcher)),
             stop=stop,
             watchdog=watchdog,
+            processes=processes,
         )
         outcome = loop.run(step.replicate(state), best, is_evaluated=is_evaluated)
         progress.message(f"{run.path}: {outcome.reason}")
@@ -311,7 +350,77 @@ def _train(
             run.write_status(
                 "stopped", step=int(outcome.state.first.step), exit_code=outcome.exit_code, reason=outcome.reason
             )
+    processes.leave()
     return outcome
+
+
+def _follow(
+    config: Config,
+    run: RunDir,
+    ready: Callable[[], Experiment],
+    stop: StopRequest,
+    watchdog: Watchdog,
+    processes: Processes,
+) -> TrainOutcome:
+    """What a process does that is not the leader: the same steps, from the leader's checkpoint; it writes nothing."""
+    watchdog.phase("loading data")
+    with processes.telling_failures():
+        experiment = ready()
+        step, batcher = experiment.step, experiment.batcher
+        facts = circumstances(config, step)
+    processes.require_same(_shared_facts(config, experiment, facts))
+    start = processes.say(None)[0]
+    state = step.initial_state()
+    if start["step"]:
+        try:
+            found = checkpoints.restore(run.checkpoints, start["step"])
+        except DataError as error:
+            raise DataError(f"{error}\nThe run folder must lie where every process can read it.") from error
+        state = state.from_dict(found.arrays["state"])
+    loop_settings = replace(build.build_loop_settings(config), watch_every_steps=None, hash_every_steps=None)
+    total_steps = loop_settings.epochs * batcher.batches_per_epoch
+    with open(os.devnull, "w") as nowhere, Progress(total_steps=total_steps, stream=nowhere) as progress:
+        loop = Loop(
+            step,
+            batches=lambda first: _batches(batcher, first, total_steps, config.batches.prefetch),
+            steps_per_epoch=batcher.batches_per_epoch,
+            evaluate=_dev_evaluation(experiment, partial(_noticed, None, watchdog)),
+            recorder=SILENT,
+            audio_seconds=lambda batch: 0.0,
+            settings=loop_settings,
+            progress=progress,
+            watcher=Watcher(step),
+            stop=stop,
+            watchdog=watchdog,
+            processes=processes,
+        )
+        with noticing_lost_processes(processes):
+            outcome = loop.run(step.replicate(state), Best(**start["best"]), is_evaluated=start["is_evaluated"])
+            processes.leave()
+    return TrainOutcome(outcome.exit_code, {})
+
+
+SILENT = Recorder(
+    event=lambda *_, **__: None, checkpoint=lambda _: None, magnitudes=lambda _: None, hashes=lambda *_: ""
+)
+
+
+def _shared_facts(config: Config, experiment: Experiment, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same in all processes of a run."""
+    return decisive(facts) | {
+        "config": config_hash(config),
+        "devices of a process": len(experiment.step.devices),
+        "utterances": len(experiment.data.train.ids),
+    }
+
+
+def _describe_devices(step: TrainStep, processes: Processes) -> str:
+    """How many devices, and how their sums come together."""
+    devices = step.reduction.devices
+    where = f" in {processes.count} processes" if processes.count > 1 else ""
+    is_tree = step.reduction.kind == "tree"
+    how = "added in one tree" if is_tree else "added by the library's all-reduce, whose bits depend on their number"
+    return f"devices: {len(devices)} ({devices[0].device_kind}){where}, {step.shards} shards {how}"
 
 
 WATCHED_SHAPES = 2
@@ -488,9 +597,9 @@ def _save(
     run.write_status("running", step=kept.step)
 
 
-def _noticed(stop: StopRequest, watchdog: Watchdog, batches: Iterator[Any]) -> Iterator[Any]:
-    """The batches of an evaluation, which a signal ends and which the watchdog counts."""
-    for batch in stop.watched(batches):
+def _noticed(stop: StopRequest | None, watchdog: Watchdog, batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches of an evaluation, which the watchdog counts, and a signal ends if `stop` is given: of several processes none may."""
+    for batch in stop.watched(batches) if stop else batches:
         yield batch
         watchdog.moved()
 

@@ -92,14 +92,14 @@ def differences(then: Any, now: Mapping[str, Any]) -> dict[str, list[Any]]:
         now: of this process.
     """
     found = {}
-    old, new = _decisive(then), _decisive(now)
+    old, new = decisive(then), decisive(now)
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             found[name] = [old.get(name), new.get(name)]
     return found
 
 
-def _decisive(facts: Any) -> dict[str, Any]:
+def decisive(facts: Any) -> dict[str, Any]:
     """Facts by dotted name, without those that are harmless."""
     flat = _flatten(facts) if isinstance(facts, Mapping) else {}
     text = flat.pop("in_force.XLA_FLAGS", "")

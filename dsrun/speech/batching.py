@@ -63,6 +63,7 @@ class Batcher:
         seed: of the order.
         sort_first_epoch: epoch 0 in order of length instead of shuffled.
         shuffle: False keeps the order of length in every epoch, for evaluation.
+        rows: of a batch that are filled in; None for all. A process of several leaves out the rows of others' shards.
     """
 
     def __init__(
@@ -75,9 +76,11 @@ class Batcher:
         seed: int,
         sort_first_epoch: bool,
         shuffle: bool = True,
+        rows: range | None = None,
     ):
         self.dataset, self.global_batch, self.seed = dataset, global_batch, seed
         self.sort_first_epoch, self.shuffle = sort_first_epoch, shuffle
+        self.rows = range(global_batch) if rows is None else rows
         self.buckets = _cut_into_buckets(dataset, buckets, frame_multiple, global_batch)
         self.batches_per_epoch = sum(-(-len(bucket.members) // global_batch) for bucket in self.buckets)
         self._latest: tuple[int, list[tuple[Bucket, tuple[int, ...]]]] | None = None
@@ -97,6 +100,8 @@ class Batcher:
         num_frames = np.zeros(self.global_batch, np.int32)
         num_labels = np.zeros(self.global_batch, np.int32)
         for row, member in enumerate(members):
+            if row not in self.rows:
+                continue
             clip, label = self.dataset.features(member, epoch), self.dataset.labels[member]
             features[row, : len(clip)], num_frames[row] = clip, len(clip)
             labels[row, : len(label)], num_labels[row] = label, len(label)

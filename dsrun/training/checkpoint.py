@@ -29,6 +29,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
@@ -187,7 +188,7 @@ def _write(
     aside.mkdir()
     stored = {name: value for name, value in tensors.items() if value.size}  # Orbax refuses arrays without elements
     if stored:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+        with _orbax() as writer:
             writer.save((aside / ARRAYS).absolute(), stored)
     reached("arrays written")
     with_files = manifest | {"files": _file_hashes(aside)}
@@ -195,6 +196,16 @@ def _write(
     reached("manifest written")
     sync_tree(aside)
     reached("synced")
+
+
+def _orbax() -> ocp.Checkpointer:
+    """Orbax for this process alone: of several processes it would wait for all, where one writes and others may read later."""
+    index = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"dsrun_{index}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _commit(aside: Path, final: Path, reached: Callable[[str], None]) -> None:
@@ -368,7 +379,7 @@ def _read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
         return {}
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with _orbax() as reader:
             return reader.restore(path.absolute(), item=dict.fromkeys(names, 0), restore_args=as_numpy)
     except Exception as error:  # whatever Orbax and TensorStore make of damaged files
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -241,15 +241,15 @@ class _Programs:
         self._unpack = Program(partial(_unpacked, layout), devices=len(reduction.places))
         if reduction.kind == "all_reduce":
             self._flatten = Program(partial(_added_and_flat, layout), devices=len(reduction.places))
-            self._all_reduce = _collective(reduction.devices, lambda x: jax.lax.psum(x, "device"))
+            self._all_reduce = collective(reduction.devices, lambda x: jax.lax.psum(x, "device"))
             return
         self.padding = None
         if reduction._spans_processes:
             self.padding = max(map(len, self.nodes)), layout.widths
-            self._all_to_all = _collective(
+            self._all_to_all = collective(
                 reduction.devices, lambda x: jax.lax.all_to_all(x, "device", split_axis=0, concat_axis=0, tiled=True)
             )
-            self._all_gather = _collective(reduction.devices, lambda x: jax.lax.all_gather(x, "device"))
+            self._all_gather = collective(reduction.devices, lambda x: jax.lax.all_gather(x, "device"))
         self._pack = Program(partial(_packed, layout, self.padding), devices=len(reduction.places))
         finish = partial(_finished, reduction.policy, reduction.seed, shards, layout, self.padding, self.nodes)
         self._finish = {place: jax.jit(partial(finish, place)) for place in reduction.places}
@@ -285,7 +285,7 @@ class _Programs:
         return [jax.device_put(owned, device) for device in self.reduction.devices]
 
 
-def _collective(devices: Sequence[jax.Device], move: Callable[[Array], Array]) -> Callable[[list[Any]], list[Any]]:
+def collective(devices: Sequence[jax.Device], move: Callable[[Array], Array]) -> Callable[[list[Any]], list[Any]]:
     """`move` over all devices of all processes, for one tree of arrays a device of this process."""
     mesh = Mesh(np.array(devices), ("device",))
     sharding = NamedSharding(mesh, PartitionSpec("device"))

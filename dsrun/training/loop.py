@@ -13,6 +13,7 @@ A signal ends the loop after the step it came in, or in an evaluation after a ba
 made up for by the resumed run, before its first step, so the results are those of a run that was not stopped.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,6 +26,7 @@ import numpy as np
 
 from dsrun.errors import DivergedError, DsrunError
 from dsrun.record.magnitudes import Magnitudes
+from dsrun.training.processes import Processes, StopAgreement
 from dsrun.training.progress import Progress
 from dsrun.training.saver import Saver, host_copy
 from dsrun.training.state import Replicas, StepRecord
@@ -140,6 +142,7 @@ class Loop:
         watcher: observes the first step and each `watch_every_steps`-th.
         stop: noted signals.
         watchdog: told what is being done.
+        processes: with whom to agree on a stop, and to compare digests.
     """
 
     def __init__(
@@ -156,6 +159,7 @@ class Loop:
         watcher: Watcher,
         stop: StopRequest,
         watchdog: Watchdog,
+        processes: Processes | None = None,
     ):
         self.step, self.batches, self.steps_per_epoch = step, batches, steps_per_epoch
         self.evaluate, self.recorder, self.audio_seconds = evaluate, recorder, audio_seconds
@@ -164,6 +168,8 @@ class Loop:
         self.total_steps = settings.epochs * steps_per_epoch
         self._compiled: set[tuple[int, ...]] = set()
         self._hash = StateHasher(len(step.devices))
+        self.processes = processes or Processes()
+        self._agreement = None if self.processes.is_alone else StopAgreement(step.reduction.devices)
 
     def run(self, state: Replicas, best: Best, *, is_evaluated: bool = True) -> Outcome:
         """Train on from `state`.
@@ -197,14 +203,14 @@ class Loop:
             return Outcome(state, best, 0, "stopped early")
         if not is_evaluated:
             self.stop.end_nothing_new()
-            best, outcome = self._after(state, number, best, self.stop.exit_code)
+            best, outcome = self._after(state, number, best, self._agreed(self.stop.exit_code))
             if outcome:
                 return outcome
         for batch, wait in self.batches(number):
             number += 1
             state, record, observation = self._step(state, batch, number)
             self.stop.end_nothing_new()
-            stopping = self.stop.exit_code  # read once: the signal may come between two readings
+            stopping = self._agreed(self.stop.exit_code)  # read once: the signal may come between two readings
             self._finish(pending)
             hashes = self._hash(state.first) if _is_multiple(number, self.settings.hash_every_steps) else None
             pending = _Pending(number, record, batch, wait, observation, hashes)
@@ -258,6 +264,17 @@ class Loop:
         state, record = self.step.update(state, total)
         self._compiled.add(shape)
         return state, record, observation
+
+    def _agreed(self, exit_code: int) -> int:
+        """This process's wish to stop; of several processes all wishes, which reach them a step later."""
+        return self._agreement(exit_code) if self._agreement else exit_code
+
+    def _require_equal_copies(self, state: Replicas, number: int) -> None:
+        """See that all devices of all processes hold the same state."""
+        require_equal_copies(self._hash, state.copies, step=number)
+        if not self.processes.is_alone:
+            words = as_words(self._hash(state.first))
+            self.processes.require_same({f"state after step {number}": hashlib.sha256(words.tobytes()).hexdigest()})
 
     def _is_watched(self, number: int) -> bool:
         every = self.settings.watch_every_steps
@@ -338,14 +355,14 @@ class Loop:
     def _digest(self, state: Replicas, number: int) -> None:
         """Record the SHA-256 of all bits, once all devices are seen to have the same; before the next update takes the buffers."""
         self.watchdog.phase(f"digesting the state after step {number}")
-        require_equal_copies(self._hash, state.copies, step=number)
+        self._require_equal_copies(state, number)
         self.recorder.event("digest", number, digest=digest_of_tensors(host_copy(state.first.to_dict())))
 
     def _checkpoint(self, state: Replicas, number: int, best: Best, *, is_due: bool, is_evaluated: bool) -> None:
         self.watchdog.phase("writing the checkpoint before this one")
         self.saver.wait()
         self.watchdog.phase(f"copying the state after step {number}")
-        require_equal_copies(self._hash, state.copies, step=number)
+        self._require_equal_copies(state, number)
         # Before the next update, which takes the state's buffers.
         kept = Kept(number, host_copy(state.first.to_dict()), best, is_due, is_evaluated)
         self.saver.submit(partial(self.recorder.checkpoint, kept))

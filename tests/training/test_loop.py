@@ -16,6 +16,7 @@ from test_step import make_batch, make_step
 from dsrun.errors import DataError, DivergedError
 from dsrun.training.loop import Best, DevResult, Kept, Loop, LoopSettings, Recorder
 from dsrun.training.progress import Progress
+from dsrun.training.state import Replicas
 from dsrun.training.state_digest import describe_state, empty_dicts, flatten
 from dsrun.training.stop import Stopped, StopRequest
 from dsrun.training.watch import Watcher
@@ -76,7 +77,10 @@ class Run:
             steps_per_epoch=STEPS_PER_EPOCH,
             evaluate=self.evaluate,
             recorder=Recorder(
-                lambda kind, step, **figures: self.events.append((kind, step)), checkpoint, lambda table: None
+                lambda kind, step, **figures: self.events.append((kind, step)),
+                checkpoint,
+                lambda table: None,
+                lambda step, words: "",
             ),
             audio_seconds=lambda batch: 1.0,
             settings=SETTINGS,
@@ -97,16 +101,20 @@ class Run:
         return DevResult({"cer": 0.5, "wer": 0.5, "loss": 1.0}, None)
 
 
+def resumed(kept: Kept) -> Replicas:
+    return STEP.replicate(STEP.initial_state().from_dict(kept.arrays))
+
+
 @pytest.fixture(scope="module")
 def undisturbed():
     run = Run()
-    assert run.loop().run(STEP.initial_state(), Best()).exit_code == 0
+    assert run.loop().run(STEP.start(), Best()).exit_code == 0
     return run
 
 
 def test_what_is_saved_is_the_state_of_its_step_whatever_training_does_meanwhile(undisturbed):
     run = Run(save=lambda kept: time.sleep(0.2))
-    run.loop().run(STEP.initial_state(), Best())
+    run.loop().run(STEP.start(), Best())
     expected = {kept.step: digest(kept.arrays) for kept in undisturbed.kept}
     assert {kept.step: digest(kept.arrays) for kept in run.kept} == expected
     assert {kept.step: int(kept.arrays["step"]) for kept in run.kept} == {step: step for step in (2, 3, 4, 6)}
@@ -122,7 +130,7 @@ def test_a_step_does_not_wait_for_the_checkpoint_before_it():
 
     run = Run(save=save)
     run.events = order
-    run.loop().run(STEP.initial_state(), Best())
+    run.loop().run(STEP.start(), Best())
     assert order.index(("saved", 2)) > order.index(("step", 3))
     assert order.index(("saved", 2)) < order.index(("saved", 3))
 
@@ -133,7 +141,7 @@ def test_a_checkpoint_that_failed_ends_the_loop_with_its_error_and_nothing_is_sa
 
     run = Run(save=fail)
     with pytest.raises(DataError, match="step_000002"):
-        run.loop().run(STEP.initial_state(), Best())
+        run.loop().run(STEP.start(), Best())
     assert run.kept == []
     assert ("step", 5) not in run.events  # at the latest, the next checkpoint asks
 
@@ -143,10 +151,10 @@ def test_the_loop_waits_for_the_writer_however_it_ends():
         time.sleep(0.3)
 
     done = Run(save=slow)
-    done.loop().run(STEP.initial_state(), Best())
+    done.loop().run(STEP.start(), Best())
     assert done.kept[-1].step == 6
     stopped = Run(save=slow, signal_in_step=1)
-    assert stopped.loop().run(STEP.initial_state(), Best()).exit_code == 75
+    assert stopped.loop().run(STEP.start(), Best()).exit_code == 75
     assert [kept.step for kept in stopped.kept] == [1]
     diverged = Run(save=slow)
 
@@ -156,14 +164,14 @@ def test_the_loop_waits_for_the_writer_however_it_ends():
 
     diverged.save = spoil
     with pytest.raises(DivergedError, match="not finite"):
-        diverged.loop().run(STEP.initial_state(), Best())
+        diverged.loop().run(STEP.start(), Best())
     assert [kept.step for kept in diverged.kept] == [2]
 
 
 @pytest.mark.parametrize(("step", "is_due"), [(1, False), (2, True)])
 def test_a_checkpoint_that_a_signal_alone_asked_for_says_so(step, is_due):
     run = Run(signal_in_step=step)
-    outcome = run.loop().run(STEP.initial_state(), Best())
+    outcome = run.loop().run(STEP.start(), Best())
     assert (outcome.exit_code, outcome.reason) == (75, f"stopped by a signal after step {step}")
     assert [(kept.step, kept.is_due, kept.is_evaluated) for kept in run.kept] == [(step, is_due, True)]
 
@@ -178,12 +186,12 @@ def test_an_evaluation_given_up_for_a_signal_is_made_up_for_and_the_records_are_
         raise Stopped(75, "a signal")  # as StopRequest.watched does
 
     run.evaluation = stopped_on_the_way
-    outcome = run.loop().run(STEP.initial_state(), Best())
+    outcome = run.loop().run(STEP.start(), Best())
     assert (outcome.exit_code, outcome.reason) == (75, "stopped by a signal after step 3")
     last = run.kept[-1]
     assert (last.step, last.is_due, last.is_evaluated, last.best) == (3, False, False, Best())
     again = Run(events=run.events, kept=run.kept)
-    again.loop().run(STEP.initial_state().from_dict(last.arrays), last.best, is_evaluated=last.is_evaluated)
+    again.loop().run(resumed(last), last.best, is_evaluated=last.is_evaluated)
     assert run.events == undisturbed.events
     kept = [(kept.step, kept.best, digest(kept.arrays)) for kept in run.kept if kept.is_due]
     assert kept == [(kept.step, kept.best, digest(kept.arrays)) for kept in undisturbed.kept]
@@ -192,10 +200,10 @@ def test_an_evaluation_given_up_for_a_signal_is_made_up_for_and_the_records_are_
 @pytest.mark.parametrize("step", [3, 6])
 def test_a_signal_in_a_step_leaves_the_evaluation_after_it_to_the_next_run(undisturbed, step):
     run = Run(signal_in_step=step)
-    assert run.loop().run(STEP.initial_state(), Best()).exit_code == 75
+    assert run.loop().run(STEP.start(), Best()).exit_code == 75
     last = run.kept[-1]
     assert (last.step, last.is_due, last.is_evaluated) == (step, False, False)
     again = Run(events=run.events, kept=run.kept)
-    end = again.loop().run(STEP.initial_state().from_dict(last.arrays), last.best, is_evaluated=last.is_evaluated)
+    end = again.loop().run(resumed(last), last.best, is_evaluated=last.is_evaluated)
     assert (end.exit_code, end.reason) == (0, "all epochs done")
     assert run.events == undisturbed.events
