@@ -30,7 +30,7 @@ def dsrun(*arguments, cwd=None, **options):
 
 def require_message(result, code, *parts):
     assert result.returncode == code, result.stderr
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
     for part in parts:
         assert part in result.stderr, result.stderr
 

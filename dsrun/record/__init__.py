@@ -8,13 +8,14 @@ does not import JAX.
 
 from dsrun.record.autotune import autotune_flags, keep_autotune_results
 from dsrun.record.compiled import trusted_folder
-from dsrun.record.durable import LineFile, cannot_write, sync, sync_tree, write_atomically
+from dsrun.record.durable import FULL, LineFile, cannot_write, sync, sync_tree, write_atomically
 from dsrun.record.events import EventLog, read_events
 from dsrun.record.provenance import differences, provenance, read_provenance
 from dsrun.record.run_dir import RunDir
 from dsrun.record.runtime import configure_runtime, in_force, require_in_force
 
 __all__ = [
+    "FULL",
     "EventLog",
     "LineFile",
     "RunDir",

@@ -19,11 +19,15 @@ A checkpoint may come from a stranger, who can make digests as well. Names in a 
 elsewhere, links are damage and not followed, and nothing is unpickled.
 """
 
+import errno
 import hashlib
 import json
+import logging
+import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -35,7 +39,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dsrun.errors import DataError
-from dsrun.record import cannot_write, sync, sync_tree
+from dsrun.record import FULL, cannot_write, sync, sync_tree
 from dsrun.training.state_digest import (
     FORMAT,
     Arrays,
@@ -54,6 +58,8 @@ ARRAYS = "arrays"
 FAULT_POINTS = (
     "start", "arrays written", "manifest written", "synced", "verified", "old moved away", "renamed", "committed", "retired", "done"
 )  # fmt: skip
+
+_OVERHEAD = 2048  # bytes a tensor for its description and the manifest: 1,140 measured on a state of small tensors
 
 _STEP_PREFIX, _ASIDE_PREFIX, _TRASH_PREFIX = "step_", ".writing_", ".trash_"
 
@@ -120,7 +126,7 @@ def save(
         shutil.rmtree(aside, ignore_errors=True)
         there = available_steps(folder) if folder.is_dir() else []
         raise DataError(
-            f"{final}: the checkpoint could not be written: {error}. Steps on disk: {there or 'none'}. Make room there, or choose "
+            f"{final}: the checkpoint could not be written: {_reason(error)}. Steps on disk: {there or 'none'}. Make room there, or choose "
             "another --run-dir, and run the same command again."
         ) from error
     try:
@@ -185,10 +191,11 @@ class _Damaged(Exception):
 def _write(
     aside: Path, tensors: dict[str, np.ndarray], manifest: dict[str, Any], reached: Callable[[str], None]
 ) -> None:
+    _require_room(aside.parent, sum(value.nbytes + _OVERHEAD for value in tensors.values()))
     aside.mkdir()
     stored = {name: value for name, value in tensors.items() if value.size}  # Orbax refuses arrays without elements
     if stored:
-        with _orbax() as writer:
+        with _errors_are_raised_only(), _orbax() as writer:
             writer.save((aside / ARRAYS).absolute(), stored)
     reached("arrays written")
     with_files = manifest | {"files": _file_hashes(aside)}
@@ -206,6 +213,13 @@ def _orbax() -> ocp.Checkpointer:
     )
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _require_room(folder: Path, needed: int) -> None:
+    """Better before than in the middle: on a disk that fills up, TensorStore's threads go on complaining after Orbax gave up."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {free:,} bytes free, {needed:,} needed")
 
 
 def _commit(aside: Path, final: Path, reached: Callable[[str], None]) -> None:
@@ -379,11 +393,29 @@ def _read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
         return {}
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
     try:
-        with _orbax() as reader:
+        with _errors_are_raised_only(), _orbax() as reader:
             return reader.restore(path.absolute(), item=dict.fromkeys(names, 0), restore_args=as_numpy)
     except Exception as error:  # whatever Orbax and TensorStore make of damaged files
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise _Damaged(f"{path} is damaged: {first}") from error
+        raise _Damaged(f"{path} is damaged: {_reason(error)}") from error
+
+
+@contextmanager
+def _errors_are_raised_only() -> Iterator[None]:
+    """Orbax's threads also log what they raise, with tracebacks: of a full disk, say, of which the user is told once."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in a line: of TensorStore's long texts about a full disk only that it is full."""
+    text = (error.strerror if isinstance(error, OSError) else "") or str(error).strip() or type(error).__name__
+    full = [os.strerror(code) for code in FULL if os.strerror(code) in text and not isinstance(error, OSError)]
+    return full[0] if full else text.splitlines()[0][:300]
 
 
 def _is_intact(path: Path, step: int, digest: str) -> bool:
