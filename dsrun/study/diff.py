@@ -33,6 +33,7 @@ from dsrun.record.tensor_hashes import TensorHashes, read_tensor_hashes
 from dsrun.study.tensor_distance import distance
 
 FLAG_SECTIONS = ("in_force", "variables")  # of provenance.json
+XLA_FLAGS = "in_force.XLA_FLAGS"
 CHECKPOINT_DIGESTS = "checkpoint digests"
 ABSENT = None
 
@@ -264,7 +265,7 @@ def _distances(
 
 def _circumstances(a: RunRecord, b: RunRecord) -> dict[str, Any]:
     """Differences in config, provenance and flags, and changes that a run noted when it went on."""
-    facts = differences(_dotted(a.facts), _dotted(b.facts))
+    facts = differences(_flag_by_flag(_dotted(a.facts)), _flag_by_flag(_dotted(b.facts)))
     is_flag = [row["key"].split(".")[0] in FLAG_SECTIONS for row in facts]
     return {
         "config": differences(a.config, b.config),
@@ -277,6 +278,12 @@ def _circumstances(a: RunRecord, b: RunRecord) -> dict[str, Any]:
             if event["event"] == "environment"
         ],
     }
+
+
+def _flag_by_flag(facts: dict[str, Any]) -> dict[str, Any]:
+    """Provenance with the text of XLA_FLAGS taken apart: of twenty flags the one that differs is the answer, whatever their order."""
+    flags = (token.partition("=") for token in str(facts.pop(XLA_FLAGS, "")).split())
+    return facts | {f"{XLA_FLAGS} {name}": value if equals else "true" for name, equals, value in flags}
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -15,7 +15,12 @@ from dsrun.training import checkpoint
 from dsrun.training.state_digest import digest_of_tensors
 
 NAMES = ("loss_scale", "master/gru/u", "master/gru/w", "optimizer/00_of_1", "step")
-FACTS = {"dsrun": "1", "packages": {"jax": "0.10"}, "in_force": {"NPROC": "2"}, "data": {"train": "abc"}}
+FACTS = {
+    "dsrun": "1",
+    "packages": {"jax": "0.10"},
+    "in_force": {"NPROC": "2", "XLA_FLAGS": "--a=0 --b=2"},
+    "data": {"train": "abc"},
+}
 
 
 def state_at(step: int, flip: int | None) -> dict:
@@ -170,7 +175,7 @@ def test_tensors_that_only_one_run_has_are_named(tmp_path):
 
 
 def test_config_provenance_and_flags_are_told_whether_the_bits_are_equal_or_not(tmp_path, capsys):
-    facts = FACTS | {"packages": {"jax": "0.11"}, "in_force": {"NPROC": "2", "--xla_flag": "true"}}
+    facts = FACTS | {"packages": {"jax": "0.11"}, "in_force": {"NPROC": "2", "XLA_FLAGS": "--b=1 --c --a=0"}}
     a = write_run(tmp_path / "a")
     b = write_run(tmp_path / "b", config="seed: 2\nmodel: {hidden: 16, speeds: [1]}\nnew: off\n", facts=facts)
     events = EventLog(b / "events.jsonl")
@@ -184,7 +189,10 @@ def test_config_provenance_and_flags_are_told_whether_the_bits_are_equal_or_not(
         {"key": "new", "a": None, "b": "off"},
     ]
     assert report["provenance"] == [{"key": "packages.jax", "a": "0.10", "b": "0.11"}]
-    assert report["flags"] == [{"key": "in_force.--xla_flag", "a": None, "b": "true"}]
+    assert report["flags"] == [
+        {"key": "in_force.XLA_FLAGS --b", "a": "2", "b": "1"},
+        {"key": "in_force.XLA_FLAGS --c", "a": None, "b": "true"},
+    ]
     assert report["changed_on_the_way"] == [{"run": "b", "step": 7, "changed": {"packages.jax": ["0.10", "0.11"]}}]
     print_diff(report)
     assert "B went on from step 7 under other circumstances" in capsys.readouterr().out
