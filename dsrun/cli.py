@@ -155,6 +155,7 @@ def train(
         if where:  # scripts ask at every start, so it answers without JAX
             print(run_dir or default_run_dir(resolved))
             return
+        group = _group(distributed, coordinator, processes, process)
         from dsrun.experiment import describe, train_run
 
         if resume and overwrite:
@@ -164,8 +165,12 @@ def train(
             print(json.dumps(report, indent=2)) if json_output else print_description(report)
             return
         mode: Any = "resume" if resume else "overwrite" if overwrite else "automatic"
-        options: dict[str, Any] = {"run_dir": run_dir, "devices": devices, "accept_changes": accept_changes}
-        options["group"] = _group(distributed, coordinator, processes, process)
+        options: dict[str, Any] = {
+            "run_dir": run_dir,
+            "devices": devices,
+            "accept_changes": accept_changes,
+            "group": group,
+        }
         outcome = train_run(resolved, **options, mode=mode, command=sys.argv, stop=stop)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)

@@ -292,3 +292,18 @@ def test_help_takes_under_half_a_second_of_processor_time():
         return end.children_user + end.children_system - start.children_user - start.children_system
 
     assert min(seconds() for _ in range(5)) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--processes", 2), "--coordinator, --processes and --process go together"),
+        (("--distributed", "--process", 0), "--distributed finds the other processes itself"),
+        (("--processes", 2, "--process", 2, "--coordinator", "127.0.0.1:9"), "of 2 processes the last is 1"),
+        (("--processes", 2, "--process", 0, "--coordinator", "here"), "write HOST:PORT"),
+    ],
+)
+def test_a_group_of_processes_that_is_half_described_is_refused(options, text, tmp_path):
+    result = dsrun("train", "--config", "configs/prompts_float32.yaml", "--run-dir", tmp_path / "run", *options)
+    require_message(result, 2, text)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,131 @@
+"""Several processes train one model: same bits as one, stopped together, refused together."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from corpus import REPOSITORY, shortest_prompts, write_config, write_rows
+from test_cli import dsrun
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    rows = shortest_prompts(12)
+    train, dev = write_rows(folder / "train.jsonl", rows[:8]), write_rows(folder / "dev.jsonl", rows[8:])
+    path = write_config(folder, train=train, dev=dev, test=dev, layers=1, epochs=6, checkpoint_every_steps=1)
+    plain = json.loads(path.read_text())
+    plain["batches"] |= {"shards": 4, "global_batch": 4}
+    path.write_text(json.dumps(plain))
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(config):
+    run = config.parent / "alone"
+    assert dsrun("train", "--config", config, "--run-dir", run, "--devices", 1).returncode == 0
+    return digests(run)
+
+
+def digests(run):
+    lines = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return {line["step"]: line["digest"] for line in lines if line["event"] == "checkpoint"}
+
+
+def start(config, run, processes, *options, of_process=()):
+    """Processes with one device each; `of_process` are options of the last one alone."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    ours = ("XLA_FLAGS", "NPROC", "PJRT_NPROC")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    group = []
+    for number in range(processes):
+        command = [
+            sys.executable,
+            "-m",
+            "dsrun",
+            "train",
+            "--config",
+            str(config),
+            "--run-dir",
+            str(run),
+            "--devices",
+            "1",
+        ]
+        command += ["--processes", str(processes), "--process", str(number), "--coordinator", f"127.0.0.1:{port}"]
+        command += [*options, *(of_process if number == processes - 1 else ())]
+        group.append(
+            subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment, cwd=REPOSITORY
+            )
+        )
+    return group
+
+
+def end(group):
+    texts = [process.communicate(timeout=300)[1] for process in group]
+    return [process.returncode for process in group], texts
+
+
+@pytest.mark.ci
+def test_a_signal_to_one_process_stops_both_after_the_same_step_and_one_process_goes_on_to_the_same_bits(config, alone):
+    run = config.parent / "signalled"
+    group = start(config, run, 2)
+    deadline = time.monotonic() + 250
+    while not (run / "checkpoints" / "step_000001").is_dir():
+        assert all(process.poll() is None for process in group), end(group)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    group[1].send_signal(signal.SIGTERM)
+    codes, texts = end(group)
+    assert codes == [75, 75], texts
+    assert json.loads((run / "status.json").read_text())["state"] == "stopped"
+    assert len(digests(run)) < 12
+    assert dsrun("train", "--config", config, "--run-dir", run, "--devices", 2).returncode == 0
+    assert digests(run) == alone
+
+
+def test_four_processes_take_a_run_up_where_one_left_it(config, alone):
+    run = config.parent / "taken up"
+    first = dsrun("train", "--config", config, "--run-dir", run, "--set", "training.epochs=6", "--devices", 1)
+    assert first.returncode == 0
+    for step in sorted(digests(run))[-1:]:
+        for path in sorted((run / "checkpoints").glob(f"step_{step:06d}/**/*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+        (run / "checkpoints" / f"step_{step:06d}").rmdir()
+    (run / "status.json").write_text("{}")
+    codes, texts = end(start(config, run, 4))
+    assert codes == [0, 0, 0, 0], texts
+    assert "resuming from step 11" in texts[0]
+    assert digests(run) == alone
+
+
+def test_processes_with_different_configs_are_all_refused_before_anything_is_trained(config):
+    run = config.parent / "different"
+    codes, texts = end(start(config, run, 2, of_process=("--set", "optimizer.learning_rate=0.001")))
+    assert codes == [2, 2], texts
+    assert all("the processes do not train the same thing" in text and "config: " in text for text in texts)
+    assert not list((run / "checkpoints").glob("*"))
+
+
+def test_what_keeps_the_leader_from_starting_is_told_to_all(config, alone):
+    codes, texts = end(start(config, config.parent / "alone", 2))
+    assert codes == [2, 2], texts
+    assert all("complete" in text for text in texts)
+
+
+def test_more_devices_than_shards_are_refused(config):
+    codes, texts = end(start(config, config.parent / "many", 5))
+    assert set(codes) == {2}, texts
+    assert "5 processes with 1 devices each: a step has 4 shards" in texts[0]
