@@ -290,6 +290,10 @@ def _train(
     changed = _changed_since_the_start(run, facts) if is_resumed else {}
     if changed and config.determinism != "off" and not accept_changes:
         raise UsageError(_changed_text(run, changed))
+    if is_resumed:
+        _require_same_files(run, data)
+    else:
+        write_atomically(run.recordings, _recordings_text(data))
     if not (is_resumed and run.provenance.is_file()):
         write_atomically(run.provenance, _json(facts))
     write_atomically(run.parameters, parameters_text(experiment.settings, config))
@@ -550,6 +554,26 @@ def _require_same_alphabet(meta: dict[str, Any], alphabet: Alphabet, run: RunDir
         raise DataError(
             f"{run.path}: the checkpoint's alphabet is {''.join(meta['alphabet'])!r}, the training text now gives "
             f"{''.join(alphabet.symbols)!r}. The data has changed since; train in another --run-dir."
+        )
+
+
+def _recordings_text(data: build.TrainingData) -> str:
+    """What `recordings.sha256` holds: the files of train and dev, as `sha256sum --check` reads it."""
+    files = dict(sorted([*data.train.recordings, *data.dev.recordings]))
+    return "".join(f"{digest}  {path}\n" for path, digest in files.items())
+
+
+def _require_same_files(run: RunDir, data: build.TrainingData) -> None:
+    """Raises DataError if a recording is not what it was when the run began."""
+    if not run.recordings.is_file():  # a run from before this file was written
+        return
+    then = set(run.recordings.read_text(encoding="utf-8", errors="replace").splitlines())
+    changed = [line.split("  ", 1)[-1] for line in _recordings_text(data).splitlines() if line not in then]
+    if changed:
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise DataError(
+            f"{', '.join(changed[:5])}{more}: changed since the run in {run.path} began (sha256 in recordings.sha256). Restore "
+            f"{'it' if len(changed) == 1 else 'them'} to go on, or train in another --run-dir."
         )
 
 

@@ -55,6 +55,7 @@ CONTENTS = (
     "autotune.textproto",
     ".autotune.textproto",
     "parameters.txt",
+    "recordings.sha256",
     "provenance.json",
     "command.txt",
     "config.yaml",
@@ -69,6 +70,7 @@ class RunDir:
         self.config = self.path / "config.yaml"
         self.command = self.path / "command.txt"
         self.provenance = self.path / "provenance.json"
+        self.recordings = self.path / "recordings.sha256"
         self.parameters = self.path / "parameters.txt"
         self.status = self.path / "status.json"
         self.log = self.path / "log.txt"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import compress
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
@@ -27,7 +28,7 @@ PLAIN = (1.0,)
 class Dataset:
     """Use `load_dataset`; `keep` derives a smaller one. All sequences are in the manifest's order.
 
-    `clips[k][speed]` is utterance k's features at that speed, not normalised.
+    `clips[k][speed]` is utterance k's features at that speed, not normalised; `recordings[k]` its file and the sha256 of that.
     """
 
     ids: tuple[str, ...]
@@ -37,6 +38,7 @@ class Dataset:
     normalization: Normalization | None
     augmentation: Augmentation | None
     seed: int
+    recordings: tuple[tuple[Path, str], ...] = ()
 
     @property
     def num_bins(self) -> int:
@@ -86,6 +88,7 @@ class Dataset:
             labels=tuple(compress(self.labels, wanted)),
             seconds=tuple(compress(self.seconds, wanted)),
             clips=tuple(compress(self.clips, wanted)),
+            recordings=tuple(compress(self.recordings, wanted)),
         )
 
     def audio_seconds(self, ids: Sequence[str]) -> float:
@@ -118,10 +121,12 @@ def load_dataset(
         raise DataError("no utterances are left.")
     assert len(utterances) == len(labels), "one sequence of labels an utterance"
     speeds = sorted({*PLAIN, *(augmentation.speeds if augmentation else ())})
-    clips, seconds, problems = [], [], []
+    clips, seconds, recordings, problems = [], [], [], []
     for number, utterance in enumerate(utterances):
         try:
-            clips.append(_clips(utterance, speeds, audio, features, cache))
+            digest = audio_digest(utterance.audio)
+            clips.append(_clips(utterance, digest, speeds, audio, features, cache))
+            recordings.append((utterance.audio, digest))
             seconds.append(utterance.duration or 0.0)
         except DataError as error:
             place = f"utterance {utterance.id!r} (line {utterance.line}): " if utterance.line else ""  # no manifest
@@ -138,17 +143,18 @@ def load_dataset(
         normalization=normalization,
         augmentation=augmentation,
         seed=seed,
+        recordings=tuple(recordings),
     )
 
 
 def _clips(
     utterance: Utterance,
+    digest: str,
     speeds: Sequence[float],
     audio: AudioSettings,
     features: FeatureSettings,
     cache: FeatureCache,
 ) -> dict[float, Float32[np.ndarray, "_ bin"]]:
-    digest = audio_digest(utterance.audio)
     samples: list[np.ndarray] = []
 
     def compute(speed: float) -> Float32[np.ndarray, "frame bin"]:

@@ -131,6 +131,27 @@ def test_a_recording_that_vanishes_is_named_and_when_it_is_back_the_run_ends_as_
     assert comparable(run) == comparable(finished)
 
 
+def test_a_recording_that_changed_is_named_on_a_resume_and_nothing_is_lost(config, finished):
+    run = config.parent / "changed"
+    assert train_with("evaluating", config, run).returncode == 75
+    files = (run / "recordings.sha256").read_text()
+    assert len(files.splitlines()) == 12
+    for split in ("dev", "train"):
+        rows = [json.loads(line) for line in (config.parent / f"{split}.jsonl").read_text().splitlines()]
+        victim = Path(rows[0]["audio_filepath"])
+        content = victim.read_bytes()
+        # Nearly as long, or the manifest's duration would tell.
+        victim.write_bytes(Path(rows[1]["audio_filepath"]).read_bytes())
+        before = (run / "events.jsonl").read_bytes(), status(run)
+        result = dsrun("train", "--config", config, "--run-dir", run)
+        require_message(result, 3, f"{victim}: changed since the run")
+        assert ((run / "events.jsonl").read_bytes(), status(run)) == before
+        victim.write_bytes(content)
+    result = dsrun("train", "--config", config, "--run-dir", run)
+    assert result.returncode == 0, result.stderr
+    assert comparable(run) == comparable(finished)
+
+
 def test_a_full_disk_ends_the_run_with_one_message_and_with_room_the_same_command_goes_on(config, finished, tmp_path):
     mount = tmp_path / "small"
     mount.mkdir()
