@@ -60,7 +60,7 @@ def provenance(
         "git": git_state(PACKAGE_FOLDER),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "platform": {"system": platform.system(), "machine": platform.machine(), "cpu": _cpu_model()},
+        "platform": {"system": platform.system(), "machine": platform.machine(), "cpu": cpu_model()},
         "in_force": in_force(),
         "variables": {name: os.environ.get(name) for name in VARIABLES},
         "products": products,
@@ -165,7 +165,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name, as the system gives it."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text(errors="replace").splitlines():
