@@ -81,6 +81,7 @@ class Drill:
     folder: Path
     steps: int
     random: random.Random
+    most_devices: int = SHARDS
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +145,7 @@ class Drill:
     def reference(self) -> list[dict[str, Any]]:
         """Records of an undisturbed run, the same on each number of devices."""
         found = {}
-        for devices in range(1, SHARDS + 1):
+        for devices in range(1, self.most_devices + 1):
             run = self.folder / f"reference_{devices}"
             process = self.start(run, devices)
             if process.wait() != 0:
@@ -159,7 +160,7 @@ class Drill:
 
 def drill(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All lives; what there is to report."""
-    arena = Drill(folder, options.steps, random.Random(options.seed))
+    arena = Drill(folder, options.steps, random.Random(options.seed), options.most_devices)
     began = time.monotonic()
     reference = arena.reference()
     lives: list[Life] = []
@@ -187,7 +188,7 @@ def drill(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 f"life {life.number}/{options.lives}  {life.way} {life.point}  {life.devices} devices  steps {life.before} to "
                 f"{life.after}  exit {life.exit_code}  {life.seconds:.1f} s  {life.finding}"
             )
-        finish(run, 0 if is_complete else arena.start(run, arena.random.randint(1, SHARDS)).wait())
+        finish(run, 0 if is_complete else arena.start(run, arena.random.randint(1, arena.most_devices)).wait())
         if not options.keep:
             shutil.rmtree(run)
     minutes = (time.monotonic() - began) / 60
@@ -210,7 +211,7 @@ def live(arena: Drill, run: Path, number_of_run: int, number: int, ways: list[st
     # Damage needs an older checkpoint to fall back on, and a lost recording is noticed at a start.
     drawn = rng.choices(ways, [WEIGHTS[way] for way in ways])[0]
     way = "kill" if drawn in ("truncated", "flipped") and len(steps_of(run)) < 2 else drawn
-    devices, point, fault = rng.randint(1, SHARDS), "", ""
+    devices, point, fault = rng.randint(1, arena.most_devices), "", ""
     if way == "point":
         from dsrun.training.checkpoint import FAULT_POINTS
 
@@ -410,6 +411,7 @@ def main() -> None:
     parser.add_argument("--lives", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=60, help="of a run; an even number")
+    parser.add_argument("--most-devices", type=int, default=SHARDS, choices=range(1, SHARDS + 1), help="of a life")
     parser.add_argument("--ways", nargs="+", choices=list(WEIGHTS), default=list(WEIGHTS))
     parser.add_argument("--folder", type=Path, help="where to work; default a temporary folder that is removed")
     parser.add_argument("--keep", action="store_true", help="do not remove the runs that were compared")

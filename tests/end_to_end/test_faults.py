@@ -176,8 +176,8 @@ def test_a_full_disk_ends_the_run_with_one_message_and_with_room_the_same_comman
 
 
 def test_a_small_kill_drill_finds_nothing(tmp_path):
-    command = [sys.executable, "scripts/kill_drill.py", "--lives", "4", "--seed", "2", "--steps", "20"]
-    command += ["--ways", "kill", "point", "term", "--folder", str(tmp_path)]
+    command = [sys.executable, "scripts/kill_drill.py", "--lives", "3", "--seed", "2", "--steps", "20"]
+    command += ["--most-devices", "2", "--ways", "kill", "point", "term", "--folder", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=500)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "records as undisturbed" in result.stdout
