@@ -45,7 +45,7 @@ class Part:
 # Most valuable first. The limits add up to more than the budget: few parts reach theirs, and the last ones get what is left.
 PARTS = {
     "doctor": Part("gpu_runs doctor", 60, "self-check of the arithmetic, answers of the rounding kernel"),
-    "twice": Part("gpu_runs twice", 90, "the same training run twice: equal digests"),
+    "twice": Part("gpu_runs twice", 120, "the same training run twice, and killed and resumed: equal digests"),
     "ctc-kernel": Part("gpu_kernels ctc", 50, "CTC as one Mosaic kernel: the scan's bits, error, time"),
     "gru-kernel": Part("gpu_kernels gru", 50, "a GRU frame as one Mosaic kernel: error, time of a frame"),
     "ceilings": Part("gpu_ceilings", 45, "products by format, copy, empty scan by how it is launched"),

@@ -3,12 +3,14 @@
     python -m benchmarks.gpu_runs doctor|twice|prompts|rounding|accuracy|quickstart [--tiny]
 
 * `doctor`: the self-check, with the answers file of the rounding kernel; a check that fails is a row with what was expected.
-* `twice`: the quickstart's first epochs, the same run twice at the same time; digests of all state bits must be equal.
+* `twice`: the quickstart's first epochs, the same run twice at the same time, and once killed after a checkpoint and resumed; digests
+  of all state bits must be equal.
 * `prompts`: `dsrun bench step` of Deep Speech 2 on the prompts that are shipped: real lengths, padding, the wait for the loader,
   and where the time goes.
 * `rounding`, `accuracy`: `benchmarks.rounding` and `benchmarks.ctc_accuracy`.
 * `quickstart`: a short run for float32, and for float16 and bfloat16 emulated (values on the grid in float32 arrays) and native (arrays of
-  the format's own dtype): time, rate, and bytes of weights, gradients and state.
+  the format's own dtype): time, rate, and bytes of weights, gradients and state. And float32 with `determinism` off and autotuned: what
+  determinism costs.
 """
 
 import json
@@ -17,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +101,30 @@ def twice(settings: Settings) -> None:
     with tempfile.TemporaryDirectory() as name:
         folders = [Path(name) / which for which in ("a", "b")]
         runs = [training(QUICKSTART, folder, *sets) for folder in folders]
-        digests = [
-            [event["digest"] for event in events(run, folder) if event["event"] == "checkpoint"]
-            for run, folder in zip(runs, folders, strict=True)
-        ]
-    words = f"equal digests of {len(digests[0])} checkpoints" if digests[0] == digests[1] else "FAIL: DIFFERENT digests"
-    row("the same run twice", words, digests=digests)
+        digests = [_digests(run, folder) for run, folder in zip(runs, folders, strict=True)]
+        words = (
+            f"equal digests of {len(digests[0])} checkpoints" if digests[0] == digests[1] else "FAIL: DIFFERENT digests"
+        )
+        row("the same run twice", words, digests=digests)
+        if settings.covers("killed and resumed", 40):
+            folder = Path(name) / "killed"
+            step = _kill_after_a_checkpoint(training(QUICKSTART, folder, *sets), folder)
+            resumed = _digests(training(QUICKSTART, folder, *sets), folder)
+            words = "equal digests" if resumed == digests[0] else "FAIL: DIFFERENT digests"
+            row("killed and resumed", f"{words} after SIGKILL, resumed from step {step}", digests=resumed)
+
+
+def _digests(run: Command, folder: Path) -> list[str]:
+    return [event["digest"] for event in events(run, folder) if event["event"] == "checkpoint"]
+
+
+def _kill_after_a_checkpoint(run: Command, folder: Path) -> int:
+    """The step of the checkpoint that is there when the run is killed."""
+    while run.process.poll() is None and not list((folder / "checkpoints").glob("step_*")):
+        time.sleep(0.05)
+    run.process.kill()
+    run.process.communicate()
+    return max(int(path.name.removeprefix("step_")) for path in (folder / "checkpoints").glob("step_*"))
 
 
 def _short(settings: Settings) -> list[str]:
@@ -171,16 +192,22 @@ def quickstart(settings: Settings) -> None:
     """Step time, rate and bytes by format and carrier."""
     for format, carrier in VARIANTS[:2] if settings.tiny else VARIANTS:
         case = f"quickstart, {format}{'' if format == 'float32' else f' {carrier}'}"
-        if not settings.covers(case, 15):
-            continue
         sets = [*_short(settings), *arithmetic(format, carrier)]
-        try:
-            with tempfile.TemporaryDirectory() as name:
-                found = events(training(QUICKSTART, Path(name) / "run", *sets), Path(name) / "run")
-            row(case, speed(found))
+        _short_run(settings, case, sets)
+        if settings.covers(f"{case}: bytes", 5):
             row(f"{case}: bytes", footprint(sets))
-        except Failed as reason:
-            row(case, f"FAILED: {reason}")
+    for mode in ("off", "autotuned"):  # beside the first row: what determinism costs
+        _short_run(settings, f"quickstart, float32, determinism {mode}", [*_short(settings), f"determinism={mode}"])
+
+
+def _short_run(settings: Settings, case: str, sets: list[str]) -> None:
+    if not settings.covers(case, 15):
+        return
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            row(case, speed(events(training(QUICKSTART, Path(name) / "run", *sets), Path(name) / "run")))
+    except Failed as reason:
+        row(case, f"FAILED: {reason}")
 
 
 def speed(found: list[dict[str, Any]]) -> str:
