@@ -34,6 +34,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -136,11 +137,14 @@ class Drill:
             str(self.config),
         ]
         command += ["--run-dir", str(run), "--devices", str(devices)]
-        output = open(run.with_suffix(".out"), "wb")  # noqa: SIM115 (the child's)
-        try:
-            return subprocess.Popen(command, stdout=output, stderr=output, env=self.environment)
-        finally:
-            output.close()
+        run.with_suffix(".out").write_bytes(b"")
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.environment, bufsize=0
+        )
+        # By way of a pipe: a limit on the size of files must not be met by what the child prints.
+        self.listener = threading.Thread(target=keep_output, args=(process, run.with_suffix(".out")))
+        self.listener.start()
+        return process
 
     def reference(self) -> list[dict[str, Any]]:
         """Records of an undisturbed run, the same on each number of devices."""
@@ -238,6 +242,7 @@ def live(arena: Drill, run: Path, number_of_run: int, number: int, ways: list[st
     except subprocess.TimeoutExpired:
         process.kill()
         exit_code = process.wait()
+    arena.listener.join()
     seconds = time.monotonic() - began
     if way == "gone":
         recording.with_suffix(".gone").rename(recording)
@@ -326,6 +331,14 @@ def last_step(run: Path) -> int:
     """Last step that was recorded."""
     path = run / "events.jsonl"
     return max((record["step"] for record in read_events(path) if record["event"] == "step"), default=0)
+
+
+def keep_output(process: subprocess.Popen, path: Path) -> None:
+    """Copy what a process prints to a file, until it ends."""
+    assert process.stdout
+    with process.stdout as printed, open(path, "wb", buffering=0) as file:
+        while block := printed.read(65_536):
+            file.write(block)
 
 
 def said(run: Path) -> str:
