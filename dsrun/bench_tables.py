@@ -148,14 +148,63 @@ def _print_scaling(report: dict[str, Any]) -> None:
             for row in report["rows"]
         ]
     )
+    _print_reductions(report)
     same = "have the same bits" if report["equal_loss_bits"] else "DIFFER in their bits"
-    print(f"{report['losses_compared']} losses of each number of devices {same}")
+    print(f"{report['losses_compared']} losses of each number of devices, added up by the tree, {same}")
     print(f"the talk: efficiency {report['talk_efficiency_one_to_eight']} from one GPU to eight")
     if report["devices_share_processors"]:
         print(
             f"these are CPU devices: all share {report['devices_share_processors']} processors, so more of them bring no hardware"
         )
+    _print_model(report)
     _print_footer(report)
+
+
+def _print_reductions(report: dict[str, Any]) -> None:
+    """The tree beside the library's all-reduce."""
+    if not report["reductions"]:
+        return
+    print("the sum over devices: the tree, and the library's all-reduce with all other programs the same")
+    rows = []
+    for row in report["reductions"]:
+        shown = {"devices": row["devices"], "tree_ms": _short(1e3 * row["tree_seconds_a_step_median"])}
+        if "tree_over_all_reduce" in row:
+            low, high = row["tree_over_all_reduce_quartiles"]
+            shown |= {
+                "library_ms": _short(1e3 * row["all_reduce_seconds_a_step_median"]),
+                "tree/library": f"{row['tree_over_all_reduce']:.3f}",
+                "(quartiles)": f"({low:.3f} to {high:.3f})",
+                "library's_losses": "the same bits" if row["all_reduce_has_the_trees_loss_bits"] else "other bits",
+            }
+        shown |= {
+            "exchanged_MB": _short(row["tree_bytes_exchanged"] / 1e6),
+            "gathered_MB": _short(row["tree_bytes_gathered"] / 1e6),
+            "ring_MB": _short(row["ring_bytes_sent"] / 1e6),
+        }
+        rows.append(shown)
+    _print_table(rows)
+    if report["all_reduce_left_out"]:
+        print(f"not run: all_reduce: {report['all_reduce_left_out']}")
+    print("MB: what the busiest device sends in a step, counted; ring: what the library's all-reduce would as a ring")
+
+
+def _print_model(report: dict[str, Any]) -> None:
+    model = report["model"]
+    print(
+        f"\nmodelled, not measured: {model['of_config']}, {model['shards_a_device']} shards a GPU; one GPU's step "
+        f"{1e3 * model['one_device_seconds_a_step']:.3g} ms, {model['one_device_is']}"
+    )
+    _print_table(
+        [
+            {"GPUs": row["devices"]}
+            | {"tree_sum_ms": _short(1e3 * row["tree_seconds_of_sum"]), "tree": _rate(row["tree_tflop_per_second"])}
+            | {"tree_efficiency": f"{row['tree_efficiency']:.3f}"}
+            | {"library_sum_ms": _short(1e3 * row["all_reduce_seconds_of_sum"])}
+            | {"library": _rate(row["all_reduce_tflop_per_second"])}
+            | {"library_efficiency": f"{row['all_reduce_efficiency']:.3f}"}
+            for row in model["rows"]
+        ]
+    )
 
 
 def _print_header(report: dict[str, Any], title: str) -> None:
@@ -219,7 +268,7 @@ def _costs(row: dict[str, Any]) -> dict[str, str]:
 
 def _rate(tflop_per_second: float) -> str:
     if tflop_per_second >= 1.0:
-        return f"{tflop_per_second:.3g} TFLOP/s"
+        return f"{_short(tflop_per_second)} TFLOP/s"
     return f"{1e3 * tflop_per_second:.3g} GFLOP/s"
 
 

@@ -4,12 +4,18 @@ On the roof, since it needs a config and its data. A step's shards are spread ov
 the place changes (strong scaling): the promise is that losses are the same to the last bit, and the speed is what is measured. All device
 counts are made in one process and take turns, a pass over all batches each; a speed-up is the median of the ratios within a round.
 
+Each number of devices is measured with both sums over devices, the fixed tree and the library's all-reduce, which share every other
+program: their ratio is what the order costs. One device has nothing to send, and there both are the same program. The library rounds
+nothing, so where `arithmetic.reduce` is not float32 it is left out. Bytes are counted and not measured, also for numbers of devices that
+are not here (`dsrun.study.scaling_model` draws from them).
+
 The talk's figures: 55% of peak on one GPU, about 48% on eight, an efficiency of 0.87. CPU devices share their cores: there
 a speed-up says how well their threads fill the cores, not what more hardware would bring.
 """
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -23,7 +29,10 @@ from dsrun.record.runtime import processors
 from dsrun.step_parts import peak_format
 from dsrun.study.ceilings import Ceilings, machine_facts
 from dsrun.study.flops import Work, network_flops
+from dsrun.study.scaling_model import DEVICE_COUNTS
 from dsrun.study.stopwatch import announce, peak_memory, quartiles, ratios, summary
+from dsrun.training.exchange import ReductionKind, bytes_sent
+from dsrun.training.reduction import reduces_exactly
 from dsrun.training.step import TrainStep, split_batch
 
 TALK_EFFICIENCY = 0.87  # from one GPU to eight
@@ -40,38 +49,15 @@ def bench_scaling(config: Config, counts: Sequence[int] | None, *, batches: int,
     experiment = prepare(config, devices=max(counts) if counts else None)
     available = experiment.step.devices
     chosen = sorted(set(counts)) if counts else _powers_of_two(len(available))
-    steps = {count: step_on(experiment, config, available[:count]) for count in chosen}
+    contenders = _contenders(experiment, config, chosen)
     pieces = _batches(experiment, config, batches)
-    states = {count: step.start() for count, step in steps.items()}
     limits = Ceilings([peak_format(experiment.step)], available)
-    times: dict[str, list[float]] = {name: [] for name in (*map(str, chosen), *limits.calls)}
-    losses: dict[int, list[float]] = {count: [] for count in chosen}
-    first: dict[int, float] = {}
-    for number in range(repeats + 1):
-        for count, step in steps.items():
-            start = time.perf_counter()
-            records = []
-            for batch in pieces:
-                states[count], record = step(states[count], batch)
-                records.append(record.loss)
-            jax.block_until_ready((states[count], records))
-            seconds = time.perf_counter() - start
-            losses[count] += [float(loss) for loss in jax.device_get(records)]
-            if number:
-                times[str(count)].append(seconds)
-            else:
-                first[count] = seconds
-                announce(f"scaling: {count} devices: compiled and first pass {seconds:.1f} s")
-        for name, call in limits.calls.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            if number:
-                times[name].append(time.perf_counter() - start)
-        if number:
-            announce(f"scaling: round {number} of {repeats}")
+    times = _in_turns(contenders, limits, pieces, repeats)
     lengths = [int(n) for batch in pieces for shard in batch for n in shard.num_frames if n > 0]
     flops = network_flops(experiment.step.settings, lengths).training
     is_cpu = available[0].platform == "cpu"
+    trees = {own.count: own for own in contenders.values() if own.kind == "tree"}
+    example = experiment.step.shapes_of_sums(pieces[0][0])
     return {
         "benchmark": "scaling",
         "machine": machine_facts(available),
@@ -80,10 +66,10 @@ def bench_scaling(config: Config, counts: Sequence[int] | None, *, batches: int,
         "ceilings": limits.report({name: times[name] for name in limits.calls}),
         "talk_efficiency_one_to_eight": TALK_EFFICIENCY,
         "devices_share_processors": processors() if is_cpu else None,
-        "equal_loss_bits": len({_bits(losses[count]) for count in chosen}) == 1,
-        "losses_compared": len(losses[chosen[0]]),
+        "equal_loss_bits": len({_bits(own.losses) for own in trees.values()}) == 1,
+        "losses_compared": len(trees[chosen[0]].losses),
         "rows": [
-            _row(count, chosen[0], times, losses[count], len(lengths), flops, first[count], len(pieces))
+            _row(count, chosen[0], times, own.losses, len(lengths), flops, own.first_seconds, len(pieces))
             | _shares(
                 limits,
                 times,
@@ -92,9 +78,122 @@ def bench_scaling(config: Config, counts: Sequence[int] | None, *, batches: int,
                 flops,
                 1.0 if is_cpu else count / len(available),
             )
-            for count in chosen
+            for count, own in trees.items()
         ],
+        "reductions": [
+            _reduction_row(count, contenders, times, flops, len(pieces), example, _bits(trees[chosen[0]].losses))
+            for count in chosen
+            if count > 1
+        ],
+        "all_reduce_left_out": None
+        if reduces_exactly(experiment.step.policy)
+        else "the library's all-reduce adds in float32 and rounds nothing; arithmetic.reduce is not float32",
+        "counted": {
+            "flops_a_step": flops / len(pieces),
+            "utterances_a_step": len(lengths) / len(pieces),
+            "shards_a_device": shards,
+            "by_devices": [
+                {"devices": count} | bytes_sent(example, experiment.step.policy, devices=count, shards=count * shards)
+                for count in DEVICE_COUNTS
+            ],
+        },
         **peak_memory(available[0]),
+    }
+
+
+@dataclass
+class Contender:
+    """A number of devices with one kind of sum: what is timed, and what it gave."""
+
+    count: int
+    kind: ReductionKind
+    step: TrainStep
+    state: Any
+    losses: list[float] = field(default_factory=list)
+    first_seconds: float = 0.0
+
+    def run(self, batches: Sequence[Any]) -> float:
+        """Seconds of one pass; the losses are kept."""
+        start = time.perf_counter()
+        records = []
+        for batch in batches:
+            self.state, record = self.step(self.state, batch)
+            records.append(record.loss)
+        jax.block_until_ready((self.state, records))
+        seconds = time.perf_counter() - start
+        self.losses += [float(loss) for loss in jax.device_get(records)]
+        return seconds
+
+
+def _contenders(experiment: Experiment, config: Config, counts: Sequence[int]) -> dict[str, Contender]:
+    """By name: a count for the tree, and "N all_reduce" beside it where there is another to compare with."""
+    found = {}
+    for count in counts:
+        step = step_on(experiment, config, experiment.step.devices[:count]).with_reduction("tree")
+        found[str(count)] = Contender(count, "tree", step, step.start())
+        if count > 1 and reduces_exactly(step.policy):
+            library = step.with_reduction("all_reduce")
+            found[_library(count)] = Contender(count, "all_reduce", library, library.start())
+    return found
+
+
+def _library(count: int) -> str:
+    return f"{count} all_reduce"
+
+
+def _in_turns(
+    contenders: dict[str, Contender], limits: Ceilings, pieces: Sequence[Any], repeats: int
+) -> dict[str, list[float]]:
+    """Seconds of a pass by name, one figure a round; the pass that compiles is not among them."""
+    times: dict[str, list[float]] = {name: [] for name in (*contenders, *limits.calls)}
+    for number in range(repeats + 1):
+        for name, own in contenders.items():
+            seconds = own.run(pieces)
+            if number:
+                times[name].append(seconds)
+            else:
+                own.first_seconds = seconds
+                announce(f"scaling: {own.count} devices, {own.kind}: compiled and first pass {seconds:.1f} s")
+        for name, call in limits.calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            if number:
+                times[name].append(time.perf_counter() - start)
+        if number:
+            announce(f"scaling: round {number} of {repeats}")
+    return times
+
+
+def _reduction_row(
+    count: int,
+    contenders: dict[str, Contender],
+    times: dict[str, list[float]],
+    flops: int,
+    batches: int,
+    example: Any,
+    tree_bits: bytes,
+) -> dict[str, Any]:
+    """The tree beside the library on so many devices; of the library nothing where it was left out."""
+    sent = contenders[str(count)].step.reduction.bytes_sent(example)
+    row = {
+        "devices": count,
+        "tree_bytes_sent": sent["exchanged"] + sent["gathered"],
+        "tree_bytes_exchanged": sent["exchanged"],
+        "tree_bytes_received": sent["received"],
+        "tree_bytes_gathered": sent["gathered"],
+        "ring_bytes_sent": sent["ring"],
+        **summary([seconds / batches for seconds in times[str(count)]], "tree_seconds_a_step"),
+    }
+    if _library(count) not in contenders:
+        return row
+    own = times[_library(count)]
+    low, middle, high = ratios(times[str(count)], own)
+    return row | {
+        **summary([seconds / batches for seconds in own], "all_reduce_seconds_a_step"),
+        "tree_over_all_reduce": middle,
+        "tree_over_all_reduce_quartiles": [low, high],
+        "all_reduce_tflop_per_second": flops / quartiles(own)[1] / 1e12,
+        "all_reduce_has_the_trees_loss_bits": _bits(contenders[_library(count)].losses) == tree_bits,
     }
 
 

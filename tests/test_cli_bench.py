@@ -92,17 +92,55 @@ def test_step_shows_where_the_time_goes(config):
     require_spread(whole, "seconds_a_step")
 
 
+@pytest.fixture(scope="module")
+def scaling_report(config, tmp_path_factory):
+    figure = tmp_path_factory.mktemp("figure") / "scaling.svg"
+    arguments = ("--devices", "1,2", "--batches", 2, "--repeats", 1, "--plot", figure)
+    report = bench("scaling", "--config", config, *arguments)
+    return report | {"figure": figure.read_text()}
+
+
 @pytest.mark.slow
-def test_scaling_shows_that_one_and_two_devices_give_the_same_loss_bits(config):
-    report = bench("scaling", "--config", config, "--devices", "1,2", "--batches", 2, "--repeats", 1)
-    one, two = report["rows"]
+def test_scaling_shows_that_one_and_two_devices_give_the_same_loss_bits(scaling_report):
+    one, two = scaling_report["rows"]
     assert (one["devices"], two["devices"]) == (1, 2)
-    assert report["equal_loss_bits"] is True
-    assert report["losses_compared"] == 4
+    assert scaling_report["equal_loss_bits"] is True
+    assert scaling_report["losses_compared"] == 4
     assert one["last_loss_bits"] == two["last_loss_bits"]
     assert (one["speed_up"], one["efficiency"]) == (1.0, 1.0)
     assert two["efficiency"] == pytest.approx(two["speed_up"] / 2)
-    assert report["devices_share_processors"] >= 1
+    assert scaling_report["devices_share_processors"] >= 1
+
+
+@pytest.mark.slow
+def test_scaling_has_the_tree_beside_the_librarys_sum_and_one_device_once(scaling_report):
+    (two,) = scaling_report["reductions"]
+    assert two["devices"] == 2
+    assert two["tree_over_all_reduce"] == pytest.approx(
+        two["tree_seconds_a_step_median"] / two["all_reduce_seconds_a_step_median"]
+    )
+    assert two["all_reduce_has_the_trees_loss_bits"] is True, "two numbers have one sum"
+    assert scaling_report["all_reduce_left_out"] is None
+    by_devices = {row["devices"]: row for row in scaling_report["counted"]["by_devices"]}
+    assert by_devices[1]["ring"] == 0
+    # A shard a device, or two: either way a device's shards are one node of the tree.
+    assert two["ring_bytes_sent"] == by_devices[2]["ring"] >= 4 * 1000
+    assert two["tree_bytes_sent"] == by_devices[2]["exchanged"] + by_devices[2]["gathered"]
+
+
+@pytest.mark.slow
+def test_scaling_models_gpus_and_says_so_in_table_and_figure(scaling_report, capsys):
+    from dsrun.bench_tables import print_report
+
+    model = scaling_report["model"]
+    assert [row["devices"] for row in model["rows"]] == [1, 2, 4, 8, 16, 32, 64, 128]
+    assert model["one_device_is_measured"] is False
+    assert model["rows"][0]["tree_tflop_per_second"] == pytest.approx(0.55 * 67)
+    print_report(scaling_report)
+    text = capsys.readouterr().out
+    for words in ("tree/library", "ring_MB", "modelled, not measured", "assumed: 55%", "tree_efficiency"):
+        assert words in text
+    assert scaling_report["figure"].lstrip().startswith("<?xml")
 
 
 def test_data_counts_hours_of_audio_at_their_own_speed(config):
@@ -141,6 +179,11 @@ def test_tables_say_what_float32_is_and_what_was_measured(config):
         (("rounding", "--values", 10**13), ("--values 10000000000000 needs about", "are free")),
         (("scaling", "--config", "configs/prompts_float32.yaml", "--devices", "two"), ("--devices 'two'", "1,2,4")),
         (("scaling", "--config", "configs/prompts_float32.yaml", "--devices", "1,4"), ("--devices 4", "2 shards")),
+        (("scaling", "--config", "configs/prompts_float32.yaml", "--plot", "f.pdf"), ("f.pdf", ".svg")),
+        (
+            ("scaling", "--config", "configs/prompts_float32.yaml", "--model-from", "pyproject.toml"),
+            ("--model-from pyproject.toml", "bench scaling --json"),
+        ),
         (("step", "--config", "configs/nope.yaml"), ("configs/nope.yaml",)),
         (("data", "--config", "configs/prompts_float32.yaml", "--set", "model.layers=x"), ("model.layers",)),
     ],

@@ -1,5 +1,6 @@
 """Figures of the studies, as SVG or PNG by the name's suffix; the same numbers give the same bytes again."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from dsrun.study.accumulate import Accumulation, UniformSums
     from dsrun.study.cartoon import Trajectory
     from dsrun.study.magnitudes import Panel
+    from dsrun.study.scaling_model import ScalingPanel
 
 SUFFIXES = (".png", ".svg")
 _COLOURS = (
@@ -261,3 +263,34 @@ def _bands(panel: "Panel") -> list[tuple[str, float, float, str]]:
         ("normal", normal, top, "#eaf4ea"),
         ("overflow", top, np.inf, "#f3d3d3"),
     ]
+
+
+def draw_scaling(panels: "Sequence[ScalingPanel]", output: Path) -> None:
+    """TFLOP/s against the number of devices, both on logarithmic scales: measured marks filled, modelled ones hollow."""
+    figure = _figure(5.0 * len(panels), 4.9)
+    for axes, panel in zip(np.ravel(figure.subplots(1, len(panels), squeeze=False)), panels, strict=True):
+        _draw_scaling_panel(axes, panel)
+    width = 68 * len(panels)
+    lines = [line for panel in panels for line in textwrap.wrap(panel.caption, width)]
+    figure.supxlabel("\n".join(lines), fontsize=7, ha="left", x=0.02)
+    _save(figure, output)
+
+
+def _draw_scaling_panel(axes: "Axes", panel: "ScalingPanel") -> None:
+    counts = sorted({point.devices for series in panel.series for point in series.points})
+    first = panel.series[0].points[0]
+    ideal = [first.tflop_per_second * count / first.devices for count in counts]
+    axes.plot(counts, ideal, color="black", lw=0.8, label="ideal")
+    for place, series in enumerate(panel.series):
+        colour, marker = _COLOURS[place], "os"[place % 2]
+        rates = [point.tflop_per_second for point in series.points]
+        axes.plot([p.devices for p in series.points], rates, "--", color=colour, lw=1.0, label=series.name)
+        for point in series.points:
+            fill = colour if point.is_measured else "white"
+            axes.plot(point.devices, point.tflop_per_second, marker, ms=6 - place, mec=colour, mfc=fill)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.set(xlabel="devices", ylabel="TFLOP/s", title=panel.title)
+    axes.grid(visible=True, which="major", color="#dddddd", lw=0.5)
+    axes.legend(fontsize=7)

@@ -129,6 +129,25 @@ class Layout:
         return jax.tree_util.tree_unflatten(self.structure, [leaves[i] for i in range(len(self.tensors))])
 
 
+def bytes_sent(example: ShardSums, policy: Policy, *, devices: int, shards: int) -> dict[str, int]:
+    """Bytes that the busiest device moves in a step, by count: no device and no array is needed.
+
+    Returns:
+        "exchanged": sent to the owners; "received": what the busiest owner gets meanwhile; "gathered": an owner's sums, sent to all
+        others; "ring": what a ring all-reduce of the same arrays sends. Pieces are unequal where a tensor is larger than an equal
+        share, and then "received" and "gathered" grow with the largest tensor and the number of devices.
+    """
+    layout = Layout(example, devices, policy)
+    pieces = [layout.bytes_of(owner) for owner in range(devices)]
+    slots = [len(covering(share(place, devices, shards), shards)) for place in range(devices)]
+    return {
+        "exchanged": max(slots[place] * (sum(pieces) - pieces[place]) for place in range(devices)),
+        "received": max(pieces[owner] * (sum(slots) - slots[owner]) for owner in range(devices)),
+        "gathered": max(pieces) * (devices - 1),
+        "ring": -(-2 * (devices - 1) * sum(pieces) // devices),
+    }
+
+
 def _dealt_out(sizes: Sequence[int], places: int) -> list[int]:
     """An owner for each tensor: the largest first, each to the owner with least so far; ties by number."""
     loads, owners = [0] * places, [0] * len(sizes)
@@ -196,17 +215,8 @@ class Reduction:
         return len(self.devices) if self.kind == "tree" else 1
 
     def bytes_sent(self, example: ShardSums) -> dict[str, int]:
-        """Bytes that the busiest device sends to others in a step, by count; and what a ring all-reduce of the same arrays sends."""
-        count, layout = len(self.devices), Layout(example, len(self.devices), self.policy)
-        pieces = [layout.bytes_of(owner) for owner in range(count)]
-        slots = [len(covering(share(place, count, self.shards), self.shards)) for place in range(count)]
-        exchanged = max(slots[place] * (sum(pieces) - pieces[place]) for place in range(count))
-        gathered = max(pieces) * (count - 1)
-        return {
-            "exchanged": exchanged,
-            "gathered": gathered,
-            "ring": -(-2 * (count - 1) * sum(pieces) // count),
-        }
+        """What `bytes_sent` counts, for these devices."""
+        return bytes_sent(example, self.policy, devices=len(self.devices), shards=self.shards)
 
 
 class PartialSums(Counter[ShardSums]):

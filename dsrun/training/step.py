@@ -25,6 +25,7 @@ the count, so a batch with filler rows is weighted by what it holds.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy as shallow_copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -111,6 +112,14 @@ class TrainStep:
         self.update_rules = rules
         self._update = Program(partial(update, rules), donate_argnums=0, devices=count)
 
+    def with_reduction(self, kind: ReductionKind) -> "TrainStep":
+        """The same compiled gradient and update with another sum over devices, so that two kinds differ in nothing else."""
+        other = shallow_copy(self)
+        other.reduction = Reduction(
+            self.policy, seed=self.seed, shards=self.shards, devices=self.reduction.devices, kind=kind
+        )
+        return other
+
     def initial_state(self) -> TrainState:
         """State before the first update, a function of the model's settings and the seed."""
         initial = init_parameters(self.settings, self.seed)
@@ -153,6 +162,13 @@ class TrainStep:
         inputs = jax.device_put((np.array([self.seed, number], np.uint32), shard), device)
         shape = (shard.features.shape, shard.labels.shape)
         return self._gradient(device, weights, state.step, state.loss_scale, *inputs, shape=shape)
+
+    def shapes_of_sums(self, shard: Shard) -> ShardSums:
+        """Shapes and dtypes of a shard's sums; nothing is computed."""
+        state = jax.eval_shape(self.initial_state)
+        key = jax.ShapeDtypeStruct((2,), np.uint32)
+        weights = jax.eval_shape(partial(weights_as_read, self.policy, self.seed), state.master, state.step)
+        return jax.eval_shape(self._gradient.jit, weights, state.step, state.loss_scale, key, shard)
 
     def partial_sums(self, state: Replicas, shards: Sequence[Shard]) -> list[PartialSums]:
         """What each of this process's devices adds up of its own shards."""

@@ -7,7 +7,7 @@ import pytest
 
 from dsrun.arithmetic import BFLOAT16, Policy
 from dsrun.arithmetic.policy import Rounding
-from dsrun.training.exchange import Layout, Reduction, _dealt_out
+from dsrun.training.exchange import Layout, Reduction, _dealt_out, bytes_sent
 from dsrun.training.state import ShardSums
 
 SHARDS = 8
@@ -86,6 +86,24 @@ def test_a_device_sends_what_a_ring_would_where_tensors_divide_evenly(devices):
     reduction = Reduction(Policy(), seed=0, shards=SHARDS, devices=jax.devices()[:devices])
     found = reduction.bytes_sent(even)
     assert found["exchanged"] + found["gathered"] == found["ring"] == 2 * (devices - 1) * 32 * 48 * 4 // devices
+
+
+def test_a_tensor_larger_than_an_equal_share_is_counted_where_its_owner_gets_and_sends_it():
+    # 1000 values and 29 times 1: of 128 owners one has the thousand, whatever the number of owners.
+    one_large = ShardSums([jnp.zeros(1000)], *[jnp.zeros(1)] * 4, [jnp.zeros(1)] * 25)
+    found = bytes_sent(one_large, Policy(), devices=128, shards=256)
+    assert found["exchanged"] == 4 * 1029
+    assert found["received"] == found["gathered"] == 4 * 1000 * 127
+    assert found["ring"] == -(-2 * 127 * 4 * 1029 // 128)
+
+
+def test_a_run_of_shards_that_is_no_node_of_the_tree_sends_each_of_its_nodes():
+    even = ShardSums([jnp.zeros(48)] * 25, *[jnp.zeros(48)] * 4, [jnp.zeros(48)] * 4)
+    found = bytes_sent(even, Policy(), devices=3, shards=8)
+    # Shards 0 and 1, 2 to 4, 5 to 7: nodes (0, 2) | (2, 4) (4, 5) | (5, 6) (6, 8).
+    assert found["exchanged"] == 2 * (2 * 11 * 48 * 4)
+    assert found["received"] == 4 * 11 * 48 * 4
+    assert found["gathered"] == 2 * 11 * 48 * 4
 
 
 def test_a_narrow_native_sum_sends_half_the_bytes():
