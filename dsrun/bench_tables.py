@@ -134,6 +134,9 @@ def _print_data(report: dict[str, Any]) -> None:
 
 def _print_scaling(report: dict[str, Any]) -> None:
     _print_header(report, f"scaling of {report['config']}, {report['batches']} batches of {report['shards']} shards")
+    if not report["rows"]:
+        print("nothing was run: FLOPs and bytes are counted")
+        return _print_model(report)
     _print_table(
         [
             {"devices": row["devices"], **_milliseconds(row, "seconds_a_step")}

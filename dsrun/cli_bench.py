@@ -191,7 +191,9 @@ def scaling(
         str | None, typer.Option(metavar="N,N,...", help="Numbers of devices, e.g. 1,2,4. Default: powers of two.")
     ] = None,
     batches: BatchesOption = 8,
-    repeats: RepeatsOption = 7,
+    repeats: Annotated[
+        int, typer.Option(min=0, help="Measured rounds, everything once in each; 0 runs nothing and counts.")
+    ] = 7,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw TFLOP/s against devices, .svg or .png.")
     ] = None,
@@ -229,8 +231,9 @@ def scaling(
     if plot:
         from dsrun.study.plots import draw_scaling
 
-        draw_scaling([measured_panel(report), modelled_panel(other or report)], plot)
-    if not report["equal_loss_bits"]:
+        measured_panels = [measured_panel(report)] if report["rows"] else []
+        draw_scaling([*measured_panels, modelled_panel(other or report)], plot)
+    if report["equal_loss_bits"] is False:
         raise typer.Exit(1)
 
 

@@ -33,13 +33,17 @@ from dsrun.study.scaling_model import DEVICE_COUNTS
 from dsrun.study.stopwatch import announce, peak_memory, quartiles, ratios, summary
 from dsrun.training.exchange import ReductionKind, bytes_sent
 from dsrun.training.reduction import reduces_exactly
+from dsrun.training.state import ShardSums
 from dsrun.training.step import TrainStep, split_batch
 
 TALK_EFFICIENCY = 0.87  # from one GPU to eight
 
 
 def bench_scaling(config: Config, counts: Sequence[int] | None, *, batches: int, repeats: int) -> dict[str, Any]:
-    """A row for each number of devices; without counts the powers of two that there are."""
+    """A row for each number of devices; without counts the powers of two that there are.
+
+    With no `repeats` nothing is run, and the report has what is counted.
+    """
     shards = config.batches.shards
     for count in counts or ():
         if not 1 <= count <= shards:
@@ -49,23 +53,31 @@ def bench_scaling(config: Config, counts: Sequence[int] | None, *, batches: int,
     experiment = prepare(config, devices=max(counts) if counts else None)
     available = experiment.step.devices
     chosen = sorted(set(counts)) if counts else _powers_of_two(len(available))
-    contenders = _contenders(experiment, config, chosen)
     pieces = _batches(experiment, config, batches)
-    limits = Ceilings([peak_format(experiment.step)], available)
-    times = _in_turns(contenders, limits, pieces, repeats)
     lengths = [int(n) for batch in pieces for shard in batch for n in shard.num_frames if n > 0]
     flops = network_flops(experiment.step.settings, lengths).training
     is_cpu = available[0].platform == "cpu"
-    trees = {own.count: own for own in contenders.values() if own.kind == "tree"}
     example = experiment.step.shapes_of_sums(pieces[0][0])
-    return {
+    common = {
         "benchmark": "scaling",
         "machine": machine_facts(available),
         "batches": len(pieces),
         "shards": shards,
-        "ceilings": limits.report({name: times[name] for name in limits.calls}),
         "talk_efficiency_one_to_eight": TALK_EFFICIENCY,
         "devices_share_processors": processors() if is_cpu else None,
+        "all_reduce_left_out": None
+        if reduces_exactly(experiment.step.policy)
+        else "the library's all-reduce adds in float32 and rounds nothing; arithmetic.reduce is not float32",
+        "counted": _counted(experiment.step, example, flops=flops, utterances=len(lengths), batches=len(pieces)),
+    }
+    if not repeats:
+        return common | {"rows": [], "reductions": [], "equal_loss_bits": None, "losses_compared": 0, "ceilings": None}
+    contenders = _contenders(experiment, config, chosen)
+    limits = Ceilings([peak_format(experiment.step)], available)
+    times = _in_turns(contenders, limits, pieces, repeats)
+    trees = {own.count: own for own in contenders.values() if own.kind == "tree"}
+    return common | {
+        "ceilings": limits.report({name: times[name] for name in limits.calls}),
         "equal_loss_bits": len({_bits(own.losses) for own in trees.values()}) == 1,
         "losses_compared": len(trees[chosen[0]].losses),
         "rows": [
@@ -85,19 +97,20 @@ def bench_scaling(config: Config, counts: Sequence[int] | None, *, batches: int,
             for count in chosen
             if count > 1
         ],
-        "all_reduce_left_out": None
-        if reduces_exactly(experiment.step.policy)
-        else "the library's all-reduce adds in float32 and rounds nothing; arithmetic.reduce is not float32",
-        "counted": {
-            "flops_a_step": flops / len(pieces),
-            "utterances_a_step": len(lengths) / len(pieces),
-            "shards_a_device": shards,
-            "by_devices": [
-                {"devices": count} | bytes_sent(example, experiment.step.policy, devices=count, shards=count * shards)
-                for count in DEVICE_COUNTS
-            ],
-        },
         **peak_memory(available[0]),
+    }
+
+
+def _counted(step: TrainStep, example: ShardSums, *, flops: int, utterances: int, batches: int) -> dict[str, Any]:
+    """What a step computes and, on so many devices with this step's shards each, sends."""
+    return {
+        "flops_a_step": flops / batches,
+        "utterances_a_step": utterances / batches,
+        "shards_a_device": step.shards,
+        "by_devices": [
+            {"devices": count} | bytes_sent(example, step.policy, devices=count, shards=count * step.shards)
+            for count in DEVICE_COUNTS
+        ],
     }
 
 
@@ -170,7 +183,7 @@ def _reduction_row(
     times: dict[str, list[float]],
     flops: int,
     batches: int,
-    example: Any,
+    example: ShardSums,
     tree_bits: bytes,
 ) -> dict[str, Any]:
     """The tree beside the library on so many devices; of the library nothing where it was left out."""

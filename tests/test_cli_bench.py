@@ -143,6 +143,14 @@ def test_scaling_models_gpus_and_says_so_in_table_and_figure(scaling_report, cap
     assert scaling_report["figure"].lstrip().startswith("<?xml")
 
 
+@pytest.mark.slow
+def test_without_repeats_scaling_runs_nothing_and_counts(config, tmp_path, scaling_report):
+    report = bench("scaling", "--config", config, "--batches", 2, "--repeats", 0, "--plot", tmp_path / "model.svg")
+    assert (report["rows"], report["reductions"]) == ([], [])
+    assert report["counted"] == scaling_report["counted"]
+    assert report["model"]["rows"] == scaling_report["model"]["rows"]
+
+
 def test_data_counts_hours_of_audio_at_their_own_speed(config):
     report = bench("data", "--config", config, "--utterances", 8, "--repeats", 1)
     rows = {row["stage"]: row for row in report["rows"]}

@@ -153,9 +153,7 @@ def measured_panel(report: Mapping[str, Any]) -> ScalingPanel:
         if "all_reduce_tflop_per_second" in row
     )
     machine, shared = report["machine"], report["devices_share_processors"]
-    caption = (
-        f"Left, measured: {report.get('config')}, {report['shards']} shards in all, on {machine['device']} devices"
-    )
+    caption = f"Measured: {report.get('config')}, {report['shards']} shards in all, on {machine['device']} devices"
     if shared:
         caption += (
             f" that share {shared} processors: more devices bring no hardware, so not even the ideal is to be had"
@@ -179,7 +177,7 @@ def modelled_panel(report: Mapping[str, Any]) -> ScalingPanel:
     filled = "one GPU is measured (filled), the rest is not (hollow)" if one.is_measured else "no GPU was measured"
     size = f"{counted['utterances_a_step']:g} utterances, {counted['flops_a_step'] / 1e12:.3g} TFLOP"
     caption = (
-        f"Right, modelled: {report.get('config')}, weak scaling, {counted['shards_a_device']} shards ({size}) a GPU; {filled}. "
+        f"Modelled: {report.get('config')}, weak scaling, {counted['shards_a_device']} shards ({size}) a GPU; {filled}. "
         f"One GPU {one.is_from}. Counted bytes over data sheet bandwidths: NVLink {NVLINK_BANDWIDTH / 1e9:g} GB/s in nodes of "
         f"{GPUS_A_NODE}, {NETWORK_BANDWIDTH / 1e9:g} GB/s a GPU between nodes; {1e6 * NVLINK_LATENCY:g} and "
         f"{1e6 * NETWORK_LATENCY:g} us a message; no overlap."
