@@ -156,7 +156,7 @@ def measured_panel(report: Mapping[str, Any]) -> ScalingPanel:
     caption = f"Measured: {report.get('config')}, {report['shards']} shards in all, on {machine['device']} devices"
     if shared:
         caption += (
-            f" that share {shared} processors: more devices bring no hardware, so not even the ideal is to be had"
+            f" that share {shared} processors: more devices bring no hardware, so the ideal is out of reach"
         )
     series = (Series("tree", tree), *([Series("library's all-reduce", library)] if library else []))
     return ScalingPanel("measured, fixed batch", series, caption + ".")
