@@ -71,6 +71,7 @@ def bench_scaling(config: Config, counts: Sequence[int] | None, *, batches: int,
         "counted": _counted(experiment.step, example, flops=flops, utterances=len(lengths), batches=len(pieces)),
     }
     if not repeats:
+        announce("scaling: no repeats: FLOPs and bytes are counted, nothing is run")
         return common | {"rows": [], "reductions": [], "equal_loss_bits": None, "losses_compared": 0, "ceilings": None}
     contenders = _contenders(experiment, config, chosen)
     limits = Ceilings([peak_format(experiment.step)], available)
