@@ -155,9 +155,7 @@ def measured_panel(report: Mapping[str, Any]) -> ScalingPanel:
     machine, shared = report["machine"], report["devices_share_processors"]
     caption = f"Measured: {report.get('config')}, {report['shards']} shards in all, on {machine['device']} devices"
     if shared:
-        caption += (
-            f" that share {shared} processors: more devices bring no hardware, so the ideal is out of reach"
-        )
+        caption += f" that share {shared} processors: more devices bring no hardware, so the ideal is out of reach"
     series = (Series("tree", tree), *([Series("library's all-reduce", library)] if library else []))
     return ScalingPanel("measured, fixed batch", series, caption + ".")
 
