@@ -10,7 +10,7 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -63,7 +63,7 @@ def main() -> None:
             print(error, file=sys.stderr, flush=True)
         except OSError:  # stderr goes to the disk that is full: the exit code says what happened all the same
             os._exit(error.exit_code)
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
     except Stopped as stopped:
         with suppress(OSError):
             print(stopped.reason, file=sys.stderr, flush=True)
@@ -84,7 +84,18 @@ def main() -> None:
     except Exception:
         traceback.print_exc()
         print("This is a bug in dsrun, not a mistake of yours; the text above says where.", file=sys.stderr)
-        sys.exit(1)
+        _leave(1)
+
+
+def _leave(exit_code: int) -> NoReturn:
+    """End after an error; one of several processes at once, where an exit in order would wait minutes for the others and end otherwise."""
+    processes = sys.modules.get("dsrun.training.processes")
+    if processes and processes.is_joined():
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)
 
 
 @app.callback(invoke_without_command=True)

@@ -6,6 +6,7 @@ is not needed again. Inspecting data and machine is `inspection.py`'s.
 """
 
 import errno
+import hashlib
 import json
 import os
 import sys
@@ -28,6 +29,7 @@ from dsrun.record import (
     EventLog,
     LineFile,
     RunDir,
+    autotune_digest,
     autotune_flags,
     configure_runtime,
     differences,
@@ -56,7 +58,7 @@ from dsrun.speech import (
 )
 from dsrun.training import checkpoint as checkpoints
 from dsrun.training.loop import Best, DevResult, Kept, Loop, Outcome, Recorder
-from dsrun.training.processes import Group, Processes, join, noticing_lost_processes
+from dsrun.training.processes import Group, LostProcessError, Processes, join, noticing_lost_processes
 from dsrun.training.progress import Progress
 from dsrun.training.state import TrainState
 from dsrun.training.state_digest import digest_of_tensors, flatten
@@ -222,7 +224,8 @@ def train_run(
         processes = join(group, devices=devices)
         ready = partial(prepare, config, devices=devices, watchdog=watchdog, processes=processes)
         if not processes.is_leader:
-            return _follow(config, run, ready, stop, watchdog, processes)
+            with processes.telling_failures(), noticing_lost_processes(processes):
+                return _follow(config, run, ready, stop, watchdog, processes)
         watchdog.phase("loading data")
         # Before anything in the folder changes: --overwrite must not remove a run for one that cannot start.
         with processes.telling_failures():
@@ -233,10 +236,9 @@ def train_run(
         watchdog.log, before = run.log, run.read_status()
         stop.before_leaving = lambda exit_code: _note_end(run, before, Stopped(exit_code, "stopped by a signal"))
         try:
-            with processes.telling_failures():
+            with processes.telling_failures(), noticing_lost_processes(processes):
                 experiment = experiment or ready(autotune=autotune_flags(run.path))
-            keep_compiled_programs(config, run)
-            with noticing_lost_processes(processes):
+                keep_compiled_programs(config, run)
                 outcome = _train(config, run, experiment, stop, watchdog, processes, accept_changes=accept_changes)
             if outcome.exit_code:
                 return TrainOutcome(outcome.exit_code, {})
@@ -268,6 +270,8 @@ def _note_end(run: RunDir, before: dict[str, Any], error: BaseException) -> None
         step = now.get("step", 0)
         if isinstance(error, Stopped):
             run.write_status("stopped", step=step, exit_code=error.exit_code, reason=error.reason)
+        elif isinstance(error, LostProcessError):
+            run.write_status("stopped", step=step, exit_code=error.exit_code, reason="another process was lost")
         elif not (isinstance(error, DsrunError) and before and now == before):  # a refusal changes no record
             run.write_status("failed", step=step, exit_code=getattr(error, "exit_code", 1))
 
@@ -285,7 +289,7 @@ def _train(
     watchdog.phase("looking for a checkpoint")
     data, step = experiment.data, experiment.step
     facts = circumstances(config, step)
-    processes.require_same(_shared_facts(config, experiment, facts))
+    processes.require_same(_shared_facts(config, run, experiment, facts))
     is_resumed = bool(checkpoints.available_steps(run.checkpoints))
     changed = _changed_since_the_start(run, facts) if is_resumed else {}
     if changed and config.determinism != "off" and not accept_changes:
@@ -308,11 +312,15 @@ def _train(
         closing(LineFile(run.log)) as log,
         Progress(total_steps=total_steps, log=log) as progress,
     ):
-        with processes.telling_failures():
-            state, best, is_evaluated = _start_or_resume(run, experiment, events, hashes, progress)
-        processes.say({"step": int(state.step), "best": asdict(best), "is_evaluated": is_evaluated})
+        state, best, is_evaluated = _start_or_resume(run, experiment, events, hashes, progress)
+        number = int(state.step)
+        processes.say({"step": number, "best": asdict(best), "is_evaluated": is_evaluated})
+        processes.say("ready")  # the others have read that checkpoint
+        processes.begin_training()
+        replicas = step.replicate(state)
+        del state  # or the first device would hold it beside its replica for the whole run
         if changed:
-            events.append("environment", int(state.step), changed=changed)
+            events.append("environment", number, changed=changed)
             progress.message(
                 f"warning: {', '.join(changed)} differ from the start of the run (see events.jsonl), so bits may differ too"
             )
@@ -328,7 +336,7 @@ def _train(
         progress.message(_describe_devices(step, processes))
         for note in data.notes:
             progress.message(f"note: {note}")
-        run.write_status("running", step=int(state.step))
+        run.write_status("running", step=number)
         loop = Loop(
             step,
             batches=lambda first: _batches(experiment.batcher, first, total_steps, config.batches.prefetch),
@@ -348,7 +356,7 @@ def _train(
             watchdog=watchdog,
             processes=processes,
         )
-        outcome = loop.run(step.replicate(state), best, is_evaluated=is_evaluated)
+        outcome = loop.run(replicas, best, is_evaluated=is_evaluated)
         progress.message(f"{run.path}: {outcome.reason}")
         if outcome.exit_code:
             run.write_status(
@@ -361,18 +369,16 @@ def _train(
 def _follow(
     config: Config,
     run: RunDir,
-    ready: Callable[[], Experiment],
+    ready: Callable[..., Experiment],
     stop: StopRequest,
     watchdog: Watchdog,
     processes: Processes,
 ) -> TrainOutcome:
     """What a process does that is not the leader: the same steps, from the leader's checkpoint; it writes nothing."""
     watchdog.phase("loading data")
-    with processes.telling_failures():
-        experiment = ready()
-        step, batcher = experiment.step, experiment.batcher
-        facts = circumstances(config, step)
-    processes.require_same(_shared_facts(config, experiment, facts))
+    experiment = ready(autotune=autotune_flags(run.path, writes=False))
+    step, batcher = experiment.step, experiment.batcher
+    processes.require_same(_shared_facts(config, run, experiment, circumstances(config, step)))
     start = processes.say(None)[0]
     state = step.initial_state()
     if start["step"]:
@@ -381,6 +387,10 @@ def _follow(
         except DataError as error:
             raise DataError(f"{error}\nThe run folder must lie where every process can read it.") from error
         state = state.from_dict(found.arrays["state"])
+    processes.say("ready")
+    processes.begin_training()
+    replicas = step.replicate(state)
+    del state
     loop_settings = replace(build.build_loop_settings(config), watch_every_steps=None, hash_every_steps=None)
     total_steps = loop_settings.epochs * batcher.batches_per_epoch
     with open(os.devnull, "w") as nowhere, Progress(total_steps=total_steps, stream=nowhere) as progress:
@@ -398,9 +408,8 @@ def _follow(
             watchdog=watchdog,
             processes=processes,
         )
-        with noticing_lost_processes(processes):
-            outcome = loop.run(step.replicate(state), Best(**start["best"]), is_evaluated=start["is_evaluated"])
-            processes.leave()
+        outcome = loop.run(replicas, Best(**start["best"]), is_evaluated=start["is_evaluated"])
+        processes.leave()
     return TrainOutcome(outcome.exit_code, {})
 
 
@@ -409,12 +418,30 @@ SILENT = Recorder(
 )
 
 
-def _shared_facts(config: Config, experiment: Experiment, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same in all processes of a run."""
+def _shared_facts(config: Config, run: RunDir, experiment: Experiment, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same in all processes of a run.
+
+    Raises:
+        UsageError: each process would measure kernels for itself.
+    """
+    data, choices = experiment.data, autotune_digest(run.path)
+    if config.determinism == "autotuned" and jax.default_backend() == "gpu" and jax.process_count() > 1 and not choices:
+        raise UsageError(
+            f"{run.path}: determinism is autotuned and no choice of kernels is there yet; each process would make its own. Start with one "
+            "process, and with several once there is a checkpoint; or write determinism: strict."
+        )
+    recordings = "".join(
+        f"{digest} {id}\n" for id, (_, digest) in zip(data.train.ids, data.train.recordings, strict=False)
+    )
+    arrays = data.normalization.to_arrays()
+    content = [name.encode() + arrays[name].tobytes() for name in sorted(arrays)]
     return decisive(facts) | {
         "config": config_hash(config),
         "devices of a process": len(experiment.step.devices),
-        "utterances": len(experiment.data.train.ids),
+        "alphabet": "".join(data.alphabet.symbols),
+        "recordings": hashlib.sha256(recordings.encode()).hexdigest(),
+        "mean and deviation of the features": hashlib.sha256(b"".join(content)).hexdigest(),
+        "choices of kernels": choices,
     }
 
 
@@ -450,7 +477,9 @@ def _start_or_resume(
     require_complete(found, run)
     _require_same_alphabet(found.meta, experiment.data.alphabet, run)
     _require_same_recordings(found.arrays["features"], experiment.data.normalization, run)
-    events.truncate_after(found.step)
+    is_evaluated = found.meta.get(STOP, {}).get("is_evaluated", True)
+    # An evaluation that the checkpoint does not know of was recorded after it, and is made again.
+    events.truncate_after(found.step, without=() if is_evaluated else ("eval",))
     hashes.truncate_after(found.step)
     remove_magnitudes_after(run.magnitudes, found.step)
     _restore_checkpoint_event(run, events, found)
@@ -479,7 +508,10 @@ def _restore_checkpoint_event(run: RunDir, events: EventLog, found: checkpoints.
 def circumstances(config: Config, step: TrainStep) -> dict[str, Any]:
     """Provenance of a run that trains here and now, as `provenance.json` holds it."""
     products = step.policy.describe_products()
-    return json.loads(_json(provenance(data=_data_digests(config), determinism=config.determinism, products=products)))
+    facts = provenance(data=_data_digests(config), determinism=config.determinism, products=products)
+    if step.reduction.kind == "all_reduce":  # the one case where devices change bits
+        facts["devices"] = len(step.reduction.devices)
+    return json.loads(_json(facts))
 
 
 def _changed_since_the_start(run: RunDir, facts: dict[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,6 @@ class Bench:
             words, seconds = self.train(config, layout)
             first = words if first is None else first
             rows.append(self._row(config, f"devices {layout}", words, first, seconds, must_be_equal=True))
-        self.first = first
         return rows
 
     def others(self, config: Path) -> list[Row]:

@@ -6,7 +6,7 @@ appended a whole line at a time, so a kill never leaves half of one. Checkpoints
 does not import JAX.
 """
 
-from dsrun.record.autotune import autotune_flags, keep_autotune_results
+from dsrun.record.autotune import autotune_digest, autotune_flags, keep_autotune_results
 from dsrun.record.compiled import trusted_folder
 from dsrun.record.durable import FULL, LineFile, cannot_write, sync, sync_tree, write_atomically
 from dsrun.record.events import EventLog, read_events
@@ -19,6 +19,7 @@ __all__ = [
     "EventLog",
     "LineFile",
     "RunDir",
+    "autotune_digest",
     "autotune_flags",
     "cannot_write",
     "configure_runtime",

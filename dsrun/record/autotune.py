@@ -16,6 +16,7 @@ every choice that changes bits, which the cache *folder* does not (openxla/xla#3
 the same choices (openxla/xla#49047 has a counter-example). Several processes measure each for itself: give the first start one process.
 """
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def autotune_flags(run: Path, *, is_new: bool = False, writes: bool = True) -> d
     reads = not is_new and (folder / AUTOTUNE_NAME).is_file()
     flags = {AUTOTUNE_LOAD_FLAG: folder / AUTOTUNE_NAME} if reads else {}
     return flags | ({AUTOTUNE_DUMP_FLAG: folder / AUTOTUNE_ASIDE} if writes else {})
+
+
+def autotune_digest(run: Path) -> str | None:
+    """SHA-256 of the choices that a run folder keeps; None if there are none."""
+    kept = run / AUTOTUNE_NAME
+    return hashlib.sha256(kept.read_bytes()).hexdigest() if kept.is_file() else None
 
 
 def keep_autotune_results(run: Path) -> None:

@@ -15,7 +15,7 @@ Several threads may append: a line is never mixed with another. A disk that is f
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,14 @@ class EventLog:
             record["nonfinite"] = nonfinite
         self._file.append(json.dumps(record, ensure_ascii=False, allow_nan=False))
 
-    def truncate_after(self, step: int) -> None:
-        """Keep the records of steps up to `step`; before anyone else appends."""
+    def truncate_after(self, step: int, *, without: Collection[str] = ()) -> None:
+        """Keep the records of steps up to `step`, of `step` itself without these events; before anyone else appends."""
         self._file.close()
-        lines = [line for record, line in _parse(self.path) if record["step"] <= step]
+        lines = [
+            line
+            for record, line in _parse(self.path)
+            if record["step"] < step or (record["step"] == step and record["event"] not in without)
+        ]
         write_atomically(self.path, "".join(line + "\n" for line in lines))
         self._file = LineFile(self.path)
 

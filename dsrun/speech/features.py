@@ -14,7 +14,7 @@ Each bin is normalised with a mean and deviation estimated on training data, whi
 
 import hashlib
 import io
-import os
+import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -235,7 +235,7 @@ def _store(path: Path, features: Float32[np.ndarray, "frame bin"]) -> None:
     buffer = io.BytesIO()
     np.save(buffer, features, allow_pickle=False)
     body = buffer.getvalue()
-    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    scratch = path.with_suffix(f".{secrets.token_hex(8)}.tmp")  # not the process id: another machine may have that too
     try:
         scratch.write_bytes(body + hashlib.sha256(body).digest())
         scratch.replace(path)

@@ -13,7 +13,6 @@ A signal ends the loop after the step it came in, or in an evaluation after a ba
 made up for by the resumed run, before its first step, so the results are those of a run that was not stopped.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -271,10 +270,7 @@ class Loop:
 
     def _require_equal_copies(self, state: Replicas, number: int) -> None:
         """See that all devices of all processes hold the same state."""
-        require_equal_copies(self._hash, state.copies, step=number)
-        if not self.processes.is_alone:
-            words = as_words(self._hash(state.first))
-            self.processes.require_same({f"state after step {number}": hashlib.sha256(words.tobytes()).hexdigest()})
+        require_equal_copies(self._hash, state.copies, step=number, say=self.processes.say)
 
     def _is_watched(self, number: int) -> bool:
         every = self.settings.watch_every_steps

@@ -18,8 +18,8 @@ trusted.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +27,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsrun.errors import EXIT_STOPPED, DsrunError, UsageError
+from dsrun.errors import EXIT_INTERRUPTED, EXIT_STOPPED, DsrunError, UsageError
 from dsrun.training.exchange import collective
+from dsrun.training.stop import Stopped
 
 WAIT_SECONDS = 3600.0  # for the slowest process to load its data
+HEARD_SECONDS = 30.0  # for the others to hear of a failure
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -49,12 +51,22 @@ class LostProcessError(DsrunError):
     exit_code = EXIT_STOPPED
 
 
+class OtherProcessError(DsrunError):
+    """Another process could not start; the text is its own, and so is the exit code."""
+
+    def __init__(self, text: str, exit_code: int):
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
 class Processes:
     """This process among all; alone, every question has its answer at once."""
 
     def __init__(self, index: int = 0, count: int = 1):
         self.index, self.count = index, count
         self._round = 0
+        self._is_known = False  # what went wrong, to the others
+        self._are_training = False
 
     @property
     def is_leader(self) -> bool:
@@ -70,7 +82,7 @@ class Processes:
         """What every process says in this round, JSON's values in order of processes.
 
         Raises:
-            UsageError: another process failed instead; the text is its own.
+            OtherProcessError, Stopped: another process failed instead; text and exit code are its own.
             LostProcessError: another process says nothing.
         """
         if self.is_alone:
@@ -78,18 +90,39 @@ class Processes:
         texts = self._exchange({"value": value})
         failures = [f"process {i}: {found['error']}" for i, found in enumerate(texts) if "error" in found]
         if failures:
-            raise UsageError("\n".join(failures))
+            self._is_known = True
+            with suppress(LostProcessError):
+                _set(f"dsrun/heard/{self.index}", "")
+            codes = [found["exit_code"] for found in texts if "error" in found]
+            text = "\n".join(failures)
+            raise (
+                Stopped(codes[0], text)
+                if codes[0] in (EXIT_STOPPED, EXIT_INTERRUPTED)
+                else OtherProcessError(text, codes[0])
+            )
         return [found["value"] for found in texts]
 
     @contextmanager
     def telling_failures(self) -> Iterator[None]:
-        """An error inside is told to the others, who wait for this process's next words."""
+        """An error inside is told to the others, who wait for this process's next words before training begins.
+
+        The coordinator ends with the leader, so it gives them time to hear; in training they notice by themselves.
+        """
         try:
             yield
         except BaseException as error:
-            if not self.is_alone:
-                self._post({"error": str(error) or type(error).__name__})
+            if not (self.is_alone or self._is_known or isinstance(error, LostProcessError)):
+                with suppress(LostProcessError):
+                    self._post(
+                        {"error": str(error) or type(error).__name__, "exit_code": getattr(error, "exit_code", 1)}
+                    )
+                    if not self._are_training:
+                        self._wait_until_heard()
             raise
+
+    def begin_training(self) -> None:
+        """From now on nobody waits for words that a failure could stand in for."""
+        self._are_training = True
 
     def require_same(self, facts: Mapping[str, Any]) -> None:
         """See that all processes agree.
@@ -102,6 +135,7 @@ class Processes:
         differing = [name for name in names if any(own.get(name) != said[0].get(name) for own in said)]
         if differing:
             lines = [f"  {name}: {self._parties([own.get(name) for own in said])}" for name in differing[:10]]
+            self._is_known = True
             raise UsageError(
                 "the processes do not train the same thing, so nothing was started:\n"
                 + "\n".join(lines)
@@ -131,10 +165,13 @@ class Processes:
 
     def _post(self, message: Mapping[str, Any]) -> None:
         self._round += 1
-        try:
-            _store().key_value_set(f"dsrun/{self._round}/{self.index}", json.dumps(message))
-        except jax.errors.JaxRuntimeError as error:
-            raise LostProcessError(f"the coordinator (process 0) is gone: {_first_line(error)}") from error
+        _set(f"dsrun/{self._round}/{self.index}", json.dumps(message))
+
+    def _wait_until_heard(self) -> None:
+        for other in range(self.count):
+            if other != self.index:
+                with suppress(jax.errors.JaxRuntimeError):
+                    _store().blocking_key_value_get(f"dsrun/heard/{other}", int(1000 * HEARD_SECONDS))
 
 
 def join(group: Group | None, *, devices: int | None) -> Processes:
@@ -206,6 +243,18 @@ def noticing_lost_processes(processes: Processes) -> Iterator[None]:
         ) from error
 
 
+def is_joined() -> bool:
+    """This process belongs to a group, whose runtime would wait for the others if it ended in order."""
+    return _distributed_state().client is not None
+
+
+def _set(key: str, value: str) -> None:
+    try:
+        _store().key_value_set(key, value)
+    except jax.errors.JaxRuntimeError as error:
+        raise LostProcessError(f"the coordinator (process 0) is gone: {_first_line(error)}") from error
+
+
 def _store() -> Any:
     return _distributed_state().client
 
@@ -218,6 +267,3 @@ def _distributed_state() -> Any:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
-Agree = Callable[[int], int]

@@ -20,7 +20,7 @@ Not in a state, hence not in its hash: the random generator, which is a function
 is the step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -54,20 +54,33 @@ class StateHasher:
         return self._program(state.step.device, state)
 
 
-def require_equal_copies(hasher: StateHasher, copies: Sequence[TrainState], *, step: int) -> None:
+def require_equal_copies(
+    hasher: StateHasher,
+    copies: Sequence[TrainState],
+    *,
+    step: int,
+    say: Callable[[Any], list[Any]] = lambda own: [own],
+) -> None:
     """See that all devices hold the same state.
 
+    Args:
+        say: tells the other processes a value, and returns those of all; each of them calls this.
+
     Raises:
-        DevicesDisagreeError: they do not; names tensors and devices.
+        DevicesDisagreeError: they do not; names tensors and devices. In all processes.
     """
-    if len(copies) < 2:
-        return
     hashes = [hasher(copy) for copy in copies]  # all are dispatched before the first is waited for
-    words = np.stack([as_words(each) for each in hashes])
+    own = [[str(copy.step.device), as_words(each).tolist()] for copy, each in zip(copies, hashes, strict=True)]
+    said = say(own)
+    if sum(map(len, said)) < 2:
+        return
+    prefixes = [f"process {i} " if len(said) > 1 else "" for i in range(len(said))]
+    devices = [prefix + device for prefix, rows in zip(prefixes, said, strict=True) for device, _ in rows]
+    words = np.array([row for rows in said for _, row in rows], np.uint64)
     differing = np.flatnonzero((words != words[0]).any(axis=0))
     if not len(differing):
         return
-    names, devices = tensor_names(copies[0]), [str(copy.step.device) for copy in copies]
+    names = tensor_names(copies[0])
     texts = []
     for place in differing[:_NAMED].tolist():
         parties = [

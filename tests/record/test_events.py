@@ -101,3 +101,14 @@ def test_a_log_that_was_never_written_is_empty(tmp_path):
     log.sync()
     log.close()
     assert read_events(tmp_path / "events.jsonl") == []
+
+
+def test_an_evaluation_that_is_made_again_is_not_in_the_log_twice(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    for event, step in (("step", 1), ("eval", 1), ("step", 2), ("eval", 2), ("stop", 2), ("step", 3)):
+        log.append(event, step)
+    log.truncate_after(2, without=("eval",))
+    log.append("eval", 2)
+    log.close()
+    found = [(record["event"], record["step"]) for record in read_events(tmp_path / "events.jsonl")]
+    assert found == [("step", 1), ("eval", 1), ("step", 2), ("stop", 2), ("eval", 2)]

@@ -10,6 +10,7 @@ import pytest
 from dsrun.errors import DataError, UsageError
 from dsrun.training import processes as module
 from dsrun.training.processes import LostProcessError, Processes, StopAgreement, noticing_lost_processes
+from dsrun.training.stop import Stopped
 
 
 class Store:
@@ -45,7 +46,7 @@ def all_at_once(*calls):
     def work(index):
         try:
             found[index] = calls[index](Processes(index, len(calls)))
-        except Exception as error:
+        except BaseException as error:
             found[index] = error
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(calls))]
@@ -82,8 +83,17 @@ def test_a_process_that_fails_tells_the_others_and_keeps_its_own_error():
 
     bad, good = all_at_once(fails, lambda own: own.say("ready"))
     assert isinstance(bad, DataError)
-    assert isinstance(good, UsageError)
-    assert str(good) == "process 0: train.jsonl:3: no such file"
+    assert (str(good), good.exit_code) == ("process 0: train.jsonl:3: no such file", 3)
+
+
+def test_a_signal_to_one_process_while_it_starts_is_a_signal_to_all():
+    def stopped(own):
+        with own.telling_failures():
+            raise Stopped(75, "stopped by a signal")
+
+    _, other = all_at_once(stopped, lambda own: own.say("ready"))
+    assert isinstance(other, Stopped)
+    assert other.exit_code == 75
 
 
 def test_a_process_that_says_nothing_is_lost(store):

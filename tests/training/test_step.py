@@ -71,6 +71,7 @@ def make_step(
     rate=0.05,
     loss_scale=NO_LOSS_SCALE,
     ctc_kernel="scan",
+    reduction="tree",
 ):
     optimizer = Optimizer(sgd_direction(momentum=momentum, nesterov=True, weight_decay=0.0), constant_schedule(rate))
     return TrainStep(
@@ -83,6 +84,7 @@ def make_step(
         statistics_momentum=0.9,
         loss_scale=loss_scale,
         ctc_kernel=ctc_kernel,
+        reduction=reduction,
         devices=jax.devices()[:devices],
     )
 
@@ -171,21 +173,30 @@ def test_a_step_that_is_not_finite_leaves_the_weights_alone():
     assert after.step == 1
 
 
-def test_no_compiled_module_of_a_step_has_a_scatter_or_an_all_reduce():
-    step = make_step()
-    shards = split_batch(make_batch(), 8)
-    state = step.initial_state()
-    part = step.shard_gradient(state, 0, shards[0])
-    inputs = (step.weights(state), state.step, state.loss_scale, np.zeros(2, np.uint32), shards[0])
-    compiled = [
-        step._gradient.jit.lower(*inputs).compile(),
-        step.reduction._sum.jit.lower(state.step, np.zeros(2, np.uint32), part, part).compile(),
-        step._update.jit.lower(state, part).compile(),
-    ]
-    for module in compiled:
-        text = module.as_text()
-        assert "scatter(" not in text
-        assert "all-reduce" not in text
+def modules_of_a_step(folder, **choices):
+    """The text of every program that is lowered for one step on four devices, by name."""
+    jax.config.update("jax_dump_ir_to", str(folder))
+    try:
+        run(make_step(devices=4, **choices), steps=1)
+    finally:
+        jax.config.update("jax_dump_ir_to", "")
+    return {path.name: path.read_text() for path in folder.glob("*.mlir")}
+
+
+def test_no_program_of_a_step_on_four_devices_has_a_scatter_or_an_all_reduce(tmp_path):
+    """Copies bring the sums together. The library's all-reduce shows that it would be seen."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "library").mkdir()
+    policy = Policy(storage=Rounding(FLOAT16), reduce=Rounding(FLOAT16))
+    tree = modules_of_a_step(tmp_path / "tree", policy=policy)
+    assert len(tree) > 5
+    assert any("rounded_sum" in name for name in tree), sorted(tree)
+    for name, text in tree.items():
+        assert '"stablehlo.scatter"' not in text, name
+        assert "stablehlo.all_reduce" not in text, name
+        assert "stablehlo.all_to_all" not in text, name
+    library = modules_of_a_step(tmp_path / "library", reduction="all_reduce")
+    assert any("stablehlo.all_reduce" in text for text in library.values())
 
 
 def test_state_survives_a_round_trip_through_plain_arrays():
