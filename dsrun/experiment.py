@@ -316,7 +316,7 @@ def _train(
         number = int(state.step)
         processes.say({"step": number, "best": asdict(best), "is_evaluated": is_evaluated})
         processes.say("ready")  # the others have read that checkpoint
-        processes.begin_training()
+        processes.begin_training(step.reduction.devices)
         replicas = step.replicate(state)
         del state  # or the first device would hold it beside its replica for the whole run
         if changed:
@@ -388,7 +388,7 @@ def _follow(
             raise DataError(f"{error}\nThe run folder must lie where every process can read it.") from error
         state = state.from_dict(found.arrays["state"])
     processes.say("ready")
-    processes.begin_training()
+    processes.begin_training(step.reduction.devices)
     replicas = step.replicate(state)
     del state
     loop_settings = replace(build.build_loop_settings(config), watch_every_steps=None, hash_every_steps=None)

@@ -120,8 +120,15 @@ class Processes:
                         self._wait_until_heard()
             raise
 
-    def begin_training(self) -> None:
-        """From now on nobody waits for words that a failure could stand in for."""
+    def begin_training(self, devices: list[jax.Device]) -> None:
+        """Connect all devices; from now on nobody waits for words that a failure could stand in for.
+
+        Gloo gives up after 30 s if some process is late at the first exchange, which in training comes after minutes of compilation that
+        do not take equally long everywhere. So the first exchange is this one, of nothing, when all have just said that they are ready.
+        """
+        if not self.is_alone:
+            agree = StopAgreement(devices)
+            agree(0), agree(0)  # the second waits for the first
         self._are_training = True
 
     def require_same(self, facts: Mapping[str, Any]) -> None:

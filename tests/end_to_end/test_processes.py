@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -42,8 +43,13 @@ def digests(run):
     return {line["step"]: line["digest"] for line in lines if line["event"] == "checkpoint"}
 
 
-def start(config, run, processes, *options, of_process=()):
-    """Processes with one device each; `of_process` are options of the last one alone."""
+def start(config, run, processes, *options, of_process=(), largest_file=None):
+    """Processes with one device each; `of_process` are options of the last one alone, `largest_file` bytes the first may write to a file."""
+
+    def limit():
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -67,7 +73,13 @@ def start(config, run, processes, *options, of_process=()):
         command += [*options, *(of_process if number == processes - 1 else ())]
         group.append(
             subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment, cwd=REPOSITORY
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+                cwd=REPOSITORY,
+                preexec_fn=limit if number == 0 else None,
             )
         )
     return group
@@ -129,3 +141,12 @@ def test_more_devices_than_shards_are_refused(config):
     codes, texts = end(start(config, config.parent / "many", 5))
     assert set(codes) == {2}, texts
     assert "5 processes with 1 devices each: a step has 4 shards" in texts[0]
+
+
+def test_a_leader_that_fails_in_training_ends_with_its_own_code_and_nobody_waits_for_it(config):
+    start_time = time.monotonic()
+    codes, texts = end(start(config, config.parent / "full", 2, largest_file=30_000))
+    assert codes[0] == 3, texts
+    assert "could not be written" in texts[0]
+    assert codes[1] != 0
+    assert time.monotonic() - start_time < 200, "JAX alone would wait 300 s for the others, and then abort"
