@@ -44,7 +44,7 @@ def digests(run):
 
 
 def start(config, run, processes, *options, of_process=(), largest_file=None):
-    """Processes with one device each; `of_process` are options of the last one alone, `largest_file` bytes the first may write to a file."""
+    """Processes with one device each; `of_process` are options of the last one alone, `largest_file` bytes limit files of the first."""
 
     def limit():
         if largest_file is not None:
