@@ -32,10 +32,10 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if something would move")
     options = parser.parse_args()
     written = known()
-    before = entries({"answers": read_answers() if ANSWERS.is_file() else {}, "states": written})
+    before = entries((read_answers() if ANSWERS.is_file() else {}) | {"states": written})
     answers = all_answers()
     digests = {case: state_digest(case, devices=1) for case in CASES}
-    after = entries({"answers": answers, "states": written | {kind(): digests}})
+    after = entries(answers | {"states": written | {kind(): digests}})
     moved = [
         f"{change(name, before, after)}  {name}"
         for name in sorted(before | after)

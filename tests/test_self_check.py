@@ -128,14 +128,25 @@ old = json.loads(answers)
 old["rounding"]["float16"]["ties_to_even"] = "another"
 del old["rounding"]["binary"]
 check.ANSWERS.write_text(json.dumps(old))
+sys.path.insert(0, str(Path(script).parents[1] / "tests" / "golden"))
+import states
+states.DIGESTS = Path(sys.argv[4])
+states.DIGESTS.write_text(json.dumps({"another kind": {"a": "1"}}))
+states.state_digest = lambda case, devices: f"digest of {case}"
 sys.argv = [script]
 runpy.run_path(script, run_name="__main__")
 """
     copy = tmp_path / "answers.json"
     command = [sys.executable, "-c", code, str(ROOT / "scripts" / "regolden.py"), str(copy), str(self_check.ANSWERS)]
+    command.append(str(tmp_path / "digests.json"))
     found = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert found.returncode == 0, found.stderr
     modes = sorted(read_answers()["rounding"]["binary"])
     added = [f"added    rounding / binary / {mode}" for mode in modes]
-    assert found.stdout.splitlines() == [*added, "changed  rounding / float16 / ties_to_even"]
+    *answers, one, two, three = found.stdout.splitlines()
+    assert answers == [*added, "changed  rounding / float16 / ties_to_even"]
+    assert all(line.startswith("added    states / ") for line in (one, two, three))
+    digests = json.loads((tmp_path / "digests.json").read_text())
+    assert digests.pop("another kind") == {"a": "1"}, "what holds for other machines stays"
+    assert [value["prompts_float32"] for value in digests.values()] == ["digest of prompts_float32"]
     assert json.loads(copy.read_text()) == read_answers()

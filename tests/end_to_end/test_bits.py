@@ -66,7 +66,6 @@ def finished(config):
     return run
 
 
-@pytest.mark.ci
 def test_a_bit_flipped_in_one_weight_after_step_17_is_found_there(config, finished):
     run = config.parent / "planted"
     arguments = ["train", "--config", str(config), "--run-dir", str(run)]

@@ -96,7 +96,6 @@ def train_with(moment, config, run, *, number=15, victim="none"):
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=REPOSITORY, timeout=300)
 
 
-@pytest.mark.ci
 def test_a_run_signalled_while_loading_compiling_evaluating_and_scoring_ends_as_an_undisturbed_one(config, finished):
     run = config.parent / "signalled"
     for moment, number, code, step in (
