@@ -233,6 +233,7 @@ def train_run(
             run.open(to_yaml(config), command=command, mode=mode)
             if mode == "resume" and not checkpoints.available_steps(run.checkpoints):
                 raise UsageError(f"{run.path}: holds no checkpoint to resume from. Leave --resume out to start.")
+            processes.say("the run folder is ours")  # before the others load their data for nothing
         watchdog.log, before = run.log, run.read_status()
         stop.before_leaving = lambda exit_code: _note_end(run, before, Stopped(exit_code, "stopped by a signal"))
         try:
@@ -375,6 +376,7 @@ def _follow(
     processes: Processes,
 ) -> TrainOutcome:
     """What a process does that is not the leader: the same steps, from the leader's checkpoint; it writes nothing."""
+    processes.say("waiting for the run folder")
     watchdog.phase("loading data")
     experiment = ready(autotune=autotune_flags(run.path, writes=False))
     step, batcher = experiment.step, experiment.batcher

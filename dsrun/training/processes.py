@@ -32,7 +32,7 @@ from dsrun.training.exchange import collective
 from dsrun.training.stop import Stopped
 
 WAIT_SECONDS = 3600.0  # for the slowest process to load its data
-HEARD_SECONDS = 30.0  # for the others to hear of a failure
+HEARD_SECONDS = 60.0  # for the others to hear of a failure
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
