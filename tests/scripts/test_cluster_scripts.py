@@ -405,7 +405,7 @@ def test_a_signal_to_the_local_launcher_reaches_each_process_once(cluster, numbe
     process = cluster.start("local_gpus.sh", "--processes", 2, "--config", "b.yaml")
     cluster.wait_until_started(0, 1)
     process.send_signal(getattr(signal, number))
-    _, text = process.communicate(timeout=30)
+    _, text = process.communicate(timeout=120)
     assert process.returncode == code, text
     assert (cluster.bin / "dsrun.signals").read_text() == f"{name}\n" * 2
 
