@@ -1,6 +1,7 @@
 """A tiny corpus for tests: real clips of the shipped one, or generated tones, and a config for them."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,18 @@ import soundfile
 
 REPOSITORY = Path(__file__).parent.parent
 PROMPTS = REPOSITORY / "data" / "prompts_en"
+
+
+def plain_environment(*also: str) -> dict[str, str]:
+    """The environment without what the tests' own process has pinned, and without `also`."""
+    ours = ("XLA_FLAGS", "NPROC", "PJRT_NPROC", *also)
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+def checkpoint_digests(run: Path) -> dict[int, str]:
+    """By step, as a run's events have them."""
+    lines = [json.loads(line) for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {line["step"]: line["digest"] for line in lines if line["event"] == "checkpoint"}
 
 
 def shortest_prompts(count: int) -> list[dict]:

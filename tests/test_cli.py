@@ -11,12 +11,12 @@ import pytest
 import soundfile
 
 sys.path.insert(0, str(Path(__file__).parent))
-from corpus import REPOSITORY, shortest_prompts, write_config, write_rows, write_tone
+from corpus import REPOSITORY, plain_environment, shortest_prompts, write_config, write_rows, write_tone
 
 
 def dsrun(*arguments, cwd=None, **options):
     """Run `python -m dsrun`, without the test run's own flags."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC", "PJRT_NPROC")}
+    environment = plain_environment()
     return subprocess.run(
         [sys.executable, "-m", "dsrun", *map(str, arguments)],
         capture_output=True,

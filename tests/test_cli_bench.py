@@ -1,7 +1,6 @@
 """`dsrun bench` as a user meets it: figures that agree with one another, and one message for a mistake. No test asserts a time."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from corpus import REPOSITORY, shortest_prompts, write_config, write_rows
+from corpus import REPOSITORY, plain_environment, shortest_prompts, write_config, write_rows
 from test_cli import dsrun, require_message
 
 COMMANDS = ("step", "gru", "ctc", "rounding", "data", "scaling")
@@ -211,7 +210,7 @@ def test_help_gives_an_example_and_needs_no_jax(command):
 
 def test_ctrl_c_ends_a_benchmark_without_a_traceback():
     command = [sys.executable, "-m", "dsrun", "bench", "gru", "--sizes", "16x200x256", "--repeats", "1000"]
-    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC", "PJRT_NPROC")}
+    environment = plain_environment()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment
     )

@@ -1,7 +1,6 @@
 """`dsrun diff` and `dsrun verify` on real runs: a bit flipped on purpose, a changed setting, a repetition."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from corpus import shortest_prompts, write_config, write_rows
+from corpus import plain_environment, shortest_prompts, write_config, write_rows
 from test_cli import REPOSITORY, dsrun, require_message
 
 from dsrun.record.tensor_hashes import read_tensor_hashes
@@ -69,7 +68,7 @@ def finished(config):
 def test_a_bit_flipped_in_one_weight_after_step_17_is_found_there(config, finished):
     run = config.parent / "planted"
     arguments = ["train", "--config", str(config), "--run-dir", str(run)]
-    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC", "PJRT_NPROC")}
+    environment = plain_environment()
     command = [sys.executable, "-c", PLANTED, str(STEP), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr

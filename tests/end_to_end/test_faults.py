@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from corpus import REPOSITORY, shortest_prompts, write_config, write_rows
+from corpus import REPOSITORY, plain_environment, shortest_prompts, write_config, write_rows
 from test_cli import dsrun, require_message
 
 from dsrun.record import read_events
@@ -90,7 +90,7 @@ cli.main()
 
 
 def train_with(moment, config, run, *, number=15, victim="none"):
-    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC", "PJRT_NPROC")}
+    environment = plain_environment()
     command = [sys.executable, "-c", AT_A_MOMENT, moment, str(number), str(victim)]
     command += ["train", "--config", str(config), "--run-dir", str(run)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=REPOSITORY, timeout=300)

@@ -1,6 +1,5 @@
 """Several processes started by scripts/local_gpus.sh: real ones, on CPU devices, which talk to one another over Gloo."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from corpus import REPOSITORY, shortest_prompts, write_config, write_rows
+from corpus import REPOSITORY, plain_environment, shortest_prompts, write_config, write_rows
 
 from dsrun.record import read_events
 
@@ -21,7 +20,7 @@ def test_processes_that_the_script_starts_have_the_bits_of_one_process_at_every_
     program = tmp_path / "dsrun"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m dsrun "$@"\n')
     program.chmod(0o755)
-    kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC", "PJRT_NPROC")}
+    kept = plain_environment()
     hashes = {}
     for processes in (1, 2):
         run = tmp_path / f"run{processes}"

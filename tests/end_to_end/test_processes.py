@@ -1,7 +1,6 @@
 """Several processes train one model: same bits as one, stopped together, refused together."""
 
 import json
-import os
 import resource
 import signal
 import socket
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from corpus import REPOSITORY, shortest_prompts, write_config, write_rows
+from corpus import REPOSITORY, checkpoint_digests, plain_environment, shortest_prompts, write_config, write_rows
 from test_cli import dsrun
 
 pytestmark = pytest.mark.slow
@@ -35,12 +34,7 @@ def config(tmp_path_factory):
 def alone(config):
     run = config.parent / "alone"
     assert dsrun("train", "--config", config, "--run-dir", run, "--devices", 1).returncode == 0
-    return digests(run)
-
-
-def digests(run):
-    lines = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    return {line["step"]: line["digest"] for line in lines if line["event"] == "checkpoint"}
+    return checkpoint_digests(run)
 
 
 def start(config, run, processes, *options, of_process=(), largest_file=None):
@@ -53,8 +47,7 @@ def start(config, run, processes, *options, of_process=(), largest_file=None):
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    ours = ("XLA_FLAGS", "NPROC", "PJRT_NPROC")
-    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    environment = plain_environment()
     group = []
     for number in range(processes):
         command = [
@@ -103,16 +96,16 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step_and_one_process_
     codes, texts = end(group)
     assert codes == [75, 75], texts
     assert json.loads((run / "status.json").read_text())["state"] == "stopped"
-    assert len(digests(run)) < 12
+    assert len(checkpoint_digests(run)) < 12
     assert dsrun("train", "--config", config, "--run-dir", run, "--devices", 2).returncode == 0
-    assert digests(run) == alone
+    assert checkpoint_digests(run) == alone
 
 
 def test_four_processes_take_a_run_up_where_one_left_it(config, alone):
     run = config.parent / "taken up"
     first = dsrun("train", "--config", config, "--run-dir", run, "--set", "training.epochs=6", "--devices", 1)
     assert first.returncode == 0
-    for step in sorted(digests(run))[-1:]:
+    for step in sorted(checkpoint_digests(run))[-1:]:
         for path in sorted((run / "checkpoints").glob(f"step_{step:06d}/**/*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
         (run / "checkpoints" / f"step_{step:06d}").rmdir()
@@ -120,7 +113,7 @@ def test_four_processes_take_a_run_up_where_one_left_it(config, alone):
     codes, texts = end(start(config, run, 4))
     assert codes == [0, 0, 0, 0], texts
     assert "resuming from step 11" in texts[0]
-    assert digests(run) == alone
+    assert checkpoint_digests(run) == alone
 
 
 def test_processes_with_different_configs_are_all_refused_before_anything_is_trained(config):

@@ -1,7 +1,6 @@
 """Whole runs: train, stop, resume, evaluate, transcribe, on real clips with a tiny network."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from corpus import shortest_prompts, write_config, write_rows, write_tone
+from corpus import checkpoint_digests, plain_environment, shortest_prompts, write_config, write_rows, write_tone
 from test_cli import dsrun, require_message
 
 from dsrun.record.tensor_hashes import read_tensor_hashes
@@ -43,10 +42,6 @@ def events(run, kind):
     return [line for line in lines if line["event"] == kind]
 
 
-def digests(run):
-    return {line["step"]: line["digest"] for line in events(run, "checkpoint")}
-
-
 def test_a_run_leaves_everything_that_is_promised(finished):
     run, report = finished
     assert {p.name for p in run.iterdir()} >= {
@@ -58,7 +53,7 @@ def test_a_run_leaves_everything_that_is_promised(finished):
     assert set(steps[0]) >= {"loss", "grad_norm", "learning_rate", "loss_scale", "finite", "seconds"}
     assert [line["step"] for line in events(run, "eval")] == [2, 4, 6]
     assert set(events(run, "eval")[0]) >= {"manifest", "loss", "cer", "wer"}
-    assert set(digests(run)) == {1, 2, 3, 4, 5, 6}
+    assert set(checkpoint_digests(run)) == {1, 2, 3, 4, 5, 6}
     hashes = read_tensor_hashes(run / "tensor_hashes.bin")
     assert hashes.steps.tolist() == [1, 2, 3, 4, 5, 6]
     assert [hashes.combined(row) for row in range(6)] == [line["state_hash"] for line in steps]
@@ -91,20 +86,19 @@ def test_the_same_command_on_one_and_two_devices_gives_the_same_digests(config, 
     run, _ = finished
     two = config.parent / "two"
     assert dsrun("train", "--config", config, "--run-dir", two, "--devices", 2).returncode == 0
-    assert digests(two) == digests(run)
+    assert checkpoint_digests(two) == checkpoint_digests(run)
     again = config.parent / "again"
     assert dsrun("train", "--config", config, "--run-dir", again, "--devices", 1).returncode == 0
-    assert digests(again) == digests(run)
+    assert checkpoint_digests(again) == checkpoint_digests(run)
     other_seed = config.parent / "other"
     assert dsrun("train", "--config", config, "--run-dir", other_seed, "--set", "seed=2").returncode == 0
-    assert not set(digests(other_seed).values()) & set(digests(run).values())
+    assert not set(checkpoint_digests(other_seed).values()) & set(checkpoint_digests(run).values())
 
 
 def start_and_signal(config, run, number):
     """Start training and send a signal once the second step's checkpoint is there."""
     # It compiles for itself: a kill may leave half an entry of the tests' cache, and a resumed run must not need the same executable.
-    ours = ("XLA_FLAGS", "NPROC", "PJRT_NPROC", "JAX_COMPILATION_CACHE_DIR")
-    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    environment = plain_environment("JAX_COMPILATION_CACHE_DIR")
     command = [sys.executable, "-m", "dsrun", "train", "--config", str(config), "--run-dir", str(run)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     deadline = time.monotonic() + 200
@@ -133,7 +127,7 @@ def test_a_stopped_run_ends_with_the_same_bits_as_an_uninterrupted_one(config, f
     result = dsrun("train", "--config", config, "--run-dir", run)
     assert result.returncode == 0, result.stderr
     assert "resuming from step" in result.stderr
-    assert digests(run) == digests(finished[0])
+    assert checkpoint_digests(run) == checkpoint_digests(finished[0])
     untimed = [
         [{k: v for k, v in line.items() if "seconds" not in k} for line in events(folder, "step")]
         for folder in (run, finished[0])
@@ -231,7 +225,7 @@ def test_autotuned_on_a_cpu_has_the_bits_of_strict_and_says_so(config, finished,
     result = dsrun("train", "--config", config, "--run-dir", run, "--set", "determinism=autotuned")
     assert result.returncode == 0, result.stderr
     assert "determinism: autotuned; on a CPU nothing is autotuned, so this is strict" in (run / "log.txt").read_text()
-    assert digests(run) == digests(finished[0])
+    assert checkpoint_digests(run) == checkpoint_digests(finished[0])
     assert not list(run.glob("*autotune*"))
 
 
@@ -240,7 +234,7 @@ def test_compiled_programs_are_kept_and_read_by_a_resume_alone_and_change_no_bit
     run = tmp_path / "run"
     command = ("train", "--config", config, "--set", "training.compilation_cache=true", "--run-dir")
     assert dsrun(*command, run).returncode == 0
-    assert digests(run) == digests(finished[0])
+    assert checkpoint_digests(run) == checkpoint_digests(finished[0])
     compiled = run / "compiled" / "pool_2"  # as many as shards
     assert compiled.stat().st_mode & 0o777 == (run / "compiled").stat().st_mode & 0o777 == 0o700
     written = {path.name: path.stat().st_mtime_ns for path in compiled.rglob("*-cache")}
@@ -251,14 +245,14 @@ def test_compiled_programs_are_kept_and_read_by_a_resume_alone_and_change_no_bit
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     assert dsrun(*command, run).returncode == 0
-    assert digests(run) == digests(finished[0])
+    assert checkpoint_digests(run) == checkpoint_digests(finished[0])
     now = {path.name: path.stat().st_mtime_ns for path in compiled.rglob("*-cache")}
     assert written.items() <= now.items()
     assert len(now) <= len(written) + 1  # the first step of a resume finds its state elsewhere; all else is read
     result = dsrun(*command, copy)  # as if from a stranger
     assert result.returncode == 0
     assert "not read and begun anew: it was not made in this place" in result.stderr
-    assert digests(copy) == digests(finished[0])
+    assert checkpoint_digests(copy) == checkpoint_digests(finished[0])
     for program in compiled.iterdir():
         program.write_bytes(b"harm")
     assert dsrun("eval", run).returncode == 0
