@@ -113,6 +113,7 @@ def read_values(run: Path) -> dict[str, Any]:
         UsageError: not a run folder, or no YAML that dsrun reads.
     """
     from dsrun.config_file import Problem, read_tree
+    from dsrun.record.provenance import dotted
 
     file = run / "config.yaml"
     if not file.is_file():
@@ -122,14 +123,6 @@ def read_values(run: Path) -> dict[str, Any]:
     if tree is None or problems:
         raise UsageError("\n".join(map(str, problems)))
     return dotted(tree.plain())
-
-
-def dotted(values: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested dictionary as one of dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items() if isinstance(values, dict) else ():
-        flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def print_diff(report: dict[str, Any]) -> None:

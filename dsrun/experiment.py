@@ -57,7 +57,7 @@ from dsrun.speech import (
     prefetch,
 )
 from dsrun.training import checkpoint as checkpoints
-from dsrun.training.loop import Best, DevResult, Kept, Loop, Outcome, Recorder
+from dsrun.training.loop import Best, DevResult, Kept, Loop, LoopSettings, Outcome, Recorder
 from dsrun.training.processes import Group, LostProcessError, Processes, join, noticing_lost_processes
 from dsrun.training.progress import Progress
 from dsrun.training.state import TrainState
@@ -338,25 +338,13 @@ def _train(
         for note in data.notes:
             progress.message(f"note: {note}")
         run.write_status("running", step=number)
-        loop = Loop(
-            step,
-            batches=lambda first: _batches(experiment.batcher, first, total_steps, config.batches.prefetch),
-            steps_per_epoch=experiment.batcher.batches_per_epoch,
-            evaluate=_dev_evaluation(experiment, partial(_noticed, stop if processes.is_alone else None, watchdog)),
-            recorder=Recorder(
-                event=events.append,
-                checkpoint=partial(_save, run, config, data, events, hashes),
-                magnitudes=partial(_record_magnitudes, run, events),
-                hashes=hashes.append,
-            ),
-            audio_seconds=lambda batch: data.train.audio_seconds(batch.ids),
-            settings=loop_settings,
-            progress=progress,
-            watcher=Watcher(step, frames=_watched_lengths(experiment.batcher)),
-            stop=stop,
-            watchdog=watchdog,
-            processes=processes,
+        recorder = Recorder(
+            event=events.append,
+            checkpoint=partial(_save, run, config, data, events, hashes),
+            magnitudes=partial(_record_magnitudes, run, events),
+            hashes=hashes.append,
         )
+        loop = _loop(config, experiment, loop_settings, recorder, progress, stop, watchdog, processes)
         outcome = loop.run(replicas, best, is_evaluated=is_evaluated)
         progress.message(f"{run.path}: {outcome.reason}")
         if outcome.exit_code:
@@ -396,23 +384,39 @@ def _follow(
     loop_settings = replace(build.build_loop_settings(config), watch_every_steps=None, hash_every_steps=None)
     total_steps = loop_settings.epochs * batcher.batches_per_epoch
     with open(os.devnull, "w") as nowhere, Progress(total_steps=total_steps, stream=nowhere) as progress:
-        loop = Loop(
-            step,
-            batches=lambda first: _batches(batcher, first, total_steps, config.batches.prefetch),
-            steps_per_epoch=batcher.batches_per_epoch,
-            evaluate=_dev_evaluation(experiment, partial(_noticed, None, watchdog)),
-            recorder=SILENT,
-            audio_seconds=lambda batch: 0.0,
-            settings=loop_settings,
-            progress=progress,
-            watcher=Watcher(step),
-            stop=stop,
-            watchdog=watchdog,
-            processes=processes,
-        )
+        loop = _loop(config, experiment, loop_settings, SILENT, progress, stop, watchdog, processes)
         outcome = loop.run(replicas, Best(**start["best"]), is_evaluated=start["is_evaluated"])
         processes.leave()
     return TrainOutcome(outcome.exit_code, {})
+
+
+def _loop(
+    config: Config,
+    experiment: Experiment,
+    settings: LoopSettings,
+    recorder: Recorder,
+    progress: Progress,
+    stop: StopRequest,
+    watchdog: Watchdog,
+    processes: Processes,
+) -> Loop:
+    """The loop of one process; what it writes is the recorder's and the progress's."""
+    batcher = experiment.batcher
+    total_steps = settings.epochs * batcher.batches_per_epoch
+    return Loop(
+        experiment.step,
+        batches=lambda first: _batches(batcher, first, total_steps, config.batches.prefetch),
+        steps_per_epoch=batcher.batches_per_epoch,
+        evaluate=_dev_evaluation(experiment, partial(_noticed, stop if processes.is_alone else None, watchdog)),
+        recorder=recorder,
+        audio_seconds=lambda batch: experiment.data.train.audio_seconds(batch.ids),
+        settings=settings,
+        progress=progress,
+        watcher=Watcher(experiment.step, frames=_watched_lengths(batcher)),
+        stop=stop,
+        watchdog=watchdog,
+        processes=processes,
+    )
 
 
 SILENT = Recorder(
@@ -433,7 +437,9 @@ def _shared_facts(config: Config, run: RunDir, experiment: Experiment, facts: Ma
             "process, and with several once there is a checkpoint; or write determinism: strict."
         )
     recordings = "".join(
-        f"{digest} {id}\n" for id, (_, digest) in zip(data.train.ids, data.train.recordings, strict=False)
+        f"{digest} {id}\n"
+        for part in (data.train, data.dev)  # dev's decide which checkpoint is best, so when to stop
+        for id, (_, digest) in zip(part.ids, part.recordings, strict=True)
     )
     arrays = data.normalization.to_arrays()
     content = [name.encode() + arrays[name].tobytes() for name in sorted(arrays)]
@@ -479,14 +485,13 @@ def _start_or_resume(
     require_complete(found, run)
     _require_same_alphabet(found.meta, experiment.data.alphabet, run)
     _require_same_recordings(found.arrays["features"], experiment.data.normalization, run)
-    is_evaluated = found.meta.get(STOP, {}).get("is_evaluated", True)
+    is_evaluated = STOP not in found.meta or bool(found.meta[STOP].get("is_evaluated", True))
     # An evaluation that the checkpoint does not know of was recorded after it, and is made again.
     events.truncate_after(found.step, without=() if is_evaluated else ("eval",))
     hashes.truncate_after(found.step)
     remove_magnitudes_after(run.magnitudes, found.step)
     _restore_checkpoint_event(run, events, found)
     progress.message(f"{run.path}: resuming from step {found.step}")
-    is_evaluated = STOP not in found.meta or bool(found.meta[STOP].get("is_evaluated", True))
     return state.from_dict(found.arrays["state"]), Best(**found.meta["best"]), is_evaluated
 
 

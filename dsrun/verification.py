@@ -102,7 +102,7 @@ class Recorded:
 
     def __init__(self, record: RunRecord, steps: int):
         self.record, self.hasher = record, StateHasher()
-        series = record.series()
+        series = record.series
         self.losses = series[LOSSES]
         hashed = dict.fromkeys(record.hashes.steps.tolist())
         kinds: dict[str, dict[int, Any]] = {

@@ -161,12 +161,10 @@ class Bench:
     def _wait(self, run: RunDir, group: list[subprocess.Popen]) -> None:
         deadline = time.monotonic() + LONGEST
         while time.monotonic() < deadline:
-            if run.tensor_hashes.exists() and len(read_tensor_hashes(run.tensor_hashes).steps) >= self.steps:
+            ended = [i for i, process in enumerate(group) if process.poll() is not None]  # before looking for records
+            if len(read_tensor_hashes(run.tensor_hashes).steps) >= self.steps:
                 return
-            ended = [i for i, process in enumerate(group) if process.poll() is not None]
             if ended:
-                if run.tensor_hashes.exists() and len(read_tensor_hashes(run.tensor_hashes).steps) >= self.steps:
-                    return
                 text = (self.folder / f"log_{ended[0]}.txt").read_text()
                 sys.exit(f"process {ended[0]} ended with {group[ended[0]].returncode}:\n{text[-2000:]}")
             time.sleep(0.2)

@@ -101,7 +101,7 @@ def differences(then: Any, now: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 def decisive(facts: Any) -> dict[str, Any]:
     """Facts by dotted name, without those that are harmless."""
-    flat = _flatten(facts) if isinstance(facts, Mapping) else {}
+    flat = dotted(facts)
     text = flat.pop("in_force.XLA_FLAGS", "")
     try:
         flags = flags_that_decide(str(text))
@@ -112,10 +112,11 @@ def decisive(facts: Any) -> dict[str, Any]:
     return {name: value for name, value in flat.items() if name.split(".")[0] != "git"}
 
 
-def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def dotted(values: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary as one of dotted keys; anything else has none."""
     flat: dict[str, Any] = {}
-    for name, value in facts.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    for key, value in values.items() if isinstance(values, Mapping) else ():
+        flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 

@@ -20,6 +20,7 @@ the next one that both still have.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import numpy as np
 
 from dsrun.errors import DataError, UsageError
 from dsrun.record.events import read_events
-from dsrun.record.provenance import read_provenance
+from dsrun.record.provenance import dotted, read_provenance
 from dsrun.record.run_dir import RunDir
 from dsrun.record.tensor_hashes import TensorHashes, read_tensor_hashes
 from dsrun.study.tensor_distance import distance
@@ -54,6 +55,7 @@ class RunRecord:
         steps = [event["step"] for event in self.events]
         return max([*steps, *self.hashes.steps[-1:].tolist()], default=0)
 
+    @cached_property
     def series(self) -> dict[str, dict[int, Any]]:
         """What can be compared by step, of each kind but tensor hashes."""
         found: dict[str, dict[int, Any]] = {
@@ -85,7 +87,7 @@ class RunRecord:
             DataError: they are not those that the step's event was made of.
         """
         row = int(np.searchsorted(self.hashes.steps, step))
-        said = self.series()["state hashes"].get(step)
+        said = self.series["state hashes"].get(step)
         found = self.hashes.combined(row)
         if said not in (None, found):
             raise DataError(
@@ -157,7 +159,7 @@ def diff_runs(a: RunRecord, b: RunRecord) -> dict[str, Any]:
 def compare(a: RunRecord, b: RunRecord) -> list[Compared]:
     """Each kind of record that both runs have of the same steps, the strongest first."""
     found = [_compare_tensor_hashes(a, b)]
-    series_a, series_b = a.series(), b.series()
+    series_a, series_b = a.series, b.series
     for what in series_a:
         # Besides the state they hold what evaluations said, so they are asked only where nothing else knows the state.
         if what != CHECKPOINT_DIGESTS or not any(found):
@@ -194,7 +196,7 @@ def _compared(what: str, common: list[int], different: int | None) -> Compared |
 
 
 def _first_different_loss(a: RunRecord, b: RunRecord) -> dict[str, Any] | None:
-    losses_a, losses_b = a.series()["losses"], b.series()["losses"]
+    losses_a, losses_b = a.series["losses"], b.series["losses"]
     for step in sorted(losses_a.keys() & losses_b.keys()):
         if losses_a[step] != losses_b[step]:
             return {"step": step, "a": losses_a[step], "b": losses_b[step]}
@@ -265,7 +267,7 @@ def _distances(
 
 def _circumstances(a: RunRecord, b: RunRecord) -> dict[str, Any]:
     """Differences in config, provenance and flags, and changes that a run noted when it went on."""
-    facts = differences(_flag_by_flag(_dotted(a.facts)), _flag_by_flag(_dotted(b.facts)))
+    facts = differences(_flag_by_flag(dotted(a.facts)), _flag_by_flag(dotted(b.facts)))
     is_flag = [row["key"].split(".")[0] in FLAG_SECTIONS for row in facts]
     return {
         "config": differences(a.config, b.config),
@@ -294,10 +296,3 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, An
         for key in keys
         if a.get(key, ABSENT) != b.get(key, ABSENT)
     ]
-
-
-def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

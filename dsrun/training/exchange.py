@@ -80,7 +80,7 @@ class Layout:
         leaves = jax.tree_util.tree_leaves_with_path(example)
         self.structure = jax.tree_util.tree_structure(example)
         self.places = places
-        owners = _dealt_out([int(np.prod(leaf.shape, dtype=np.int64)) for _, leaf in leaves], places)
+        owners = _dealt_out([leaf.size for _, leaf in leaves], places)
         self.tensors = []
         for (path, leaf), owner in zip(leaves, owners, strict=True):
             is_gradient = path[0] == jax.tree_util.GetAttrKey("gradient")
@@ -180,10 +180,11 @@ class Reduction:
     def __init__(
         self, policy: Policy, *, seed: int, shards: int, devices: Sequence[jax.Device], kind: ReductionKind = "tree"
     ):
-        assert kind == "tree" or reduces_exactly(policy), "the library's all-reduce rounds nothing"
         self.policy, self.seed, self.shards, self.kind = policy, seed, shards, kind
         self.devices = list(devices)
         self.places = [i for i, device in enumerate(self.devices) if device.process_index == jax.process_index()]
+        self.is_exact = reduces_exactly(policy)
+        assert kind == "tree" or self.is_exact, "the library's all-reduce rounds nothing"
         self._round = Program(partial(rounded_part, policy, seed), devices=len(self.places))
         self._sum = Program(partial(rounded_sum, policy, seed), donate_argnums=2, devices=len(self.places))
         self._programs: _Programs | None = None
@@ -232,7 +233,7 @@ class PartialSums(Counter[ShardSums]):
         """The next shard's sums as the gradient program gives them."""
         reduction = self._reduction
         is_float32 = all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(part.gradient))
-        if not (is_float32 and reduces_exactly(reduction.policy)):
+        if not (is_float32 and reduction.is_exact):
             part = reduction._round(self.device, self.step, self._here((shard, shard + 1)), part)
         super().put(shard, part)
 

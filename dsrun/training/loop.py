@@ -270,7 +270,9 @@ class Loop:
 
     def _require_equal_copies(self, state: Replicas, number: int) -> None:
         """See that all devices of all processes hold the same state."""
-        require_equal_copies(self._hash, state.copies, step=number, say=self.processes.say)
+        require_equal_copies(
+            self._hash, state.copies, step=number, say=None if self.processes.is_alone else self.processes.say
+        )
 
     def _is_watched(self, number: int) -> bool:
         every = self.settings.watch_every_steps
