@@ -39,11 +39,6 @@ def alone(config):
 
 def start(config, run, processes, *options, of_process=(), largest_file=None):
     """Processes with one device each; `of_process` are options of the last one alone, `largest_file` bytes limit files of the first."""
-
-    def limit():
-        if largest_file is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -72,9 +67,10 @@ def start(config, run, processes, *options, of_process=(), largest_file=None):
                 text=True,
                 env=environment,
                 cwd=REPOSITORY,
-                preexec_fn=limit if number == 0 else None,
             )
         )
+    if largest_file is not None:
+        resource.prlimit(group[0].pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
     return group
 
 
