@@ -8,7 +8,7 @@ of its float32 peak, `of_copy` of the measured copy; "-" where there is none.
 from collections.abc import Sequence
 from typing import Any
 
-from dsrun.cli import print_table
+from dsrun.cli_tables import print_table
 
 FLOAT32_IS = "float32 is true float32, products at Precision.HIGHEST; JAX's default on recent GPUs is TensorFloat-32."
 

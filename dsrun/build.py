@@ -7,7 +7,7 @@ the room that obeys it; a test asserts that every field is read.
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from dsrun.model import (
     refuse_what_cannot_be_recomputed,
     stored_places,
 )
+from dsrun.record import configure_runtime, require_in_force
 from dsrun.speech import (
     Alphabet,
     AudioSettings,
@@ -473,3 +474,13 @@ def _without_infeasible(
     )
     bad = {found.id for found in infeasible}
     return train.keep([id not in bad for id in train.ids]), infeasible
+
+
+def start_runtime(config: Config, *, devices: int = 1, autotune: Mapping[str, Path] | None = None) -> None:
+    """Pin what the config's determinism asks for, before JAX starts, and read it back."""
+    shards, mode = config.batches.shards, config.determinism
+    is_tuned = mode == "autotuned"
+    configure_runtime(devices, pool_size=shards, determinism=mode, autotune=autotune if is_tuned else None)
+    require_in_force(pool_size=shards, determinism=mode)
+    if is_tuned:  # else JAX would keep choices beside its compiled programs too, and read others' there
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")

@@ -17,7 +17,11 @@ import typer
 from dsrun import __version__
 from dsrun.cli_bench import bench_app
 from dsrun.cli_bits import DIFF_EXAMPLE, VERIFY_EXAMPLE, diff, verify
+from dsrun.cli_data import data_app
+from dsrun.cli_options import ConfigOption, JsonOption, SetOption
+from dsrun.cli_recognise import evaluate, transcribe
 from dsrun.cli_study import study_app
+from dsrun.cli_tables import print_description, print_scores, print_table
 from dsrun.errors import DsrunError, UsageError
 from dsrun.record.runtime import ask_for_large_pages
 from dsrun.training.stop import Stopped, StopRequest
@@ -30,21 +34,15 @@ app = typer.Typer(
     help="Train and evaluate speech recognisers whose numbers are stored, multiplied and updated in the format you choose.",
 )
 configs_app = typer.Typer(help="List, show and check config files.", no_args_is_help=True, rich_markup_mode=None)
-data_app = typer.Typer(help="Check and look at manifests.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(configs_app, name="configs")
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 app.add_typer(bench_app, name="bench")
+app.command("eval")(evaluate)
+app.command("transcribe")(transcribe)
 app.command("diff", epilog=DIFF_EXAMPLE)(diff)
 app.command("verify", epilog=VERIFY_EXAMPLE)(verify)
 
-ConfigOption = Annotated[Path, typer.Option("--config", help="YAML config; see `dsrun configs list`.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one value, e.g. --set model.hidden=512. Repeatable."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/prompts_float32-1a2b3c.")]
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a bug in dsrun; 2 bad usage or config; 3 bad data; 4 training diverged; 75 stopped by a signal "
@@ -211,55 +209,6 @@ def _group(is_detected: bool, coordinator: str | None, processes: int | None, pr
     return Group(coordinator, processes, process)
 
 
-@app.command("eval")
-def evaluate(
-    run: RunArgument,
-    manifest: Annotated[
-        Path | None, typer.Option(help="Manifest to score. Default: the config's data.test, else data.dev.")
-    ] = None,
-    checkpoint: Annotated[str, typer.Option(help="best, last, or a step number.")] = "best",
-    decoder: Annotated[str, typer.Option(help="greedy (the only one so far).")] = "greedy",
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Utterances a batch. Default: the config's global batch.")
-    ] = None,
-    json_output: JsonOption = False,
-) -> None:
-    """Word and character error rates of a run on a manifest, with 95% bootstrap intervals over utterances.
-
-    Rates are of the corpus: errors divided by reference words (characters), never clamped. An utterance whose reference is
-    empty adds its hypothesis as insertions and nothing to the length; if all references are empty the rate is infinite with
-    any insertion and 0 without. Each utterance's reference, hypothesis and errors go to RUN/evaluation/<manifest>.jsonl.
-    """
-    from dsrun.experiment import evaluate_run
-
-    report = evaluate_run(run, manifest=manifest, checkpoint=checkpoint, decoder=decoder, batch=batch)
-    print(json.dumps(report, indent=2)) if json_output else print_scores(report)
-
-
-@app.command()
-def transcribe(
-    run: RunArgument,
-    audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Audio files at the config's sample rate.")],
-    checkpoint: Annotated[str, typer.Option(help="best, last, or a step number.")] = "best",
-    resample: Annotated[bool, typer.Option("--resample", help="Convert other sample rates.")] = False,
-    channel: Annotated[int | None, typer.Option(min=0, help="Which channel of a file with several.")] = None,
-    json_output: JsonOption = False,
-) -> None:
-    """Print what was said in each file, one line a file."""
-    from dsrun.experiment import transcribe_files
-
-    results, failures = transcribe_files(run, audio, checkpoint=checkpoint, resample=resample, channel=channel)
-    if json_output:
-        print(json.dumps({"results": results, "failures": failures}, indent=2, ensure_ascii=False))
-    else:
-        for result in results:
-            print(f"{result['file']}: {result['text']}" if len(audio) > 1 else result["text"])
-    for failure in failures:
-        print(failure["error"], file=sys.stderr)
-    if failures:
-        raise typer.Exit(3)
-
-
 @app.command()
 def runs(
     folder: Annotated[Path, typer.Argument(help="Folder that holds run folders.")] = Path("runs"),
@@ -343,106 +292,3 @@ def configs_check(files: Annotated[list[Path], typer.Argument(help="Config files
     if problems:
         raise ConfigError("\n".join(problems))
     print(f"{len(files)} config{'s' if len(files) > 1 else ''} checked, no problems")
-
-
-@data_app.command("check")
-def data_check(
-    manifest: Annotated[Path, typer.Argument(help="JSON-lines manifest.")],
-    config: Annotated[
-        Path | None, typer.Option("--config", help="Also check characters and CTC feasibility under this config.")
-    ] = None,
-    sample_rate: Annotated[int, typer.Option(help="Rate that every file must have (Hz), without --config.")] = 16_000,
-    json_output: JsonOption = False,
-) -> None:
-    """Decode every file of a manifest and report all problems at once. Exit code 3 if there are errors."""
-    from dsrun.inspection import check_data
-
-    report = check_data(manifest, config=config, sample_rate=sample_rate)
-    if json_output:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
-    else:
-        for problem in report["errors"]:
-            print(f"error: {problem}")
-        for problem in report["warnings"]:
-            print(f"warning: {problem}")
-        print("  ".join(f"{name} {value}" for name, value in report["totals"].items()))
-    if report["errors"]:
-        raise typer.Exit(3)
-
-
-@data_app.command("show")
-def data_show(
-    manifest: Annotated[Path, typer.Argument(help="JSON-lines manifest.")],
-    utterance: Annotated[str | None, typer.Argument(help="Id of the utterance; default the first.")] = None,
-    config: ConfigOption = Path("configs/prompts_float32.yaml"),
-    epoch: Annotated[int, typer.Option(min=0, help="Epoch whose augmentation is shown beside the plain features.")] = 1,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Picture, .png or .svg.")] = Path("utterance.png"),
-) -> None:
-    """Draw an utterance's features, plain and as training sees them after augmentation."""
-    from dsrun.inspection import draw_utterance
-
-    print(draw_utterance(manifest, utterance, config=config, epoch=epoch, output=output))
-
-
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """Rows with equal keys as an aligned text table on stdout, full width whatever the terminal."""
-    if not rows:
-        return
-    texts = [[str(name) for name in rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
-    for row in texts:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def print_scores(report: dict[str, Any]) -> None:
-    """An evaluation's rates, intervals and examples for people."""
-    print(f"run       {report['run']}  checkpoint step {report['step']}")
-    print(f"manifest  {report['manifest']}  {report['utterances']} utterances")
-    if report["determinism"] != "strict":
-        print(f"          determinism {report['determinism']}")
-    for name, counts in (("cer", "characters"), ("wer", "words")):
-        count, (low, high) = report[counts], report[f"{name}_interval"]
-        print(
-            f"{name.upper()}       {report[name]:.4f}  [{low:.4f}, {high:.4f}]  {count['errors']} errors in "
-            f"{count['reference_length']} {counts}: {count['substitutions']} substitutions, {count['deletions']} deletions, "
-            f"{count['insertions']} insertions"
-        )
-    if not report["manifest_is_as_trained"]:
-        print("          not one of the manifests that the run was trained with, as they were then")
-    if unknown := report["unknown_characters"]:
-        found = ", ".join(f"{character!r} {count} times" for character, count in unknown.items())
-        print(f"characters outside the alphabet, which the network cannot write: {found}")
-    for name, example in report["examples"].items():
-        print(f"{name:<7} {example['id']}\n   said   {example['reference']}\n   read   {example['hypothesis']}")
-    if report["details"]:
-        print(f"each utterance: {report['details']}")
-
-
-def print_description(report: dict[str, Any]) -> None:
-    """A dry run's report for people."""
-    print(f"{report['config']} -> {report['run_dir']}")
-    print_table(report["parameters"])
-    print(f"parameters: {report['parameter_count']:,}")
-    for name, size in report["bytes"].items():
-        print(f"  {name}: {size / 1e6:.2f} MB")
-    print(f"GRU: {report['gru']}")
-    print(f"CTC: {report['ctc']}")
-    print(f"determinism: {report['determinism']}")
-    print(
-        f"batches: {report['steps_per_epoch']} an epoch, {report['total_steps']} steps in all; "
-        f"{len(report['batch_shapes'])} shapes (one compilation each), padding {report['padding']:.1%} of frames"
-    )
-    print_table(report["batch_shapes"])
-    print(
-        f"utterances: {report['utterances']}; seconds of audio: {report['audio_seconds']:.0f}; classes: {report['classes']}"
-    )
-    print(f"infeasible for CTC: {len(report['infeasible'])}")
-    for text in report["infeasible"]:
-        print(f"  {text}")
-    print("nothing was written")

@@ -232,6 +232,6 @@ def _words(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
-    from dsrun.cli import print_table
+    from dsrun.cli_tables import print_table
 
     print_table(rows)

@@ -302,7 +302,7 @@ def _finite(value: Any) -> Any:
 
 def _print_rows(rows: Sequence[dict[str, Any]], columns: str) -> None:
     """Some columns of rows as a table, with enough digits to see what a sum did."""
-    from dsrun.cli import print_table
+    from dsrun.cli_tables import print_table
 
     print_table([{name: _text(row[name]) for name in columns.split()} for row in rows])
 

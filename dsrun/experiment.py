@@ -1,11 +1,9 @@
-"""What the commands do: a config becomes a run folder, a run folder becomes results.
+"""What `dsrun train` does: a config becomes a run folder.
 
-On the roof beside `cli.py`, which only reads options and prints. A run folder is enough to evaluate and transcribe:
-`config.yaml` rebuilds the network, the checkpoint brings weights, statistics, alphabet and feature normalisation, so training audio
-is not needed again. Inspecting data and machine is `inspection.py`'s.
+On the roof beside `cli.py`, which only reads options and prints. What a finished run is used for is `trained.py`'s and its neighbours',
+inspecting data and machine `inspection.py`'s.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -20,24 +18,22 @@ from typing import Any
 import jax
 
 from dsrun import build
-from dsrun.config import Config, Resolved, config_hash, default_run_dir, load_config, to_yaml
+from dsrun.config import Config, Resolved, config_hash, default_run_dir, to_yaml
 from dsrun.ctc import describe_ctc
 from dsrun.errors import DataError, DsrunError, UsageError
-from dsrun.evaluation.evaluate import Evaluation, Evaluator
-from dsrun.model import ModelSettings, describe_gru, initial_statistics, parameter_table
+from dsrun.evaluation.evaluate import Evaluator
+from dsrun.model import ModelSettings, describe_gru, parameter_table
 from dsrun.record import (
     EventLog,
     LineFile,
     RunDir,
     autotune_digest,
     autotune_flags,
-    configure_runtime,
     differences,
     keep_autotune_results,
     provenance,
     read_events,
     read_provenance,
-    require_in_force,
     trusted_folder,
     write_atomically,
 )
@@ -46,24 +42,23 @@ from dsrun.record.provenance import decisive
 from dsrun.record.run_dir import Mode
 from dsrun.record.runtime import processors
 from dsrun.record.tensor_hashes import TensorHashLog
+from dsrun.scoring import evaluate_run
 from dsrun.speech import (
     Alphabet,
     Batcher,
-    Dataset,
     Normalization,
-    Utterance,
     audio_digest,
-    load_dataset,
     prefetch,
 )
+from dsrun.trained import STOP, require_complete
 from dsrun.training import checkpoint as checkpoints
 from dsrun.training.loop import Best, DevResult, Kept, Loop, LoopSettings, Outcome, Recorder
 from dsrun.training.processes import Group, LostProcessError, Processes, join, noticing_lost_processes
 from dsrun.training.progress import Progress
 from dsrun.training.state import TrainState
-from dsrun.training.state_digest import digest_of_tensors, flatten
+from dsrun.training.state_digest import digest_of_tensors
 from dsrun.training.state_hash import tensor_meanings, tensor_names
-from dsrun.training.step import TrainStep, weights_as_read
+from dsrun.training.step import TrainStep
 from dsrun.training.stop import Stopped, StopRequest
 from dsrun.training.watch import Watcher
 from dsrun.training.watchdog import Watchdog
@@ -113,7 +108,7 @@ def prepare(
         raise UsageError(
             f"--devices {devices}: a step has {shards} shards (batches.shards), so {shards} devices at most."
         )
-    start_runtime(config, devices=min(devices or processors(), shards), autotune=autotune)
+    build.start_runtime(config, devices=min(devices or processors(), shards), autotune=autotune)
     chosen = _chosen_devices(devices, shards)
     data = build.build_training_data(config, on_progress=_loading_line(watchdog))
     settings = build.build_model_settings(config, num_classes=data.alphabet.num_classes)
@@ -144,16 +139,6 @@ def _chosen_devices(count: int | None, shards: int) -> list[jax.Device]:
             "at most. Start fewer processes, or choose --devices for each."
         )
     return chosen
-
-
-def start_runtime(config: Config, *, devices: int = 1, autotune: Mapping[str, Path] | None = None) -> None:
-    """Pin what the config's determinism asks for, before JAX starts, and read it back."""
-    shards, mode = config.batches.shards, config.determinism
-    is_tuned = mode == "autotuned"
-    configure_runtime(devices, pool_size=shards, determinism=mode, autotune=autotune if is_tuned else None)
-    require_in_force(pool_size=shards, determinism=mode)
-    if is_tuned:  # else JAX would keep choices beside its compiled programs too, and read others' there
-        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
 def describe_determinism(config: Config) -> str | None:
@@ -495,10 +480,6 @@ def _start_or_resume(
     return state.from_dict(found.arrays["state"]), Best(**found.meta["best"]), is_evaluated
 
 
-# In `meta`, and as the kind of the event, of a checkpoint that only a signal asked for: an undisturbed run has neither.
-STOP = "stop"
-
-
 def _restore_checkpoint_event(run: RunDir, events: EventLog, found: checkpoints.Checkpoint) -> None:
     """A process killed between a checkpoint and its event leaves the one without the other."""
     kind = STOP if STOP in found.meta else "checkpoint"
@@ -545,47 +526,6 @@ def _changed_text(run: RunDir, changed: dict[str, Any]) -> str:
         + "\n".join(lines)
         + "\nRestore them, train in another --run-dir, or go on with --accept-changes (recorded in events.jsonl)."
     )
-
-
-def require_complete(found: checkpoints.Checkpoint, run: RunDir) -> None:
-    """Refuse a checkpoint that is whole, and yet none that training writes."""
-    meta, arrays = found.meta, found.arrays
-    symbols, best, state = meta.get("alphabet"), meta.get("best"), arrays.get("state")
-    features = arrays.get("features")
-    is_ours = (
-        isinstance(symbols, list)
-        and all(isinstance(symbol, str) for symbol in symbols)
-        and isinstance(best, dict)
-        and best.keys() == asdict(Best()).keys()
-        and all(type(best[name]) is int for name in ("step", "evaluations_without_gain"))
-        and (best["cer"] is None or isinstance(best["cer"], float))
-        and isinstance(meta.get(STOP, {}), dict)
-        and isinstance(state, dict)
-        and isinstance(state.get("master"), dict)
-        and getattr(state.get("step"), "shape", None) == ()
-        and isinstance(features, dict)
-        and all(getattr(features.get(name), "ndim", None) == 1 for name in ("mean", "deviation"))
-    )
-    if not is_ours:
-        raise DataError(
-            f"{run.checkpoints}: the checkpoint of step {found.step} is whole, but not one that dsrun trains with. Restore it from a "
-            "copy, or ask for another step."
-        )
-
-
-def require_fitting(found: checkpoints.Checkpoint, settings: ModelSettings, run: RunDir) -> None:
-    """Refuse arrays of another network than the run's config describes."""
-    state = found.arrays["state"]
-    statistics = flatten(jax.device_get(initial_statistics(settings)))
-    expected = {f"master.{path}": shape for path, shape, _ in parameter_table(settings)}
-    expected |= {f"statistics.{name}".replace("/", "."): value.shape for name, value in statistics.items()}
-    expected |= {f"features.{name}": (settings.num_bins,) for name in ("mean", "deviation")}
-    parts = {"master": state["master"], "statistics": state.get("statistics", {}), "features": found.arrays["features"]}
-    arrays = {name.replace("/", "."): value.shape for name, value in flatten(parts).items()}
-    differing = sorted(name for name in expected.keys() | arrays.keys() if expected.get(name) != arrays.get(name))
-    if differing:
-        texts = (f"{name} is {arrays.get(name)}, the config asks for {expected.get(name)}" for name in differing[:5])
-        raise DataError(f"{run.checkpoints}: step {found.step} does not fit the run's config: {'; '.join(texts)}.")
 
 
 def _require_same_alphabet(meta: dict[str, Any], alphabet: Alphabet, run: RunDir) -> None:
@@ -755,162 +695,6 @@ def _bytes_by_role(config: Config, step: TrainStep) -> dict[str, int]:
 
 def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-# --- using a finished run -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A checkpoint of a run, ready to recognise."""
-
-    run: RunDir
-    config: Config
-    step: int
-    settings: ModelSettings
-    alphabet: Alphabet
-    normalization: Normalization
-    weights: Any
-    statistics: Any
-    evaluator: Evaluator
-
-
-def load_run(path: Path, checkpoint: str) -> Trained:
-    """A run folder's checkpoint: "best", "last" or a step number.
-
-    Raises:
-        UsageError: not a run folder, or no such checkpoint.
-        DataError: the checkpoint is damaged.
-    """
-    run = RunDir(path)
-    if not run.config.is_file():
-        raise UsageError(f"{path}: not a run folder (no config.yaml). `dsrun runs` lists those there are.")
-    run.require_own_contents()
-    config = load_config(run.config).config
-    start_runtime(config, autotune=autotune_flags(run.path, writes=False))
-    found = checkpoints.restore(run.checkpoints, _which(run, checkpoint))
-    require_complete(found, run)
-    alphabet = Alphabet(tuple(found.meta["alphabet"]))
-    settings = build.build_model_settings(config, num_classes=alphabet.num_classes)
-    require_fitting(found, settings, run)
-    policy = build.build_policy(config)
-    state = found.arrays["state"]
-    master = jax.tree.map(jax.numpy.asarray, state["master"])
-    read = jax.jit(partial(weights_as_read, policy, config.seed))
-    return Trained(
-        run=run,
-        config=config,
-        step=found.step,
-        settings=settings,
-        alphabet=alphabet,
-        normalization=Normalization.from_arrays(found.arrays["features"]),
-        weights=read(master, jax.numpy.asarray(state["step"])),
-        statistics=jax.tree.map(jax.numpy.asarray, found.arrays["state"].get("statistics", {})),
-        evaluator=Evaluator(settings, policy),
-    )
-
-
-def _which(run: RunDir, checkpoint: str) -> int | str:
-    there = checkpoints.available_steps(run.checkpoints)
-    if not there:
-        raise UsageError(f"{run.path}: holds no checkpoint yet.")
-    if checkpoint in ("best", "last"):
-        return checkpoint
-    if not checkpoint.isdecimal() or int(checkpoint) not in there:
-        raise UsageError(f"--checkpoint {checkpoint}: there are best, last, {', '.join(map(str, there))}.")
-    return int(checkpoint)
-
-
-def evaluate_run(
-    path: Path, *, manifest: Path | None, checkpoint: str, decoder: str = "greedy", batch: int | None = None
-) -> dict[str, Any]:
-    """Score a run on a manifest and write each utterance's result; returns what `dsrun eval` prints."""
-    if decoder != "greedy":
-        raise UsageError(f"--decoder {decoder}: only greedy is available yet.")
-    trained = load_run(path, checkpoint)
-    config = trained.config
-    manifest = manifest or Path(config.data.test or config.data.dev)
-    cache = build.cache_of(config, access="read")
-    dataset, references, unknown = build.build_evaluation_data(
-        config, manifest, trained.alphabet, trained.normalization, cache=cache
-    )
-    if batch is not None:
-        config = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": batch})})
-    batcher = build.build_batcher(config, dataset, purpose="evaluate")
-    result: Evaluation = trained.evaluator(
-        trained.weights, trained.statistics, batcher.epoch(0), references=references, alphabet=trained.alphabet
-    )
-    digest = audio_digest(manifest)
-    is_as_trained = digest in _digests_at_the_start(trained.run).values()
-    # The plain name is for the best checkpoint on the run's own data; nothing else may replace that file.
-    is_official = is_as_trained and checkpoint == "best"
-    name = manifest.stem if is_official else f"{manifest.stem}-{digest[:6]}-step_{trained.step:06d}"
-    details = write_details(trained.run.evaluation / f"{name}.jsonl", result)
-    return {
-        "run": str(path),
-        "step": trained.step,
-        "manifest": str(manifest),
-        "decoder": decoder,
-        "determinism": config.determinism,
-        **result.summary(),
-        "manifest_is_as_trained": is_as_trained,
-        "unknown_characters": dict(sorted(unknown.items())),
-        "examples": {name: example.to_json() for name, example in result.examples().items()},
-        "details": details,
-    }
-
-
-def write_details(path: Path, result: Evaluation) -> str | None:
-    """Keep each utterance's result; somebody else's run, which cannot be written in, is scored all the same."""
-    try:
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, "".join(_json(u.to_json(), indent=None) for u in result.utterances))
-    except (OSError, DataError) as error:
-        cause = error.__cause__ if isinstance(error, DataError) else error
-        if not isinstance(cause, OSError) or cause.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        print(f"{path}: not written ({cause.strerror}), so each utterance's result is not kept", file=sys.stderr)
-        return None
-    return str(path)
-
-
-def _digests_at_the_start(run: RunDir) -> dict[str, str]:
-    """Of the manifests, by split."""
-    found = read_provenance(run.provenance).get("data", {}) if run.provenance.is_file() else {}
-    return {name: str(digest) for name, digest in found.items()} if isinstance(found, dict) else {}
-
-
-def transcribe_files(
-    path: Path, files: Sequence[Path], *, checkpoint: str, resample: bool, channel: int | None
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Texts of audio files, and what is wrong with those that cannot be read."""
-    trained = load_run(path, checkpoint)
-    data = trained.config.data
-    wanted = {"resample": data.resample or resample, "channel": data.channel if channel is None else channel}
-    config = trained.config.model_copy(update={"data": data.model_copy(update=wanted)})
-    results, failures = [], []
-    for file in files:
-        utterance = Utterance(id=str(file), audio=file, duration=None, text="")
-        try:
-            dataset = load_dataset(
-                [utterance],
-                [[]],
-                audio=build.build_audio(config),
-                features=build.build_features(config),
-                cache=build.cache_of(config, access="read"),
-                normalization=trained.normalization,
-            )
-        except DataError as error:
-            failures.append({"file": str(file), "error": str(error)})
-            continue
-        results.append({"file": str(file), "text": _transcribe(trained, config, dataset)})
-    return results, failures
-
-
-def _transcribe(trained: Trained, config: Config, dataset: Dataset) -> str:
-    one = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": 1})})
-    batch = build.build_batcher(one, dataset, purpose="evaluate").batch(0, 0)
-    return trained.evaluator.decode(trained.weights, trained.statistics, batch, trained.alphabet)[0]
 
 
 def _data_digests(config: Config) -> dict[str, str]:

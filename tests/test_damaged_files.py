@@ -33,13 +33,14 @@ from corpus import REPOSITORY
 from dsrun.config import load_config, to_yaml
 from dsrun.errors import DsrunError
 from dsrun.evaluation.evaluate import Evaluation
-from dsrun.experiment import load_run, require_complete, require_fitting, write_details
 from dsrun.inspection import list_runs
 from dsrun.model import FrameStackSettings, ModelSettings, init_parameters, initial_statistics
 from dsrun.record import EventLog, RunDir, differences, read_events, read_provenance
 from dsrun.record.magnitudes import FIELDS, Magnitudes, load_magnitudes
+from dsrun.scoring import write_details
 from dsrun.speech import Alphabet, FeatureCache, audio_digest, read_manifest
 from dsrun.study.magnitudes import make_panels, tensor_rows, total_rows
+from dsrun.trained import load_run, require_complete, require_fitting
 from dsrun.training.checkpoint import Checkpoint, restore, save
 from dsrun.training.loop import Best
 from dsrun.training.state_digest import digest_of_description

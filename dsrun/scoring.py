@@ -1,0 +1,76 @@
+"""Scoring: a run's error rates on a manifest, and each utterance's result on disk.
+
+On the roof, between `trained.py` (a run folder, ready to recognise) and the room `evaluation` (hypotheses to rates).
+"""
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from dsrun import build
+from dsrun.errors import DataError, UsageError
+from dsrun.evaluation.evaluate import Evaluation
+from dsrun.record import RunDir, read_provenance, write_atomically
+from dsrun.speech import audio_digest
+from dsrun.trained import load_run
+
+
+def evaluate_run(
+    path: Path, *, manifest: Path | None, checkpoint: str, decoder: str = "greedy", batch: int | None = None
+) -> dict[str, Any]:
+    """Score a run on a manifest and write each utterance's result; returns what `dsrun eval` prints."""
+    if decoder != "greedy":
+        raise UsageError(f"--decoder {decoder}: only greedy is available yet.")
+    trained = load_run(path, checkpoint)
+    config = trained.config
+    manifest = manifest or Path(config.data.test or config.data.dev)
+    cache = build.cache_of(config, access="read")
+    dataset, references, unknown = build.build_evaluation_data(
+        config, manifest, trained.alphabet, trained.normalization, cache=cache
+    )
+    if batch is not None:
+        config = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": batch})})
+    batcher = build.build_batcher(config, dataset, purpose="evaluate")
+    result: Evaluation = trained.evaluator(
+        trained.weights, trained.statistics, batcher.epoch(0), references=references, alphabet=trained.alphabet
+    )
+    digest = audio_digest(manifest)
+    is_as_trained = digest in _digests_at_the_start(trained.run).values()
+    # The plain name is for the best checkpoint on the run's own data; nothing else may replace that file.
+    is_official = is_as_trained and checkpoint == "best"
+    name = manifest.stem if is_official else f"{manifest.stem}-{digest[:6]}-step_{trained.step:06d}"
+    details = write_details(trained.run.evaluation / f"{name}.jsonl", result)
+    return {
+        "run": str(path),
+        "step": trained.step,
+        "manifest": str(manifest),
+        "decoder": decoder,
+        "determinism": config.determinism,
+        **result.summary(),
+        "manifest_is_as_trained": is_as_trained,
+        "unknown_characters": dict(sorted(unknown.items())),
+        "examples": {name: example.to_json() for name, example in result.examples().items()},
+        "details": details,
+    }
+
+
+def write_details(path: Path, result: Evaluation) -> str | None:
+    """Keep each utterance's result; somebody else's run, which cannot be written in, is scored all the same."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, "".join(json.dumps(u.to_json(), ensure_ascii=False) + "\n" for u in result.utterances))
+    except (OSError, DataError) as error:
+        cause = error.__cause__ if isinstance(error, DataError) else error
+        if not isinstance(cause, OSError) or cause.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        print(f"{path}: not written ({cause.strerror}), so each utterance's result is not kept", file=sys.stderr)
+        return None
+    return str(path)
+
+
+def _digests_at_the_start(run: RunDir) -> dict[str, str]:
+    """Of the manifests, by split."""
+    found = read_provenance(run.provenance).get("data", {}) if run.provenance.is_file() else {}
+    return {name: str(digest) for name, digest in found.items()} if isinstance(found, dict) else {}
