@@ -30,8 +30,8 @@ from dsrun.speech import (
     estimate_normalization,
     load_dataset,
     prefetch,
-    read_audio,
     read_manifest,
+    read_utterance,
 )
 from dsrun.study.stopwatch import announce, summary
 
@@ -77,7 +77,7 @@ def feature_rates(config: Config, *, utterances: int) -> dict[str, Any]:
     features, audio = build.build_features(config), build.build_audio(config)
     start = time.perf_counter()
     for utterance in sample.utterances:
-        features.compute(_decode(utterance, audio))
+        features.compute(read_utterance(utterance, audio))
     seconds = time.perf_counter() - start
     return {
         "utterances": len(sample.utterances),
@@ -109,7 +109,7 @@ def _one_round(config: Config, sample: _Sample, folder: Path) -> dict[str, float
         return result
 
     for utterance in sample.utterances:
-        samples = timed("decode", partial(_decode, utterance, audio))
+        samples = timed("decode", partial(read_utterance, utterance, audio))
         for speed in speeds:
             changed = timed("change_speed", partial(change_speed, samples, speed, audio.sample_rate))
             timed("features", partial(features.compute, changed))
@@ -150,12 +150,6 @@ def _dataset(
         ),
     )
     return replace(dataset, normalization=estimate_normalization(clip[1.0] for clip in dataset.clips))
-
-
-def _decode(utterance: Utterance, audio: Any) -> Any:
-    return read_audio(
-        utterance.audio, audio, offset=utterance.offset, duration=utterance.duration, is_part=utterance.is_part
-    )
 
 
 def _speeds(config: Config) -> list[float]:

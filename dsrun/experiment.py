@@ -537,7 +537,7 @@ def _require_same_alphabet(meta: dict[str, Any], alphabet: Alphabet, run: RunDir
 
 
 def _recordings_text(data: build.TrainingData) -> str:
-    """What `recordings.sha256` holds: the files of train and dev, as `sha256sum --check` reads it."""
+    """What `recordings.sha256` holds: the files of train and dev, as `sha256sum --check` reads it (members of tar files apart)."""
     files = dict(sorted([*data.train.recordings, *data.dev.recordings]))
     return "".join(f"{digest}  {path}\n" for path, digest in files.items())
 

@@ -6,7 +6,7 @@ Manifests list utterances; audio becomes samples, samples become features, text 
 """
 
 from dsrun.speech.alphabet import Alphabet, Encoded, encode_all, normalize, unknown_text
-from dsrun.speech.audio import AudioSettings, audio_digest, read_audio
+from dsrun.speech.audio import AudioSettings, audio_digest, place_of, read_audio, read_utterance, utterance_digest
 from dsrun.speech.augment import Augmentation, change_speed, spec_augment, utterance_rng
 from dsrun.speech.batching import Batch, Batcher, prefetch
 from dsrun.speech.check import CheckReport, check_manifest
@@ -19,7 +19,7 @@ from dsrun.speech.features import (
     log_mel,
     log_spectrogram,
 )
-from dsrun.speech.manifest import Utterance, list_problems, read_manifest, write_manifest
+from dsrun.speech.manifest import TarMember, Utterance, list_problems, read_manifest, write_manifest
 
 __all__ = [
     "Alphabet",
@@ -33,6 +33,7 @@ __all__ = [
     "FeatureCache",
     "FeatureSettings",
     "Normalization",
+    "TarMember",
     "Utterance",
     "audio_digest",
     "change_speed",
@@ -44,11 +45,14 @@ __all__ = [
     "log_mel",
     "log_spectrogram",
     "normalize",
+    "place_of",
     "prefetch",
     "read_audio",
     "read_manifest",
+    "read_utterance",
     "spec_augment",
     "unknown_text",
+    "utterance_digest",
     "utterance_rng",
     "write_manifest",
 ]

@@ -4,19 +4,24 @@ Samples are float32 in [-1, 1], one channel, at the rate that the config names. 
 resampled (soxr) only where the config says so, a channel of several is taken only where one is named, and a file that
 libsndfile would read as a shorter clip without complaint (a WAV, AIFF or Ogg cut off in the middle) is refused. Sun AU, W64 and
 headerless MP3 cut off in the middle are noticed only by the manifest's duration.
+
+A recording is a file, or some bytes of a tar file: those are read into memory, and everything said above holds for them as if they
+were a file of their own.
 """
 
 import hashlib
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import soundfile
 from jaxtyping import Float32
 
 from dsrun.errors import DataError
+from dsrun.speech.manifest import LARGEST_MEMBER, TarMember, Utterance
 
 Channel = Literal["mono"] | int
 
@@ -39,30 +44,58 @@ class AudioSettings:
         return f"rate={self.sample_rate} resample={self.resample} channel={self.channel}"
 
 
+def read_utterance(utterance: Utterance, settings: AudioSettings) -> Float32[np.ndarray, " sample"]:
+    """Samples of an utterance's recording, wherever it lies. Raises DataError as `read_audio` does."""
+    return read_audio(
+        utterance.audio,
+        settings,
+        offset=utterance.offset,
+        duration=utterance.duration,
+        is_part=utterance.is_part,
+        member=utterance.member,
+    )
+
+
+def utterance_digest(utterance: Utterance) -> str:
+    """sha256 of the bytes of the recording that an utterance is in: a file's, or a tar member's."""
+    return audio_digest(utterance.audio, utterance.member)
+
+
 def read_audio(
-    path: Path, settings: AudioSettings, *, offset: float = 0.0, duration: float | None = None, is_part: bool = False
+    path: Path,
+    settings: AudioSettings,
+    *,
+    offset: float = 0.0,
+    duration: float | None = None,
+    is_part: bool = False,
+    member: TarMember | None = None,
 ) -> Float32[np.ndarray, " sample"]:
     """Samples of a file, or of a part of it.
 
     Args:
-        path: WAV, FLAC, Ogg and whatever else libsndfile reads.
+        path: WAV, FLAC, Ogg and whatever else libsndfile reads; with `member` the tar file that holds it.
         settings: required rate and channel.
         offset: seconds to skip.
         duration: what the manifest says, seconds. The part's length if `is_part`, otherwise checked against the file.
+        member: which bytes of a tar file are the recording.
 
     Raises:
         DataError: missing, not audio, cut off, empty, too long, wrong rate or channel, NaN or infinite samples, or a duration
             that disagrees by more than 0.1 s.
     """
-    with _open(path) as file:
+    name = place_of(path, member)
+    if not path.is_file():
+        raise DataError(_no_file(path, None))
+    content = path if member is None else _member_bytes(path, member)
+    with _decoder(name, content) as file:
         rate = file.samplerate
-        _require_whole(path)
-        _require_rate_and_channel(path, rate, file.channels, settings)
-        start, count = _range(path, file, settings.max_seconds, offset, duration, is_part)
-        samples = _read(path, file, start, count)
+        _require_whole(name, content)
+        _require_rate_and_channel(name, rate, file.channels, settings)
+        start, count = _range(name, file, settings.max_seconds, offset, duration, is_part)
+        samples = _read(name, file, start, count)
     mono = samples[:, 0 if settings.channel == "mono" else settings.channel]
     if not np.isfinite(mono).all():
-        raise DataError(f"{path}: {int((~np.isfinite(mono)).sum())} samples are NaN or infinite.")
+        raise DataError(f"{name}: {int((~np.isfinite(mono)).sum())} samples are NaN or infinite.")
     if rate != settings.sample_rate:
         import soxr
 
@@ -70,24 +103,44 @@ def read_audio(
     return np.ascontiguousarray(mono, np.float32)
 
 
-def audio_digest(path: Path) -> str:
-    """sha256 of the file's bytes, hexadecimal."""
+def audio_digest(path: Path, member: TarMember | None = None) -> str:
+    """sha256 of the file's bytes, or of a tar member's, hexadecimal."""
     try:
         if path.exists() and not path.is_file():  # a pipe or a device that a manifest names has no end
             raise DataError(f"{path}: a folder, a pipe or a device, not an audio file.")
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        content = path.read_bytes() if member is None else _member_bytes(path, member)
+        return hashlib.sha256(content).hexdigest()
     except OSError as error:
         raise DataError(_no_file(path, error)) from None
 
 
-def _open(path: Path) -> soundfile.SoundFile:
-    if not path.is_file():
-        raise DataError(_no_file(path, None))
+def place_of(path: Path, member: TarMember | None) -> str:
+    """What a message calls a recording: its path, and the bytes of a tar file."""
+    return f"{path}" if member is None else f"{path}@{member.offset}+{member.size}"
+
+
+def _member_bytes(path: Path, member: TarMember) -> bytes:
+    if member.size > LARGEST_MEMBER:
+        raise DataError(
+            f"{place_of(path, member)}: more than {LARGEST_MEMBER} bytes. Keep so long a recording in a file."
+        )
     try:
-        return soundfile.SoundFile(str(path))
+        with path.open("rb") as tar:
+            tar.seek(member.offset)
+            content = tar.read(member.size)
+    except OSError as error:
+        raise DataError(_no_file(path, error)) from None
+    if len(content) < member.size:
+        raise DataError(f"{place_of(path, member)}: the tar file ends at {path.stat().st_size}. Is it cut off?")
+    return content
+
+
+def _decoder(name: str, content: Path | bytes) -> soundfile.SoundFile:
+    try:
+        return soundfile.SoundFile(str(content) if isinstance(content, Path) else io.BytesIO(content))
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         reason = getattr(error, "error_string", str(error))
-        raise DataError(f"{path}: not an audio file that can be read ({reason.rstrip('.')}).") from None
+        raise DataError(f"{name}: not an audio file that can be read ({reason.rstrip('.')}).") from None
 
 
 def _no_file(path: Path, error: OSError | None) -> str:
@@ -99,43 +152,43 @@ def _no_file(path: Path, error: OSError | None) -> str:
 
 
 def _range(
-    path: Path, file: soundfile.SoundFile, max_seconds: float, offset: float, duration: float | None, is_part: bool
+    name: str, file: soundfile.SoundFile, max_seconds: float, offset: float, duration: float | None, is_part: bool
 ) -> tuple[int, int]:
     """First sample and number of samples to read."""
     if file.frames >= UNKNOWN_LENGTH:
-        raise DataError(f"{path}: does not state its length (encoded from a pipe?). Encode it again from a file.")
+        raise DataError(f"{name}: does not state its length (encoded from a pipe?). Encode it again from a file.")
     seconds = file.frames / file.samplerate
     length = duration if is_part and duration is not None else seconds - offset
     if file.frames == 0 or length <= 0:
-        raise DataError(f"{path}: holds no samples{f' behind {offset:g} s' if offset else ''}.")
+        raise DataError(f"{name}: holds no samples{f' behind {offset:g} s' if offset else ''}.")
     if offset + length > seconds + DURATION_TOLERANCE:
-        raise DataError(f"{path}: the manifest's part ends at {offset + length:.2f} s, the file at {seconds:.2f}.")
+        raise DataError(f"{name}: the manifest's part ends at {offset + length:.2f} s, the file at {seconds:.2f}.")
     if length > max_seconds:
         raise DataError(
-            f"{path}: {length:.1f} s, longer than data.max_seconds ({max_seconds:g}). Cut it or raise the limit."
+            f"{name}: {length:.1f} s, longer than data.max_seconds ({max_seconds:g}). Cut it or raise the limit."
         )
     if not is_part and duration is not None and abs(duration - seconds) > DURATION_TOLERANCE:
         raise DataError(
-            f"{path}: lasts {seconds:.2f} s, the manifest says {duration:.2f}. Is the file cut off, or the line wrong?"
+            f"{name}: lasts {seconds:.2f} s, the manifest says {duration:.2f}. Is the file cut off, or the line wrong?"
         )
     start = min(round(offset * file.samplerate), file.frames - 1)
     return start, min(max(1, round(length * file.samplerate)), file.frames - start)
 
 
-def _read(path: Path, file: soundfile.SoundFile, start: int, count: int) -> Float32[np.ndarray, "sample channel"]:
+def _read(name: str, file: soundfile.SoundFile, start: int, count: int) -> Float32[np.ndarray, "sample channel"]:
     try:
         if start:
             file.seek(start)
         samples = file.read(count, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, MemoryError) as error:
-        raise DataError(f"{path}: breaks off while being decoded ({error}).") from None
+        raise DataError(f"{name}: breaks off while being decoded ({error}).") from None
     # Codecs may know their length less exactly than they tell: one hop of 10 ms is forgiven, a missing tail is not.
     if count - len(samples) > file.samplerate // 100:
-        raise DataError(f"{path}: breaks off: {len(samples)} samples of {count} could be read.")
+        raise DataError(f"{name}: breaks off: {len(samples)} samples of {count} could be read.")
     return samples
 
 
-def _require_rate_and_channel(path: Path, rate: int, channels: int, settings: AudioSettings) -> None:
+def _require_rate_and_channel(name: str, rate: int, channels: int, settings: AudioSettings) -> None:
     problems = []
     if rate != settings.sample_rate and not settings.resample:
         problems.append(
@@ -152,18 +205,19 @@ def _require_rate_and_channel(path: Path, rate: int, channels: int, settings: Au
             f"{channels} channels, so there is no channel {settings.channel} (data.channel; the first is 0)"
         )
     if problems:
-        raise DataError(f"{path}: " + "; ".join(problems) + ".")
+        raise DataError(f"{name}: " + "; ".join(problems) + ".")
 
 
-def _require_whole(path: Path) -> None:
+def _require_whole(name: str, content: Path | bytes) -> None:
     """Compare what the container says with the file; libsndfile reads a cut one as a shorter clip without an error."""
-    actual = path.stat().st_size
-    with path.open("rb") as file:
+    stream: BinaryIO = content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
+    with stream as file:
         header = file.read(12)
+        actual = file.seek(0, io.SEEK_END)
         file.seek(max(0, actual - OGG_TAIL))
         tail = file.read()
     if header[:4] == b"OggS":
-        _require_last_ogg_page(path, tail)
+        _require_last_ogg_page(name, tail)
         return
     order = {(b"RIFF", b"WAVE"): "little", (b"FORM", b"AIFF"): "big", (b"FORM", b"AIFC"): "big"}
     byte_order = order.get((header[:4], header[8:12]))
@@ -172,12 +226,12 @@ def _require_whole(path: Path) -> None:
     stated = int.from_bytes(header[4:8], byte_order) + 8  # type: ignore[arg-type]
     is_streamed = stated >= 0xFFFF_FF00  # writers that cannot seek back put the largest size
     if stated > actual + 1 and not is_streamed:
-        raise DataError(f"{path}: cut off: the header says {stated} bytes, the file has {actual}.")
+        raise DataError(f"{name}: cut off: the header says {stated} bytes, the file has {actual}.")
 
 
-def _require_last_ogg_page(path: Path, tail: bytes) -> None:
+def _require_last_ogg_page(name: str, tail: bytes) -> None:
     """RFC 3533: the last page of a stream has the flag 4 in its sixth byte; a page is 27 bytes, lengths, segments."""
     start = tail.rfind(b"OggS")
     page = tail[start:] if start >= 0 else b""
     if len(page) < 27 or not page[5] & 4 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
-        raise DataError(f"{path}: cut off: the last page of the Ogg stream is missing.")
+        raise DataError(f"{name}: cut off: the last page of the Ogg stream is missing.")

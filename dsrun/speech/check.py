@@ -19,7 +19,7 @@ from jaxtyping import Float32
 
 from dsrun.errors import DataError
 from dsrun.speech.alphabet import Alphabet, encode_all, normalize
-from dsrun.speech.audio import AudioSettings, audio_digest, read_audio
+from dsrun.speech.audio import AudioSettings, read_utterance, utterance_digest
 from dsrun.speech.manifest import Utterance
 
 SILENT_PEAK = 1e-3  # -60 dBFS: nothing was said
@@ -62,13 +62,13 @@ def check_manifest(
     places: dict[tuple, Utterance] = {}
     for utterance in utterances:
         try:
-            samples = _read(utterance, audio)
+            samples = read_utterance(utterance, audio)
         except DataError as error:
             errors.append(f"{_place(utterance)}: {error}")
             continue
         seconds[utterance.id] = len(samples) / audio.sample_rate
         warnings += [f"{_place(utterance)}: {problem}" for problem in _level_problems(samples)]
-        recording = (audio_digest(utterance.audio), utterance.offset, utterance.duration if utterance.is_part else None)
+        recording = (utterance_digest(utterance), utterance.offset, utterance.duration if utterance.is_part else None)
         first = places.setdefault(recording, utterance)
         if first is not utterance:
             warnings.append(f"{_place(utterance)}: the same recording as {_place(first)}.")
@@ -95,12 +95,6 @@ def check_manifest(
 
 def _place(utterance: Utterance) -> str:
     return f"utterance {utterance.id!r} (line {utterance.line})"
-
-
-def _read(utterance: Utterance, audio: AudioSettings) -> Float32[np.ndarray, " sample"]:
-    return read_audio(
-        utterance.audio, audio, offset=utterance.offset, duration=utterance.duration, is_part=utterance.is_part
-    )
 
 
 def _level_problems(samples: Float32[np.ndarray, " sample"]) -> list[str]:

@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import compress
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
 
 from dsrun.errors import DataError
-from dsrun.speech.audio import AudioSettings, audio_digest, read_audio
+from dsrun.speech.audio import AudioSettings, place_of, read_utterance, utterance_digest
 from dsrun.speech.augment import Augmentation, change_speed, spec_augment, utterance_rng
 from dsrun.speech.features import FeatureCache, FeatureSettings, Normalization
 from dsrun.speech.manifest import Utterance, list_problems
@@ -28,7 +27,8 @@ PLAIN = (1.0,)
 class Dataset:
     """Use `load_dataset`; `keep` derives a smaller one. All sequences are in the manifest's order.
 
-    `clips[k][speed]` is utterance k's features at that speed, not normalised; `recordings[k]` its file and the sha256 of that.
+    `clips[k][speed]` is utterance k's features at that speed, not normalised; `recordings[k]` its file (of a tar file
+    `path@offset+size`) and the sha256 of that.
     """
 
     ids: tuple[str, ...]
@@ -38,7 +38,7 @@ class Dataset:
     normalization: Normalization | None
     augmentation: Augmentation | None
     seed: int
-    recordings: tuple[tuple[Path, str], ...] = ()
+    recordings: tuple[tuple[str, str], ...] = ()
 
     @property
     def num_bins(self) -> int:
@@ -124,9 +124,9 @@ def load_dataset(
     clips, seconds, recordings, problems = [], [], [], []
     for number, utterance in enumerate(utterances):
         try:
-            digest = audio_digest(utterance.audio)
+            digest = utterance_digest(utterance)
             clips.append(_clips(utterance, digest, speeds, audio, features, cache))
-            recordings.append((utterance.audio, digest))
+            recordings.append((place_of(utterance.audio, utterance.member), digest))
             seconds.append(utterance.duration or 0.0)
         except DataError as error:
             place = f"utterance {utterance.id!r} (line {utterance.line}): " if utterance.line else ""  # no manifest
@@ -159,20 +159,11 @@ def _clips(
 
     def compute(speed: float) -> Float32[np.ndarray, "frame bin"]:
         if not samples:
-            samples.append(
-                read_audio(
-                    utterance.audio,
-                    audio,
-                    offset=utterance.offset,
-                    duration=utterance.duration,
-                    is_part=utterance.is_part,
-                )
-            )
+            samples.append(read_utterance(utterance, audio))
         changed = change_speed(samples[0], speed, audio.sample_rate)
         if features.num_frames(len(changed)) == 0:
-            raise DataError(
-                f"{utterance.audio}: {len(changed)} samples at speed {speed:g}, shorter than one window of {features.window}."
-            )
+            place, window = place_of(utterance.audio, utterance.member), features.window
+            raise DataError(f"{place}: {len(changed)} samples at speed {speed:g}, shorter than one window of {window}.")
         return features.compute(changed)
 
     # Also what read_audio only compares: stored features must not make a check pass that fails without them.

@@ -5,8 +5,11 @@ JSON lines, one utterance a line, the most common form today (NeMo, PaddleSpeech
     {"audio_filepath": "audio/vm-goodbye.ogg", "duration": 0.9, "text": "goodbye"}
 
 Optional: `offset` (seconds into the file; `duration` is then the part's length), `speaker`, `id`. Relative paths are relative to
-the manifest. Other keys are kept in `extra`. Without `id` an utterance is called by its path without the ending, plus `@offset`
-where there is one; ids must be unique, because they key the randomness and the order.
+the manifest. Other keys are kept in `extra`. Without `id` an utterance is called by its path without the ending, plus `#tar_offset`
+and `@offset` where there are; ids must be unique, because they key the randomness and the order.
+
+A recording may lie inside a tar file, which is never unpacked: `audio_filepath` is then the tar, `tar_offset` and `tar_size` (both or
+neither) are where in it the member's content begins and its length, bytes. An `offset` counts from the member's own beginning.
 
 A manifest is read whole and every problem is reported at once.
 """
@@ -21,12 +24,26 @@ from dsrun.errors import DataError
 
 MOST_PROBLEMS = 20  # shown; the rest is counted
 LONGEST = 1e9  # seconds, thirty years: beyond it a number is a mistake
-KNOWN_KEYS = {"audio_filepath", "duration", "text", "offset", "speaker", "id"}
+LARGEST_MEMBER = (
+    1 << 29
+)  # bytes of a tar's member, which is read whole: hours of FLAC, and no more memory than a machine has
+KNOWN_KEYS = {"audio_filepath", "duration", "text", "offset", "speaker", "id", "tar_offset", "tar_size"}
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """Where in a tar file a member's content lies: its first byte, and how many there are."""
+
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording and its transcript: absolute path, seconds (None: not known), text as written, line of the manifest."""
+    """One recording and its transcript: absolute path, seconds (None: not known), text as written, line of the manifest.
+
+    With `member` the recording is those bytes of the tar file `audio`.
+    """
 
     id: str
     audio: Path
@@ -37,6 +54,7 @@ class Utterance:
     is_part: bool = False
     speaker: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    member: TarMember | None = None
 
 
 def read_manifest(path: Path | str) -> list[Utterance]:
@@ -103,7 +121,9 @@ def _parse(line: str, number: int, folder: Path) -> Utterance:
     duration, offset = _seconds(row, "duration"), _seconds(row, "offset") if is_part else 0.0
     if not name or "\0" in name:
         raise DataError(f"audio_filepath is {name!r}; write a path.")
-    default_id = str(Path(name).with_suffix("")) + (f"@{offset:g}" if offset else "")
+    member = _member(row)
+    place = f"#{member.offset}" if member else ""
+    default_id = str(Path(name).with_suffix("")) + place + (f"@{offset:g}" if offset else "")
     id = default_id if row.get("id") is None else _text(row, "id")
     if not id:
         raise DataError("id is empty; leave it out (the path names the utterance) or write one.")
@@ -117,7 +137,20 @@ def _parse(line: str, number: int, folder: Path) -> Utterance:
         is_part=is_part,
         speaker=None if row.get("speaker") is None else _text(row, "speaker"),
         extra={key: value for key, value in row.items() if key not in KNOWN_KEYS},
+        member=member,
     )
+
+
+def _member(row: dict) -> TarMember | None:
+    if row.get("tar_offset") is None and row.get("tar_size") is None:
+        return None
+    for key, least, most in (("tar_offset", 0, 1 << 62), ("tar_size", 1, LARGEST_MEMBER)):
+        value = row.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise DataError(
+                f"{key} is {value!r}; write both tar_offset and tar_size, whole bytes, {key} from {least} to {most}."
+            )
+    return TarMember(row["tar_offset"], row["tar_size"])
 
 
 def _text(row: dict, key: str) -> str:

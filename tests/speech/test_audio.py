@@ -1,13 +1,16 @@
 """Audio files: what is read, to the sample, and every way in which a file can be wrong."""
 
+import hashlib
 import struct
+import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 
 from dsrun.errors import DataError
-from dsrun.speech import AudioSettings, audio_digest, read_audio
+from dsrun.speech import AudioSettings, TarMember, Utterance, audio_digest, read_audio, read_utterance, utterance_digest
 
 RATE = 16_000
 STRICT = AudioSettings(RATE)
@@ -228,3 +231,53 @@ def test_a_header_with_absurd_channels_is_refused_not_crashed_on(tmp_path):
     header = b"RIFF" + struct.pack("<I", 36) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 65_535, RATE, 0, 0, 16)
     (tmp_path / "a.wav").write_bytes(header + b"data" + struct.pack("<I", 0))
     refusal(tmp_path / "a.wav")
+
+
+def in_a_tar(folder, path, name="clip") -> Utterance:
+    """A tar of some text and that file, without its ending, and the utterance of the latter."""
+    (folder / "before.txt").write_text("something else\n" * 100)
+    with tarfile.open(folder / "shard.tar", "w") as tar:
+        tar.add(folder / "before.txt", "before.txt")
+        tar.add(path, name)
+        tar.add(folder / "before.txt", "after.txt")
+    with tarfile.open(folder / "shard.tar") as tar:
+        info = tar.getmember(name)
+    member = TarMember(info.offset_data, info.size)
+    return Utterance(id="a", audio=folder / "shard.tar", duration=None, text="", member=member)
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3"])
+def test_a_recording_in_a_tar_has_the_same_samples_and_digest_as_the_file_of_its_own(tmp_path, ending):
+    path = write(tmp_path / f"a.{ending}", noise(2))
+    utterance = in_a_tar(tmp_path, path)
+    np.testing.assert_array_equal(read_utterance(utterance, STRICT), read_audio(path, STRICT))
+    assert utterance_digest(utterance) == hashlib.sha256(path.read_bytes()).hexdigest() == audio_digest(path)
+
+
+def test_a_part_of_a_recording_in_a_tar_is_the_same_samples_as_a_slice(tmp_path):
+    utterance = in_a_tar(tmp_path, write(tmp_path / "a.flac", noise(3)))
+    part = replace(utterance, offset=0.5, duration=1.25, is_part=True)
+    np.testing.assert_array_equal(read_utterance(part, STRICT), read_utterance(utterance, STRICT)[8000:28000])
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg"])
+def test_a_recording_cut_off_before_it_came_into_a_tar_is_refused(tmp_path, ending):
+    # Bytes follow it in the tar: reading on into the next header must not make the clip look whole.
+    path = write(tmp_path / f"a.{ending}", noise(3))
+    path.write_bytes(path.read_bytes()[:5000])
+    utterance = in_a_tar(tmp_path, path)
+    with pytest.raises(DataError, match=f"shard.tar@{utterance.member.offset}[+]5000: .*(cut off|breaks off)"):
+        read_utterance(utterance, STRICT)
+
+
+def test_a_member_beyond_the_end_of_its_tar_and_one_of_an_absurd_size_are_refused(tmp_path):
+    utterance = in_a_tar(tmp_path, write(tmp_path / "a.wav", noise(1)))
+    size = utterance.audio.stat().st_size
+    for offset, length in ((size - 100, 200), (size + 5, 1), (2**61, 10)):
+        beyond = replace(utterance, member=TarMember(offset, length))
+        with pytest.raises(DataError, match="the tar file ends at|Invalid argument|too large"):
+            read_utterance(beyond, STRICT)
+    with pytest.raises(DataError, match="more than 536870912 bytes"):
+        read_utterance(replace(utterance, member=TarMember(0, 2**40)), STRICT)
+    with pytest.raises(DataError, match="no such file"):
+        read_utterance(replace(utterance, audio=tmp_path / "none.tar"), STRICT)

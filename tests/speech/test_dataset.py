@@ -135,7 +135,7 @@ def test_the_disk_cache_gives_the_same_bytes_and_saves_the_decoding(tmp_path, mo
     def fail(*_, **__):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("dsrun.speech.dataset.read_audio", fail)
+    monkeypatch.setattr("dsrun.speech.dataset.read_utterance", fail)
     assert content(load(manifest, augmentation=SPEEDS, cache=cache)) == content(plain)
 
 

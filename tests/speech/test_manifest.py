@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dsrun.errors import DataError
-from dsrun.speech import read_manifest, write_manifest
+from dsrun.speech import TarMember, read_manifest, write_manifest
 
 
 def write(folder, *lines: str, encoding="utf-8", end="\n"):
@@ -44,6 +44,17 @@ def test_two_parts_of_one_file_get_different_ids(tmp_path):
     assert (second.offset, second.is_part) == (2.5, True)
 
 
+def test_a_recording_in_a_tar_file_is_a_member_and_names_itself_by_its_place(tmp_path):
+    rows = [
+        row(audio_filepath="t.tar", tar_offset=offset, tar_size=700, offset=part)
+        for offset, part in ((512, ...), (2048, 1.5))
+    ]
+    first, second = read_manifest(write(tmp_path, *rows))
+    assert (first.member, first.id, first.audio) == (TarMember(512, 700), "t#512", (tmp_path / "t.tar").resolve())
+    assert (second.member, second.id, second.offset) == (TarMember(2048, 700), "t#2048@1.5", 1.5)
+    assert first.extra == {}
+
+
 def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path):
     plain = read_manifest(write(tmp_path, row(), row(audio_filepath="b.wav")))
     windows = read_manifest(write(tmp_path, row(), row(audio_filepath="b.wav"), encoding="utf-8-sig", end="\r\n"))
@@ -78,6 +89,12 @@ def test_what_is_written_is_read_back(tmp_path):
         ('{"audio_filepath": "a", "duration": 1' + "0" * 400 + ', "text": ""}', "write seconds"),
         (row(offset=-0.5), "offset is -0.5"),
         (row(id=""), "id is empty"),
+        (row(tar_offset=512), "tar_size is None; write both tar_offset and tar_size"),
+        (row(tar_offset=512, tar_size=0), "tar_size is 0; write both"),
+        (row(tar_offset=512, tar_size=2**30), "tar_size is 1073741824; write both"),
+        (row(tar_offset=-1, tar_size=5), "tar_offset is -1; write both"),
+        (row(tar_offset=2.0, tar_size=5), "tar_offset is 2.0; write both"),
+        (row(tar_offset=True, tar_size=5), "tar_offset is True; write both"),
         (row(id=7), "id is 7; write a text"),
         ('{"audio_filepath": "a", "duration": 1, "text": "\\ud800"}', "half a surrogate pair"),
     ],
