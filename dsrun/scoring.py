@@ -11,9 +11,9 @@ from typing import Any
 
 from dsrun import build
 from dsrun.errors import DataError, UsageError
-from dsrun.evaluation.evaluate import Evaluation
+from dsrun.evaluation.results import Evaluation
 from dsrun.record import RunDir, read_provenance, write_atomically
-from dsrun.speech import audio_digest
+from dsrun.speech import audio_digest, read_manifest
 from dsrun.trained import load_run
 
 
@@ -36,6 +36,8 @@ def evaluate_run(
     result: Evaluation = trained.evaluator(
         trained.weights, trained.statistics, batcher.epoch(0), references=references, alphabet=trained.alphabet
     )
+    facts = {u.id: (u.duration or None, u.speaker) for u in read_manifest(manifest)}
+    result = result.with_facts(facts)
     digest = audio_digest(manifest)
     is_as_trained = digest in _digests_at_the_start(trained.run).values()
     # The plain name is for the best checkpoint on the run's own data; nothing else may replace that file.

@@ -32,7 +32,7 @@ from corpus import REPOSITORY
 
 from dsrun.config import load_config, to_yaml
 from dsrun.errors import DsrunError
-from dsrun.evaluation.evaluate import Evaluation
+from dsrun.evaluation.results import Evaluation
 from dsrun.inspection import list_runs
 from dsrun.model import FrameStackSettings, ModelSettings, init_parameters, initial_statistics
 from dsrun.record import EventLog, RunDir, differences, read_events, read_provenance

@@ -45,6 +45,16 @@ class ErrorCount:
             return float("inf") if self.errors else 0.0
         return self.errors / self.reference_length
 
+    def to_json(self) -> dict[str, int]:
+        """As reports and files have it."""
+        return {
+            "errors": self.errors,
+            "substitutions": self.substitutions,
+            "deletions": self.deletions,
+            "insertions": self.insertions,
+            "reference_length": self.reference_length,
+        }
+
     def __add__(self, other: "ErrorCount") -> "ErrorCount":
         return ErrorCount(
             self.substitutions + other.substitutions,

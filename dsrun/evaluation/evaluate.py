@@ -1,15 +1,11 @@
-"""Evaluation: hypotheses, error rates with intervals, and where the errors are.
+"""Evaluation: from batches to hypotheses and their errors.
 
-Greedy (best path) decoding. Rates are of the corpus: all errors divided by all reference words (or characters), never a mean
-of utterances' rates, never clamped: a model that inserts freely scores above 1. The reference is the manifest's text,
-normalised as the alphabet does it. The empty-reference rule is `error_rate`'s.
-
-Intervals are percentile bootstrap over utterances (Bisani & Ney 2004), seeded, so the same hypotheses give the same interval.
+Greedy (best path) decoding. The reference is the manifest's text, normalised as the alphabet does it. What the results add up to
+is in `results.py`, which needs no JAX.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,76 +15,8 @@ import numpy as np
 from dsrun.arithmetic import Policy
 from dsrun.arithmetic.policy import pass_key
 from dsrun.ctc import greedy_search, policy_ctc_loss
-from dsrun.evaluation.error_rate import ErrorCount, bootstrap_interval, character_errors, total_errors, word_errors
+from dsrun.evaluation.results import Evaluation, score_utterance
 from dsrun.model import ModelSettings, apply
-
-BOOTSTRAP_SEED = 1
-
-
-@dataclass(frozen=True)
-class UtteranceResult:
-    """One utterance's reference, hypothesis, loss in nats, and errors."""
-
-    id: str
-    reference: str
-    hypothesis: str
-    loss: float
-    words: ErrorCount
-    characters: ErrorCount
-
-    def to_json(self) -> dict[str, Any]:
-        """The line that `evaluation/<manifest>.jsonl` gets."""
-        return {
-            "id": self.id,
-            "reference": self.reference,
-            "hypothesis": self.hypothesis,
-            "loss": self.loss if np.isfinite(self.loss) else None,
-            "words": _count_json(self.words),
-            "characters": _count_json(self.characters),
-        }
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Results over a manifest, utterances in the manifest's order."""
-
-    utterances: tuple[UtteranceResult, ...]
-
-    @cached_property
-    def words(self) -> ErrorCount:
-        """Word errors of the whole corpus."""
-        return total_errors([u.words for u in self.utterances])
-
-    @cached_property
-    def characters(self) -> ErrorCount:
-        """Character errors of the whole corpus, spaces counted as characters."""
-        return total_errors([u.characters for u in self.utterances])
-
-    @property
-    def loss(self) -> float:
-        """Mean over utterances of -log p(reference), nats; infinite if one cannot be aligned."""
-        return float(np.mean([u.loss for u in self.utterances])) if self.utterances else 0.0
-
-    def summary(self, *, intervals: bool = True) -> dict[str, Any]:
-        """Rates, counts and, where asked, 95% intervals, ready for JSON."""
-        summary: dict[str, Any] = {
-            "utterances": len(self.utterances),
-            "loss": self.loss if np.isfinite(self.loss) else None,
-            "cer": self.characters.rate,
-            "wer": self.words.rate,
-            "characters": _count_json(self.characters),
-            "words": _count_json(self.words),
-        }
-        if intervals:
-            for name, counts in (("cer", "characters"), ("wer", "words")):
-                per_utterance = [getattr(u, counts) for u in self.utterances]
-                summary[f"{name}_interval"] = list(bootstrap_interval(per_utterance, seed=BOOTSTRAP_SEED))
-        return summary
-
-    def examples(self) -> dict[str, UtteranceResult]:
-        """Best, median and worst utterance by character error rate, ties broken by id."""
-        ranked = sorted(self.utterances, key=lambda u: (u.characters.rate, u.id))
-        return {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]} if ranked else {}
 
 
 class Evaluator:
@@ -116,13 +44,18 @@ class Evaluator:
             for row, labels in enumerate(greedy_search(logits, num_frames)):
                 id = batch.ids[row]
                 if id:
-                    results[id] = _score(id, references[id], alphabet.decode(labels), float(losses[row]))
+                    results[id] = score_utterance(id, references[id], alphabet.decode(labels), float(losses[row]))
         return Evaluation(tuple(results[id] for id in references if id in results))
+
+    def logits(self, weights: Any, statistics: Any, batch: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Class scores [batch, output_frame, class] of one batch, and each row's number of valid output frames."""
+        inputs = (batch.features, batch.num_frames, batch.labels, batch.num_labels)
+        logits, num_frames, _ = jax.device_get(self._forward(weights, statistics, *inputs))
+        return logits, num_frames
 
     def decode(self, weights: Any, statistics: Any, batch: Any, alphabet: Any) -> list[str]:
         """Hypotheses of one batch's rows, filler rows as empty strings."""
-        inputs = (batch.features, batch.num_frames, batch.labels, batch.num_labels)
-        logits, num_frames, _ = jax.device_get(self._forward(weights, statistics, *inputs))
+        logits, num_frames = self.logits(weights, statistics, batch)
         return [alphabet.decode(labels) for labels in greedy_search(logits, num_frames)]
 
 
@@ -132,18 +65,3 @@ def _forward(settings, policy, weights, statistics, features, num_frames, labels
     output = apply(settings, policy, weights, statistics, features, num_frames, mode="evaluate", key=key)
     losses = policy_ctc_loss(policy, output.logits, output.num_frames, labels, num_labels, key=key)
     return output.logits, output.num_frames, losses
-
-
-def _score(id: str, reference: str, hypothesis: str, loss: float) -> UtteranceResult:
-    words, characters = word_errors(reference, hypothesis), character_errors(reference, hypothesis)
-    return UtteranceResult(id, reference, hypothesis, loss, words, characters)
-
-
-def _count_json(count: ErrorCount) -> dict[str, int]:
-    return {
-        "errors": count.errors,
-        "substitutions": count.substitutions,
-        "deletions": count.deletions,
-        "insertions": count.insertions,
-        "reference_length": count.reference_length,
-    }
