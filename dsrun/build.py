@@ -40,6 +40,7 @@ from dsrun.speech import (
     FeatureSettings,
     Normalization,
     Utterance,
+    Workers,
     encode_all,
     estimate_normalization,
     load_dataset,
@@ -359,6 +360,7 @@ def build_batcher(config: Config, dataset: Dataset, *, purpose: str) -> Batcher:
         seed=config.seed,
         sort_first_epoch=batches.sort_first_epoch and is_training,
         shuffle=is_training,
+        workers=Workers(batches.workers),
     )
 
 
@@ -451,6 +453,7 @@ def _dataset(config: Config, utterances: list[Utterance], labels: list[list[int]
         audio=build_audio(config),
         features=build_features(config),
         seed=config.seed,
+        workers=Workers(config.batches.workers),
         **options,
     )
 

@@ -211,7 +211,7 @@ class LogMel(Section):
 
 
 class Batches(Section):
-    """How utterances are grouped. All of it changes results, except prefetch."""
+    """How utterances are grouped. All of it changes results, except prefetch and workers."""
 
     global_batch: Count = 16
     """Utterances a training step, over all devices."""
@@ -225,6 +225,8 @@ class Batches(Section):
     """First epoch in order of length (SortaGrad)."""
     prefetch: CountOrZero = 2
     """Batches prepared ahead in a thread; 0 prepares each when it is needed. No effect on results."""
+    workers: CountOrZero = 2
+    """Threads that decode, compute features and augment; 0 or 1: one utterance after another. No effect on results."""
 
     @field_validator("shards")
     @classmethod

@@ -8,7 +8,7 @@ Manifests list utterances; audio becomes samples, samples become features, text 
 from dsrun.speech.alphabet import Alphabet, Encoded, encode_all, normalize, unknown_text
 from dsrun.speech.audio import AudioSettings, audio_digest, place_of, read_audio, read_utterance, utterance_digest
 from dsrun.speech.augment import Augmentation, change_speed, spec_augment, utterance_rng
-from dsrun.speech.batching import Batch, Batcher, prefetch
+from dsrun.speech.batching import Batch, Batcher
 from dsrun.speech.check import CheckReport, check_manifest
 from dsrun.speech.dataset import Dataset, load_dataset
 from dsrun.speech.features import (
@@ -20,6 +20,7 @@ from dsrun.speech.features import (
     log_spectrogram,
 )
 from dsrun.speech.manifest import TarMember, Utterance, list_problems, read_manifest, write_manifest
+from dsrun.speech.workers import Workers, prefetch
 
 __all__ = [
     "Alphabet",
@@ -35,6 +36,7 @@ __all__ = [
     "Normalization",
     "TarMember",
     "Utterance",
+    "Workers",
     "audio_digest",
     "change_speed",
     "check_manifest",

@@ -12,22 +12,17 @@ batches. There is no iterator state: step n of a run is (n // batches an epoch, 
 SortaGrad (Amodei et al. 2015): the first epoch in order of increasing length.
 """
 
-import queue
-import threading
-import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int32
 
 from dsrun.speech.augment import utterance_rng
 from dsrun.speech.dataset import Dataset
-
-Item = TypeVar("Item")
+from dsrun.speech.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -64,6 +59,7 @@ class Batcher:
         sort_first_epoch: epoch 0 in order of length instead of shuffled.
         shuffle: False keeps the order of length in every epoch, for evaluation.
         rows: of a batch that are filled in; None for all. A process of several leaves out the rows of others' shards.
+        workers: that make a batch's rows side by side; None makes them one after another.
     """
 
     def __init__(
@@ -77,8 +73,10 @@ class Batcher:
         sort_first_epoch: bool,
         shuffle: bool = True,
         rows: range | None = None,
+        workers: Workers | None = None,
     ):
         self.dataset, self.global_batch, self.seed = dataset, global_batch, seed
+        self.workers = workers or Workers()
         self.sort_first_epoch, self.shuffle = sort_first_epoch, shuffle
         self.rows = range(global_batch) if rows is None else rows
         self.buckets = _cut_into_buckets(dataset, buckets, frame_multiple, global_batch)
@@ -99,12 +97,15 @@ class Batcher:
         labels = np.zeros((self.global_batch, bucket.labels), np.int32)
         num_frames = np.zeros(self.global_batch, np.int32)
         num_labels = np.zeros(self.global_batch, np.int32)
-        for row, member in enumerate(members):
-            if row not in self.rows:
-                continue
+
+        def fill(row: int) -> None:
+            member = members[row]
             clip, label = self.dataset.features(member, epoch), self.dataset.labels[member]
             features[row, : len(clip)], num_frames[row] = clip, len(clip)
             labels[row, : len(label)], num_labels[row] = label, len(label)
+
+        for _ in self.workers.map(fill, (row for row in range(len(members)) if row in self.rows)):
+            pass
         ids = tuple(self.dataset.ids[member] for member in members) + ("",) * (self.global_batch - len(members))
         return Batch(features, num_frames, labels, num_labels, ids, epoch, index)
 
@@ -181,55 +182,3 @@ def _bucket(dataset: Dataset, members: Sequence[int], frame_multiple: int) -> Bu
     longest = max(dataset.most_frames(member) for member in members)
     labels = max(len(dataset.labels[member]) for member in members)
     return Bucket(tuple(members), _round_up(longest, frame_multiple), max(labels, 1))
-
-
-def prefetch(items: Callable[[], Iterator[Item]], depth: int) -> Iterator[tuple[Item, float]]:
-    """Items made by a background thread, at most `depth` ahead, each with the seconds that the consumer waited for it.
-
-    An exception in the thread is raised in the consumer. Leaving the loop early ends the thread. Depth 0 uses no thread.
-    """
-    if depth == 0:
-        yield from _without_thread(items())
-        return
-    ready: queue.Queue = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
-
-    def put(entry: tuple[str, object]) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for item in items():
-                if not put(("item", item)):
-                    return
-            put(("end", None))
-        except BaseException as error:
-            put(("error", error))
-
-    thread = threading.Thread(target=work, name="dsrun-prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            started = time.monotonic()
-            kind, value = ready.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise value
-            yield value, time.monotonic() - started
-    finally:
-        stopped.set()
-        thread.join()
-
-
-def _without_thread(items: Iterator[Item]) -> Iterator[tuple[Item, float]]:
-    started = time.monotonic()
-    for item in items:
-        yield item, time.monotonic() - started
-        started = time.monotonic()

@@ -19,6 +19,7 @@ from dsrun.speech.audio import AudioSettings, place_of, read_utterance, utteranc
 from dsrun.speech.augment import Augmentation, change_speed, spec_augment, utterance_rng
 from dsrun.speech.features import FeatureCache, FeatureSettings, Normalization
 from dsrun.speech.manifest import Utterance, list_problems
+from dsrun.speech.workers import Workers
 
 PLAIN = (1.0,)
 
@@ -111,8 +112,9 @@ def load_dataset(
     augmentation: Augmentation | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
+    workers: Workers | None = None,
 ) -> Dataset:
-    """Read every recording once and compute its features, at every speed where there is augmentation.
+    """Read every recording once and compute its features, at every speed where there is augmentation; `workers` side by side.
 
     Raises:
         DataError: every file that cannot be used, with its id and line; or there are no utterances.
@@ -122,15 +124,23 @@ def load_dataset(
     assert len(utterances) == len(labels), "one sequence of labels an utterance"
     speeds = sorted({*PLAIN, *(augmentation.speeds if augmentation else ())})
     clips, seconds, recordings, problems = [], [], [], []
-    for number, utterance in enumerate(utterances):
+
+    def load(utterance: Utterance) -> tuple[dict[float, np.ndarray], str] | DataError:
         try:
             digest = utterance_digest(utterance)
-            clips.append(_clips(utterance, digest, speeds, audio, features, cache))
-            recordings.append((place_of(utterance.audio, utterance.member), digest))
-            seconds.append(utterance.duration or 0.0)
-        except DataError as error:
+            return _clips(utterance, digest, speeds, audio, features, cache), digest
+        except DataError as error:  # all of them are told together
+            return error
+
+    loaded = (workers or Workers()).map(load, utterances)
+    for number, (utterance, found) in enumerate(zip(utterances, loaded, strict=True)):
+        if isinstance(found, DataError):
             place = f"utterance {utterance.id!r} (line {utterance.line}): " if utterance.line else ""  # no manifest
-            problems.append(f"{place}{error}")
+            problems.append(f"{place}{found}")
+        else:
+            clips.append(found[0])
+            recordings.append((place_of(utterance.audio, utterance.member), found[1]))
+            seconds.append(utterance.duration or 0.0)
         if on_progress:
             on_progress(number + 1, len(utterances))
     if problems:

@@ -1,17 +1,15 @@
-"""Batches as a pure function of (seed, epoch, index), against enumeration where the number of cases is small; and the prefetcher."""
+"""Batches as a pure function of (seed, epoch, index), against enumeration where the number of cases is small."""
 
 import hashlib
-import threading
-import time
 from dataclasses import replace
-from itertools import combinations, count, islice, pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsrun.speech import Augmentation, Batcher, Dataset, estimate_normalization, prefetch
+from dsrun.speech import Augmentation, Batcher, Dataset, estimate_normalization
 
 AUGMENTATION = Augmentation((0.9, 1.0, 1.1), 1, 4, 1, 2)
 BINS = 5
@@ -253,63 +251,3 @@ def test_an_utterance_without_labels_has_a_row_and_room_for_one_label():
     assert batch.num_frames.tolist() == [4, 4, 4, 0]
     assert batch.num_labels.tolist() == [0, 0, 0, 0]
     assert batch.labels.shape == (4, 1)
-
-
-def prefetch_threads():
-    return [thread for thread in threading.enumerate() if thread.name == "dsrun-prefetch"]
-
-
-@pytest.mark.parametrize("depth", [0, 1, 3])
-def test_prefetching_changes_neither_items_nor_order(depth):
-    assert [item for item, _ in prefetch(lambda: iter(range(50)), depth)] == list(range(50))
-    assert prefetch_threads() == []
-
-
-@pytest.mark.parametrize("depth", [0, 1, 3])
-@pytest.mark.parametrize("error", [OSError("disk"), KeyboardInterrupt()], ids=["error", "interrupt"])
-def test_an_exception_reaches_the_consumer_after_the_good_items(depth, error):
-    def items():
-        yield from range(5)
-        raise error
-
-    results = prefetch(items, depth)
-    assert [item for item, _ in islice(results, 5)] == list(range(5))
-    with pytest.raises(type(error)) as caught:
-        next(results)
-    assert caught.value is error
-    assert prefetch_threads() == []
-
-
-@pytest.mark.parametrize("depth", [1, 3])
-def test_leaving_the_loop_early_ends_the_thread_which_ran_at_most_depth_items_ahead(depth):
-    made = []
-
-    def items():
-        for number in count():
-            made.append(number)
-            yield number
-
-    results = prefetch(items, depth)
-    assert [next(results)[0] for _ in range(4)] == [0, 1, 2, 3]
-    deadline = time.monotonic() + 5
-    while len(made) < 4 + depth + 1 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.05)
-    assert len(made) == 4 + depth + 1  # depth in the queue and one in hand
-    results.close()
-    assert prefetch_threads() == []
-
-
-def test_the_wait_is_measured_where_the_producer_is_slow_and_not_where_the_consumer_is():
-    def slow():
-        for number in range(3):
-            time.sleep(0.05)
-            yield number
-
-    for depth in (0, 2):
-        assert all(seconds > 0.03 for _, seconds in prefetch(slow, depth))
-    waits = []
-    for _, seconds in prefetch(slow, 2):
-        waits.append(seconds)
-        time.sleep(0.3)
-    assert max(waits[1:]) < 0.03  # made while the consumer slept
