@@ -20,14 +20,17 @@ from dsrun.arithmetic.policy import Rounding, Rule
 from dsrun.config import Accumulate, Config, Grid, Master, OptionalRole, Role, Update, UpdateRounding
 from dsrun.ctc import CtcKernel
 from dsrun.errors import DataError, UsageError
+from dsrun.evaluation.words import OutputClock
 from dsrun.model import (
     Conv2dSettings,
     FrameStackSettings,
     ModelSettings,
+    centre_frame,
     output_frames,
     parameter_table,
     refuse_what_cannot_be_recomputed,
     stored_places,
+    time_stride,
 )
 from dsrun.record import configure_runtime, require_in_force
 from dsrun.speech import (
@@ -229,6 +232,13 @@ def build_features(config: Config) -> FeatureSettings:
         hop_ms=features.hop_ms,
         num_mels=features.num_mels or 0,
     )
+
+
+def build_clock(config: Config, settings: ModelSettings) -> OutputClock:
+    """When the network's output frames are."""
+    features, stride, first = build_features(config), time_stride(settings.front_end), centre_frame(settings.front_end)
+    step = features.centre_seconds(first + stride) - features.centre_seconds(first)
+    return OutputClock(first=features.centre_seconds(first), step=step)
 
 
 def build_audio(config: Config) -> AudioSettings:

@@ -22,7 +22,7 @@ from dsrun.model.deep_speech import (
     store_weights,
     stored_places,
 )
-from dsrun.model.frontend import Conv2dSettings, FrameStackSettings, time_stride
+from dsrun.model.frontend import Conv2dSettings, FrameStackSettings, centre_frame, time_stride
 from dsrun.model.gru import GruWeights, Recurrence, bidirectional_gru
 from dsrun.model.norm import Moments, update_running
 
@@ -36,6 +36,7 @@ __all__ = [
     "Recurrence",
     "apply",
     "bidirectional_gru",
+    "centre_frame",
     "describe_gru",
     "init_parameters",
     "initial_statistics",

@@ -59,6 +59,16 @@ def front_end_frames(settings: FrontEndSettings, num_frames: Frames) -> Frames:
     return -(-num_frames // time_stride(settings))  # type: ignore[operator]
 
 
+def centre_frame(settings: FrontEndSettings) -> float:
+    """The frame in the middle of what output frame 0 sees; output frame t sees t time strides later.
+
+    A half where an even number of frames is stacked: the middle lies between two frames.
+    """
+    if isinstance(settings, FrameStackSettings):
+        return (settings.stack - 1) / 2 - settings.stack // 2
+    return 0.0  # both kernels are odd, centred on the frame that the stride picks
+
+
 class FrameStackFrontEnd(nnx.Module):
     """Linear map of a window of frames, normalisation, clipped rectifier."""
 

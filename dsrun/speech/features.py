@@ -58,6 +58,10 @@ class FeatureSettings:
         """Frames of a clip; 0 if it is shorter than a window."""
         return 0 if num_samples < self.window else 1 + (num_samples - self.window) // self.hop
 
+    def centre_seconds(self, frame: float) -> float:
+        """Middle of the window of frame number `frame` (halves lie between two), seconds from the first sample."""
+        return (frame * self.hop + self.window / 2) / self.sample_rate
+
     def compute(self, samples: Float32[np.ndarray, " sample"]) -> Float32[np.ndarray, "frame bin"]:
         """Features of a clip. Raises DataError if it is shorter than a window."""
         rate, window, hop = self.sample_rate, self.window_ms, self.hop_ms
