@@ -47,7 +47,8 @@ from dsrun.speech import (
     encode_all,
     estimate_normalization,
     load_dataset,
-    normalize,
+    make_normalizer,
+    normalize_all,
     read_manifest,
 )
 from dsrun.training.feasibility import Infeasible, find_infeasible
@@ -377,8 +378,8 @@ def build_batcher(config: Config, dataset: Dataset, *, purpose: str) -> Batcher:
 def build_alphabet(config: Config, train: list[Utterance]) -> Alphabet:
     """The alphabet file's, or the characters of the training text."""
     if config.data.alphabet is not None:
-        return Alphabet.from_file(Path(config.data.alphabet))
-    return Alphabet.from_texts(utterance.text for utterance in train)
+        return Alphabet.from_file(Path(config.data.alphabet), normalizer=config.data.normalizer)
+    return Alphabet.from_texts((utterance.text for utterance in train), normalizer=config.data.normalizer)
 
 
 def build_training_data(config: Config, *, on_progress: OnProgress = None) -> TrainingData:
@@ -398,7 +399,7 @@ def build_training_data(config: Config, *, on_progress: OnProgress = None) -> Tr
     train = replace(train, normalization=normalization)
     train, infeasible = _without_infeasible(config, train, alphabet, notes)
     dev = _load(config, spoken["dev"], alphabet, notes, normalization=normalization, on_progress=on_progress)
-    references = {utterance.id: normalize(utterance.text) for utterance in spoken["dev"]}
+    references = {utterance.id: alphabet.normalize(utterance.text) for utterance in spoken["dev"]}
     if config.data.test is not None:  # loaded now, into the cache, so that a bad clip does not wait for the last epoch
         test = Path(config.data.test)
         build_evaluation_data(config, test, alphabet, normalization, cache=cache_of(config), on_progress=on_progress)
@@ -417,11 +418,12 @@ def build_evaluation_data(
     """A manifest as a dataset without augmentation, its references by id, and how often each character outside the alphabet
     occurs: they stay in the reference and count as errors; the labels, which only the loss reads, lack them."""
     utterances = read_manifest(manifest)
+    references = _normalized(utterances, alphabet.normalizer, manifest)
     encoded = encode_all({u.id: u.text for u in utterances}, alphabet, on_unknown="drop")
     dataset = _dataset(
         config, utterances, encoded.labels, cache=cache, normalization=normalization, on_progress=on_progress
     )
-    return dataset, {utterance.id: normalize(utterance.text) for utterance in utterances}, encoded.dropped
+    return dataset, references, encoded.dropped
 
 
 def cache_of(config: Config, *, access: Literal["read", "write"] = "write") -> FeatureCache:
@@ -434,7 +436,8 @@ def _manifests(config: Config) -> dict[str, Path]:
 
 
 def _with_text(config: Config, utterances: list[Utterance], path: Path, notes: list[str]) -> list[Utterance]:
-    empty = [utterance for utterance in utterances if not normalize(utterance.text)]
+    texts = _normalized(utterances, config.data.normalizer, path)
+    empty = [utterance for utterance in utterances if not texts[utterance.id]]
     if not empty or config.data.empty_transcript == "keep":
         return utterances
     names = ", ".join(repr(utterance.id) for utterance in empty[:5])
@@ -444,7 +447,15 @@ def _with_text(config: Config, utterances: list[Utterance], path: Path, notes: l
             "data.empty_transcript to drop or keep."
         )
     notes.append(f"{path}: dropped {len(empty)} utterances with an empty transcript: {names}")
-    return [utterance for utterance in utterances if normalize(utterance.text)]
+    return [utterance for utterance in utterances if texts[utterance.id]]
+
+
+def _normalized(utterances: list[Utterance], normalizer: str, path: Path) -> dict[str, str]:
+    """Texts as they are learnt and scored, by id."""
+    try:
+        return normalize_all({utterance.id: utterance.text for utterance in utterances}, make_normalizer(normalizer))
+    except DataError as error:
+        raise DataError(f"{path}: data.normalizer {normalizer}:\n{error}") from None
 
 
 def _load(config: Config, utterances: list[Utterance], alphabet: Alphabet, notes: list[str], **options) -> Dataset:

@@ -163,6 +163,9 @@ class Data(Section):
     """Manifest to score when training is done; null for none."""
     alphabet: FilePath | None = None
     """Text file with one symbol a line; null takes the set of characters of the training text."""
+    normalizer: Literal["nfkc_lower", "english", "as_is"] = "nfkc_lower"
+    """The form in which text is learnt and scored: Unicode NFKC in lower case; for English, also without punctuation and with
+    numbers spelled (or refused, where the reading is not certain); or as it is written."""
     unknown_characters: Literal["error", "drop"] = "error"
     """What to do with a character outside the alphabet; drop leaves the character out and counts it."""
     empty_transcript: Literal["error", "drop", "keep"] = "error"

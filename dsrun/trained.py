@@ -57,7 +57,7 @@ def load_run(path: Path, checkpoint: str) -> Trained:
     build.start_runtime(config, autotune=autotune_flags(run.path, writes=False))
     found = checkpoints.restore(run.checkpoints, _which(run, checkpoint))
     require_complete(found, run)
-    alphabet = Alphabet(tuple(found.meta["alphabet"]))
+    alphabet = Alphabet(tuple(found.meta["alphabet"]), config.data.normalizer)
     settings = build.build_model_settings(config, num_classes=alphabet.num_classes)
     require_fitting(found, settings, run)
     policy = build.build_policy(config)

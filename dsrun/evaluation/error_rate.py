@@ -8,7 +8,8 @@ Empty references. An utterance with an empty reference adds its hypothesis as in
 whose references are all empty has rate infinity with any insertion and 0 with none.
 
 Words are what white space separates; characters are Unicode code points, spaces included. Both texts are compared as they
-are: bring them to one normal form first (`speech.normalize`).
+are: bring them to one normal form first (`Alphabet.normalize`). In a script without spaces (Chinese, Japanese, Thai) an utterance
+is one word, so that WER counts wrong sentences: read CER there.
 
 Intervals are percentile bootstrap over utterances (Bisani & Ney 2004): utterances are drawn with replacement, and the rate of
 each such corpus computed; the 2.5th and 97.5th percentiles bound 95% of them. To compare two systems the same draw serves both,

@@ -5,7 +5,7 @@ Manifests list utterances; audio becomes samples, samples become features, text 
 `data/` is the only thing of that name.
 """
 
-from dsrun.speech.alphabet import Alphabet, Encoded, encode_all, normalize, unknown_text
+from dsrun.speech.alphabet import Alphabet, Encoded, encode_all, unknown_text
 from dsrun.speech.audio import AudioSettings, audio_digest, place_of, read_audio, read_utterance, utterance_digest
 from dsrun.speech.augment import Augmentation, change_speed, spec_augment, utterance_rng
 from dsrun.speech.batching import Batch, Batcher
@@ -20,9 +20,11 @@ from dsrun.speech.features import (
     log_spectrogram,
 )
 from dsrun.speech.manifest import TarMember, Utterance, list_problems, read_manifest, write_manifest
+from dsrun.speech.normalizers import NORMALIZERS, make_normalizer, normalize_all
 from dsrun.speech.workers import Workers, prefetch
 
 __all__ = [
+    "NORMALIZERS",
     "Alphabet",
     "AudioSettings",
     "Augmentation",
@@ -46,7 +48,8 @@ __all__ = [
     "load_dataset",
     "log_mel",
     "log_spectrogram",
-    "normalize",
+    "make_normalizer",
+    "normalize_all",
     "place_of",
     "prefetch",
     "read_audio",

@@ -1,36 +1,32 @@
 """Alphabet: the symbols that a recogniser writes, and their class ids.
 
-Class 0 is blank, which is no symbol; symbol k of the alphabet is class k + 1. Text is normalised before it is looked up: Unicode
-NFKC, lower case, white space collapsed to single spaces. A character that is not in the alphabet is an error with counts and
+Class 0 is blank, which is no symbol; symbol k of the alphabet is class k + 1. Text is normalised before it is looked up, as the
+alphabet's normaliser does it (`normalizers.py`). A character that is not in the alphabet is an error with counts and
 examples, or, where the config says `drop`, removed and counted. It is never lost in silence.
 
-An alphabet file has one symbol a line, one character after normalisation; a line that holds one space is the space; `#` starts a
-comment and `\\#` is the hash sign. CRLF line ends and a byte-order mark are harmless.
+An alphabet file has one symbol a line, one character (after NFKC and lower case, unless the normaliser is `as_is`); a line that
+holds one space is the space; `#` starts a comment and `\\#` is the hash sign. CRLF line ends and a byte-order mark are harmless.
 """
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from dsrun.errors import DataError
 from dsrun.speech.manifest import list_problems
+from dsrun.speech.normalizers import as_is, make_normalizer, nfkc_lower, normalize_all
 
 MOST_EXAMPLES = 3
 
 
-def normalize(text: str) -> str:
-    """NFKC, lower case, white space collapsed and trimmed. Normalising again changes nothing."""
-    # NFKC once more after lower(): J with a caron has no composed form, j with a caron has (U+01F0).
-    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower()).split())
-
-
 @dataclass(frozen=True)
 class Alphabet:
-    """Symbols in class order, blank excluded: `symbols[k]` is class k + 1."""
+    """Symbols in class order, blank excluded: `symbols[k]` is class k + 1; and what brings a text to these symbols."""
 
     symbols: tuple[str, ...]
+    normalizer: str = "nfkc_lower"
 
     def __post_init__(self) -> None:
         repeated = [symbol for symbol, count in Counter(self.symbols).items() if count > 1]
@@ -45,12 +41,16 @@ class Alphabet:
         return len(self.symbols) + 1
 
     @classmethod
-    def from_texts(cls, texts: Iterable[str]) -> "Alphabet":
+    def from_texts(cls, texts: Iterable[str], *, normalizer: str = "nfkc_lower") -> "Alphabet":
         """Every character of the normalised texts, in code-point order."""
-        return cls(tuple(sorted({character for text in texts for character in normalize(text)})))
+        normalize = make_normalizer(normalizer)
+        characters: set[str] = set()
+        for text in texts:
+            characters.update(normalize(text))
+        return cls(tuple(sorted(characters)), normalizer)
 
     @classmethod
-    def from_file(cls, path: Path) -> "Alphabet":
+    def from_file(cls, path: Path, *, normalizer: str = "nfkc_lower") -> "Alphabet":
         """Symbols of a file, in its order.
 
         Raises:
@@ -60,48 +60,54 @@ class Alphabet:
             lines = path.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read as an alphabet: {error}.") from None
+        fold = as_is if normalizer == "as_is" else nfkc_lower  # `english` of a single apostrophe would be nothing
         symbols: dict[str, int] = {}
         problems = []
         for number, line in enumerate((line.rstrip("\r") for line in lines), start=1):
             if line == "" or line.startswith("#"):
                 continue
-            symbol = " " if line == " " else normalize("#" if line == "\\#" else line)
+            symbol = " " if line == " " else fold("#" if line == "\\#" else line)
             if len(symbol) != 1 or (line.strip() != line and line != " "):
                 problems.append(
                     f"{path}:{number}: {line!r} is not one symbol; write one a line (a single space for the space)."
                 )
             elif symbol in symbols:
-                problems.append(
-                    f"{path}:{number}: {symbol!r} stands in line {symbols[symbol]} already (case does not count)."
-                )
+                case = "" if normalizer == "as_is" else " (case does not count)"
+                problems.append(f"{path}:{number}: {symbol!r} stands in line {symbols[symbol]} already{case}.")
             symbols.setdefault(symbol, number)
         if problems:
             raise DataError(list_problems(problems))
         if not symbols:
             raise DataError(f"{path}: holds no symbols.")
-        return cls(tuple(symbols))
+        return cls(tuple(symbols), normalizer)
 
     def save(self, path: Path) -> None:
         """Write a file that `from_file` reads back."""
         path.write_text("".join(("\\#" if s == "#" else s) + "\n" for s in self.symbols), encoding="utf-8")
 
+    def normalize(self, text: str) -> str:
+        """The text as this alphabet's networks learn it and are scored on it."""
+        return make_normalizer(self.normalizer)(text)
+
     def encode(self, text: str) -> list[int]:
         """Class ids of the normalised text.
 
         Raises:
-            DataError: characters that the alphabet lacks.
+            DataError: characters that the alphabet lacks, or a text that its normaliser refuses.
         """
-        classes = self._classes()
-        unknown = sorted({character for character in normalize(text) if character not in classes})
+        normalized = self.normalize(text)
+        unknown = sorted({character for character in normalized if character not in self.classes})
         if unknown:
             raise DataError(f"{text!r}: not in the alphabet: {' '.join(map(repr, unknown))}.")
-        return [classes[character] for character in normalize(text)]
+        return [self.classes[character] for character in normalized]
 
     def decode(self, labels: Iterable[int]) -> str:
         """Text of class ids, blank left out; spaces at the ends and doubled ones collapse."""
         return " ".join("".join(self.symbols[label - 1] for label in labels if label).split())
 
-    def _classes(self) -> Mapping[str, int]:
+    @cached_property
+    def classes(self) -> Mapping[str, int]:
+        """Class id of each symbol."""
         return {symbol: index + 1 for index, symbol in enumerate(self.symbols)}
 
 
@@ -121,14 +127,14 @@ def encode_all(texts: Mapping[str, str], alphabet: Alphabet, *, on_unknown: str)
         on_unknown: "error", or "drop" to leave unknown characters out.
 
     Raises:
-        DataError: with "error", each unknown character, how often it occurs, and utterances that have it.
+        DataError: with "error", each unknown character, how often it occurs, and utterances that have it; with either, texts
+            that the alphabet's normaliser refuses.
     """
-    classes = alphabet._classes()
+    classes = alphabet.classes
     counts: Counter = Counter()
     examples: dict[str, list[str]] = {}
     labels = []
-    for id, text in texts.items():
-        normalized = normalize(text)
+    for id, normalized in normalize_all(texts, make_normalizer(alphabet.normalizer)).items():
         for character in normalized:
             if character not in classes:
                 counts[character] += 1

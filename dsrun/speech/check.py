@@ -18,9 +18,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from dsrun.errors import DataError
-from dsrun.speech.alphabet import Alphabet, encode_all, normalize
+from dsrun.speech.alphabet import Alphabet, encode_all
 from dsrun.speech.audio import AudioSettings, read_utterance, utterance_digest
 from dsrun.speech.manifest import Utterance
+from dsrun.speech.normalizers import nfkc_lower
 
 SILENT_PEAK = 1e-3  # -60 dBFS: nothing was said
 CLIPPED_LEVEL = 0.999  # of full scale
@@ -72,25 +73,34 @@ def check_manifest(
         first = places.setdefault(recording, utterance)
         if first is not utterance:
             warnings.append(f"{_place(utterance)}: the same recording as {_place(first)}.")
-    warnings += [f"{_place(u)}: the transcript is empty." for u in utterances if not normalize(u.text)]
+    written = {utterance.id: utterance.text for utterance in utterances}
     if alphabet is not None:
         try:
-            encode_all({utterance.id: utterance.text for utterance in utterances}, alphabet, on_unknown="error")
+            encode_all(written, alphabet, on_unknown="error")
         except DataError as error:
             errors.append(str(error))
-    spoken = [u for u in utterances if u.id in seconds and " " in normalize(u.text)]
-    rates = np.array([len(normalize(u.text)) / seconds[u.id] for u in spoken], np.float64)
+    texts = {id: _normalized(text, alphabet) for id, text in written.items()}
+    warnings += [f"{_place(u)}: the transcript is empty." for u in utterances if not texts[u.id]]
+    spoken = [u for u in utterances if u.id in seconds and " " in texts[u.id]]
+    rates = np.array([len(texts[u.id]) / seconds[u.id] for u in spoken], np.float64)
     warnings += _outliers(spoken, rates)
-    texts = [normalize(utterance.text) for utterance in utterances]
     totals = {
         "utterances": len(utterances),
         "usable": len(seconds),
         "seconds": round(math.fsum(seconds.values()), 3),
-        "characters": sum(map(len, texts)),
-        "distinct_texts": len(set(texts)),
+        "characters": sum(map(len, texts.values())),
+        "distinct_texts": len(set(texts.values())),
         "characters_per_second": round(float(np.median(rates)), 2) if len(rates) else None,
     }
     return CheckReport(errors, warnings, totals)
+
+
+def _normalized(text: str, alphabet: Alphabet | None) -> str:
+    """Also of a text that the alphabet's normaliser refuses, which is an error of its own."""
+    try:
+        return nfkc_lower(text) if alphabet is None else alphabet.normalize(text)
+    except DataError:
+        return nfkc_lower(text)
 
 
 def _place(utterance: Utterance) -> str:

@@ -1,11 +1,11 @@
 """Alphabets: class ids, normalisation, files, and characters that are not there."""
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dsrun.errors import DataError
-from dsrun.speech import Alphabet, encode_all, normalize
+from dsrun.speech import Alphabet, encode_all
 
 ENGLISH = Alphabet((" ", "'", *"abcdefghijklmnopqrstuvwxyz"))
 
@@ -20,37 +20,13 @@ def test_decoding_collapses_doubled_spaces_and_trims():
     assert ENGLISH.decode([1, 3, 1, 1, 4, 1]) == "a b"
 
 
-@pytest.mark.parametrize(
-    ("text", "normal"),
-    [
-        ("  Hello \t\n  World ", "hello world"),
-        ("ﬁne Ｗｉｄｅ", "fine wide"),  # ligature and full-width letters: NFKC
-        ("e\u0301té", "été"),  # combining accent: one character after NFKC
-        ("ПРИВЕТ", "привет"),
-        ("a\u00a0b\u3000c", "a b c"),  # no-break and ideographic spaces
-        ("J\u030c", "\u01f0"),  # composed only after lower()
-        ("", ""),
-    ],
-)
-def test_text_is_nfkc_lower_case_and_single_spaced(text, normal):
-    assert normalize(text) == normal
-
-
-@given(st.text())
-@example("J\u030c")
-@example("ΑΣ Σ")
-@example("\u0130")
-def test_normalising_twice_is_normalising_once(text):
-    assert normalize(normalize(text)) == normalize(text)
-
-
-@given(st.lists(st.text(), max_size=4).filter(lambda texts: any(normalize(text) for text in texts)))
+@given(st.lists(st.text(), max_size=4).filter(lambda texts: any(text.split() for text in texts)))
 def test_an_alphabet_of_texts_encodes_them_and_decodes_to_the_normalised_text(texts):
     alphabet = Alphabet.from_texts(texts)
     for text in texts:
         labels = alphabet.encode(text)
         assert 0 not in labels
-        assert alphabet.decode(labels) == normalize(text)
+        assert alphabet.decode(labels) == alphabet.normalize(text)
 
 
 def test_an_alphabet_of_texts_does_not_depend_on_their_order():
@@ -110,3 +86,57 @@ def test_drop_leaves_unknown_characters_out_and_counts_them():
     encoded = encode_all({"one": "naïve", "two": "55"}, ENGLISH, on_unknown="drop")
     assert [ENGLISH.decode(labels) for labels in encoded.labels] == ["nave", ""]
     assert encoded.dropped == {"ï": 1, "5": 2}
+
+
+def test_an_alphabet_reads_texts_as_its_normaliser_does(tmp_path):
+    texts = {"a": "Don\u2019t -- stop!", "b": "7 Dogs"}
+    plain = Alphabet.from_texts(texts.values())
+    english = Alphabet.from_texts(texts.values(), normalizer="english")
+    as_is = Alphabet.from_texts(texts.values(), normalizer="as_is")
+    assert "".join(english.symbols) == " 'degnopstv"
+    assert {"7", "\u2019", "-", "!"} <= set(plain.symbols)
+    assert {"D", "o"} <= set(as_is.symbols)
+    assert [english.decode(labels) for labels in encode_all(texts, english, on_unknown="error").labels] == [
+        "don't stop",
+        "seven dogs",
+    ]
+    for alphabet in (plain, english, as_is):
+        alphabet.save(tmp_path / "alphabet.txt")
+        assert Alphabet.from_file(tmp_path / "alphabet.txt", normalizer=alphabet.normalizer) == alphabet
+    assert "d" not in as_is.symbols
+
+
+def test_case_counts_in_the_file_of_an_alphabet_that_takes_text_as_it_is(tmp_path):
+    path = tmp_path / "alphabet.txt"
+    path.write_text("a\nA\n \n")
+    assert Alphabet.from_file(path, normalizer="as_is").encode("aA a") == [1, 2, 3, 1]
+    with pytest.raises(DataError, match="case does not count"):
+        Alphabet.from_file(path)
+
+
+CJK = [chr(0x4E00 + k) for k in range(5_000)]
+
+
+def test_five_thousand_symbols_come_back_from_a_file_and_from_a_corpus(tmp_path):
+    alphabet = Alphabet.from_texts("".join(CJK[k : k + 50]) for k in range(0, 5_000, 50))
+    assert alphabet.symbols == tuple(CJK)
+    alphabet.save(tmp_path / "alphabet.txt")
+    assert Alphabet.from_file(tmp_path / "alphabet.txt") == alphabet
+    assert alphabet.num_classes == 5_001
+
+
+def test_two_thousand_texts_of_five_thousand_symbols_are_encoded_without_a_table_for_each():
+    alphabet = Alphabet(tuple(CJK))
+    texts = {str(k): "".join(CJK[(k * 7 + j * 31) % 5_000] for j in range(15)) for k in range(2_000)}
+    encoded = encode_all(texts, alphabet, on_unknown="error")
+    assert [alphabet.decode(labels) for labels in encoded.labels] == list(texts.values())
+    assert alphabet.classes is alphabet.classes  # built once: 2,000 dicts of 5,000 would take seconds
+    assert [alphabet.encode(text) for text in texts.values()] == encoded.labels
+
+
+def test_unknown_symbols_among_thousands_are_counted():
+    alphabet = Alphabet(tuple(CJK))
+    foreign = "\u9ad8"  # U+9AD8, beyond the 5,000
+    encoded = encode_all({"a": CJK[1] + foreign * 2, "b": foreign}, alphabet, on_unknown="drop")
+    assert encoded.labels == [[2], []]
+    assert encoded.dropped == {foreign: 3}
