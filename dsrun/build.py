@@ -37,15 +37,19 @@ from dsrun.speech import (
     Alphabet,
     AudioSettings,
     Augmentation,
+    Bank,
     Batcher,
     Dataset,
     FeatureCache,
     FeatureSettings,
+    Noise,
     Normalization,
+    Reverb,
     Utterance,
     Workers,
     encode_all,
     estimate_normalization,
+    load_bank,
     load_dataset,
     make_normalizer,
     normalize_all,
@@ -251,17 +255,31 @@ def build_audio(config: Config) -> AudioSettings:
 
 
 def build_augmentation(config: Config) -> Augmentation | None:
-    """Augmentation of training data, or none."""
+    """Augmentation of training data, or none; noises and impulse responses are read.
+
+    Raises:
+        DataError: one of these cannot be used, or they are too many.
+    """
     augment = config.augment
     if augment is None:
         return None
+    noise, reverb = augment.noise, augment.reverb
     return Augmentation(
         speeds=tuple(augment.speeds),
         time_masks=augment.time_masks,
         max_time_frames=augment.max_time_frames,
         frequency_masks=augment.frequency_masks,
         max_frequency_bins=augment.max_frequency_bins,
+        gain_db=augment.gain_db,
+        noise=None
+        if noise is None
+        else Noise(_bank(config, noise.manifest), snr_db=noise.snr_db, probability=noise.probability),
+        reverb=None if reverb is None else Reverb(_bank(config, reverb.manifest), probability=reverb.probability),
     )
+
+
+def _bank(config: Config, manifest: str) -> Bank:
+    return load_bank(read_manifest(manifest, transcripts="optional"), build_audio(config))
 
 
 def build_model_settings(config: Config, *, num_classes: int) -> ModelSettings:

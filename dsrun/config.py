@@ -245,6 +245,44 @@ class Batches(Section):
         return shards
 
 
+def _two_ends(ends: Any) -> Any:
+    if not isinstance(ends, list | tuple) or len(ends) != 2:
+        found = f"{len(ends)} values" if isinstance(ends, list | tuple) else repr(ends)
+        raise ValueError(f"must be two numbers [lowest, highest], found {found}; write a fixed value twice")
+    return tuple(ends)
+
+
+def _lowest_first(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"is [{ends[0]:g}, {ends[1]:g}]: write the lowest first, then the highest")
+    return ends
+
+
+Decibels = Annotated[float, Field(ge=-100, le=100)]
+DecibelRange = Annotated[tuple[Decibels, Decibels], BeforeValidator(_two_ends), AfterValidator(_lowest_first)]
+Probability = Annotated[float, Field(gt=0, le=1)]
+
+
+class AugmentNoise(Section):
+    """Noise added to training clips: for each a recording of the manifest, from a random place on, and round again if it is short."""
+
+    manifest: FilePath
+    """Noises (JSON lines; text is not needed). All are kept in memory, 7 hours at 16 kHz at most."""
+    snr_db: DecibelRange
+    """[lowest, highest] ratio of the clip's energy to the noise's, dB, drawn uniformly; pauses of the clip count."""
+    probability: Probability = 1.0
+    """Share of clips that get any, in each epoch."""
+
+
+class AugmentReverb(Section):
+    """Training clips put into a room: convolved with an impulse response, direct sound first, energy kept."""
+
+    manifest: FilePath
+    """Impulse responses (JSON lines; text is not needed)."""
+    probability: Probability = 1.0
+    """Share of clips that are put into one, in each epoch."""
+
+
 class Augment(Section):
     """Changes to training utterances, never to dev or test; a function of (seed, utterance, epoch)."""
 
@@ -258,6 +296,12 @@ class Augment(Section):
     """Bands of bins hidden in each utterance (SpecAugment)."""
     max_frequency_bins: CountOrZero = 0
     """Widest such band, in bins."""
+    reverb: AugmentReverb | None = None
+    """Rooms, before noise is added; null for none."""
+    noise: AugmentNoise | None = None
+    """Noise, before the gain; null for none."""
+    gain_db: DecibelRange | None = None
+    """[lowest, highest] change of level, dB, drawn uniformly each epoch; a peak above full scale is turned down to it. Null for none."""
 
     @field_validator("max_time_frames", "max_frequency_bins")
     @classmethod
@@ -855,7 +899,15 @@ class Config(Section):
 
 
 RUNS = Path("runs")  # where run folders are, unless --run-dir says otherwise
-PATH_KEYS = ("data.train", "data.dev", "data.test", "data.alphabet", "data.cache")
+PATH_KEYS = (
+    "data.train",
+    "data.dev",
+    "data.test",
+    "data.alphabet",
+    "data.cache",
+    "augment.noise.manifest",
+    "augment.reverb.manifest",
+)
 
 
 @dataclass(frozen=True)
@@ -940,7 +992,7 @@ def config_hash(config: Config) -> str:
     """
     values = flatten(config)
     for key in PATH_KEYS:
-        if values[key] is not None:
+        if values.get(key) is not None:  # a section that is null has no keys
             values[key] = "/".join(Path(values[key]).parts[-2:])
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -425,7 +425,7 @@ def _shared_facts(config: Config, run: RunDir, experiment: Experiment, facts: Ma
         f"{digest} {id}\n"
         for part in (data.train, data.dev)  # dev's decide which checkpoint is best, so when to stop
         for id, (_, digest) in zip(part.ids, part.recordings, strict=True)
-    )
+    ) + "".join(f"{digest}\n" for _, digest in _augmentation_recordings(data))
     arrays = data.normalization.to_arrays()
     content = [name.encode() + arrays[name].tobytes() for name in sorted(arrays)]
     return decisive(facts) | {
@@ -537,9 +537,14 @@ def _require_same_alphabet(meta: dict[str, Any], alphabet: Alphabet, run: RunDir
 
 
 def _recordings_text(data: build.TrainingData) -> str:
-    """What `recordings.sha256` holds: the files of train and dev, as `sha256sum --check` reads it (members of tar files apart)."""
-    files = dict(sorted([*data.train.recordings, *data.dev.recordings]))
+    """What `recordings.sha256` holds: the files of train, its augmentation and dev, as `sha256sum --check` reads it (members of tar files
+    apart)."""
+    files = dict(sorted([*data.train.recordings, *_augmentation_recordings(data), *data.dev.recordings]))
     return "".join(f"{digest}  {path}\n" for path, digest in files.items())
+
+
+def _augmentation_recordings(data: build.TrainingData) -> tuple[tuple[str, str], ...]:
+    return data.train.augmentation.recordings if data.train.augmentation else ()
 
 
 def _require_same_files(run: RunDir, data: build.TrainingData) -> None:
@@ -699,6 +704,9 @@ def _bytes(tree: Any) -> int:
 
 def _data_digests(config: Config) -> dict[str, str]:
     names = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
+    if config.augment:
+        noise, reverb = config.augment.noise, config.augment.reverb
+        names |= {name: part.manifest for name, part in (("noise", noise), ("reverb", reverb)) if part}
     return {name: audio_digest(Path(path)) for name, path in names.items() if path is not None}
 
 

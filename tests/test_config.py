@@ -108,6 +108,11 @@ def refusal_of(text: str | bytes) -> str:
         ("[0.9, 1.0]", "[]", "x.yaml:8:3  augment.speeds: must not be empty"),
         ("[0.9, 1.0]", "0.9", "x.yaml:8:3  augment.speeds: must be a list such as [0.9, 1.0, 1.1], found 0.9"),
         ("speeds: [0.9, 1.0]", "time_masks: 2", None),
+        ("speeds", "gain_db: [3, -3]\n  speeds", "x.yaml:8:3  augment.gain_db: is [3, -3]: write the lowest first"),
+        ("speeds", "gain_db: [3]\n  speeds", "x.yaml:8:3  augment.gain_db: must be two numbers [lowest, highest], found 1"),
+        ("speeds", "gain_db: 3\n  speeds", "x.yaml:8:3  augment.gain_db: must be two numbers [lowest, highest], found 3"),
+        ("speeds", "noise: {snr_db: [0, 20]}\n  speeds", "x.yaml:8:3  augment.noise.manifest: missing. Noises (JSON"),
+        ("speeds", "reverb: {manifest: a, probability: 0}\n  speeds", "x.yaml:8:25  augment.reverb.probability: must be"),
         ("shards: 8", "shards: 3", "x.yaml:6:29  batches.shards: global_batch 16 cannot be cut into 3 shards"),
         ("stack: 5", "stack: 4", "x.yaml:10:34  model.front_end.stack: must be odd, found 4; write 3 or 5"),
         ("log_spectrogram}", "log_spectrogram, num_mels: 80}", "x.yaml:5:35  features.num_mels: belongs to kind"),
@@ -428,6 +433,21 @@ def test_every_file_path_is_made_absolute():
         return "_file_path" in repr(field.metadata) + repr(field.annotation)
 
     assert {key for key, field in leaves(Config) if is_path(field)} == set(PATH_KEYS)
+
+
+def test_the_noises_manifest_is_relative_to_the_file_that_names_it_and_of_its_path_two_names_count(folder: Path):
+    noise = ("augment.noise={manifest: b/noises.jsonl, snr_db: [0, 20]}",)
+    (folder / "elsewhere").mkdir()
+    for place in (folder, folder / "elsewhere"):
+        (place / "noisy.yaml").write_text(
+            COMPLETE.replace("augment:\n", "augment:\n  noise: {manifest: b/noises.jsonl, snr_db: [0, 20]}\n")
+        )
+    found = [load_config(name).config for name in ("noisy.yaml", "elsewhere/noisy.yaml")]
+    assert [config.augment.noise.manifest for config in found] == [
+        str(folder / "b/noises.jsonl"),
+        str(folder / "elsewhere/b/noises.jsonl"),
+    ]
+    assert config_hash(found[0]) == config_hash(found[1]) == config_hash(load_config("x.yaml", noise).config)
 
 
 def test_a_config_is_frozen_and_hashable():

@@ -5,9 +5,19 @@ Manifests list utterances; audio becomes samples, samples become features, text 
 `data/` is the only thing of that name.
 """
 
+from dsrun.speech.acoustics import Bank, Noise, Reverb, add_noise, change_gain, load_bank, reverberate
 from dsrun.speech.alphabet import Alphabet, Encoded, encode_all, unknown_text
 from dsrun.speech.audio import AudioSettings, audio_digest, place_of, read_audio, read_utterance, utterance_digest
-from dsrun.speech.augment import Augmentation, change_speed, spec_augment, utterance_rng
+from dsrun.speech.augment import (
+    Augmentation,
+    Stage,
+    augment_samples,
+    augment_stages,
+    change_speed,
+    chosen_speed,
+    spec_augment,
+    utterance_rng,
+)
 from dsrun.speech.batching import Batch, Batcher
 from dsrun.speech.check import CheckReport, check_manifest
 from dsrun.speech.dataset import Dataset, load_dataset
@@ -28,6 +38,7 @@ __all__ = [
     "Alphabet",
     "AudioSettings",
     "Augmentation",
+    "Bank",
     "Batch",
     "Batcher",
     "CheckReport",
@@ -35,16 +46,25 @@ __all__ = [
     "Encoded",
     "FeatureCache",
     "FeatureSettings",
+    "Noise",
     "Normalization",
+    "Reverb",
+    "Stage",
     "TarMember",
     "Utterance",
     "Workers",
+    "add_noise",
     "audio_digest",
+    "augment_samples",
+    "augment_stages",
+    "change_gain",
     "change_speed",
     "check_manifest",
+    "chosen_speed",
     "encode_all",
     "estimate_normalization",
     "list_problems",
+    "load_bank",
     "load_dataset",
     "log_mel",
     "log_spectrogram",
@@ -55,6 +75,7 @@ __all__ = [
     "read_audio",
     "read_manifest",
     "read_utterance",
+    "reverberate",
     "spec_augment",
     "unknown_text",
     "utterance_digest",

@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dsrun.errors import DataError
 
@@ -27,6 +27,7 @@ LONGEST = 1e9  # seconds, thirty years: beyond it a number is a mistake
 LARGEST_MEMBER = (
     1 << 29
 )  # bytes of a tar's member, which is read whole: hours of FLAC, and no more memory than a machine has
+Transcripts = Literal["required", "optional"]
 KNOWN_KEYS = {"audio_filepath", "duration", "text", "offset", "speaker", "id", "tar_offset", "tar_size"}
 
 
@@ -57,8 +58,11 @@ class Utterance:
     member: TarMember | None = None
 
 
-def read_manifest(path: Path | str) -> list[Utterance]:
+def read_manifest(path: Path | str, *, transcripts: Transcripts = "required") -> list[Utterance]:
     """All utterances of a manifest, in its order.
+
+    Args:
+        transcripts: "optional" where recordings need say nothing, as noises: `text` may then be left out.
 
     Raises:
         DataError: the file is missing or unreadable, or any line is: every problem with its line number.
@@ -79,7 +83,7 @@ def read_manifest(path: Path | str) -> list[Utterance]:
         if not line.strip():
             continue
         try:
-            utterance = _parse(line, number, path.parent)
+            utterance = _parse(line, number, path.parent, transcripts)
         except DataError as error:
             problems.append(f"{path}:{number}: {error}")
             continue
@@ -106,13 +110,15 @@ def list_problems(problems: list[str]) -> str:
     return "\n".join(problems[:MOST_PROBLEMS] + ([f"... and {more} more problems"] if more > 0 else []))
 
 
-def _parse(line: str, number: int, folder: Path) -> Utterance:
+def _parse(line: str, number: int, folder: Path, transcripts: Transcripts) -> Utterance:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:  # ValueError: JSONDecodeError, and integers of thousands of digits
         raise DataError(f"not a JSON object: {error}.") from None
     if not isinstance(row, dict):
         raise DataError(f"a {type(row).__name__}, not a JSON object.")
+    if transcripts == "optional":
+        row.setdefault("text", "")
     missing = [key for key in ("audio_filepath", "duration", "text") if key not in row]
     if missing:
         raise DataError(f"lacks {', '.join(missing)}; an utterance needs audio_filepath, duration and text.")

@@ -134,3 +134,13 @@ def test_a_missing_an_empty_and_a_binary_manifest_are_refused(tmp_path):
         read_manifest(tmp_path / "b.jsonl")
     with pytest.raises(DataError, match="cannot be read"):
         read_manifest(tmp_path)
+
+
+def test_noises_need_no_text_and_utterances_do(tmp_path):
+    path = tmp_path / "noises.jsonl"
+    path.write_text(
+        '{"audio_filepath": "a.wav", "duration": 1}\n{"audio_filepath": "b.wav", "duration": 1, "text": "x"}\n'
+    )
+    assert [u.text for u in read_manifest(path, transcripts="optional")] == ["", "x"]
+    with pytest.raises(DataError, match="noises.jsonl:1: lacks text"):
+        read_manifest(path)
