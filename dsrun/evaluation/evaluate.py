@@ -1,7 +1,7 @@
 """Evaluation: from batches to hypotheses and their errors.
 
-Greedy (best path) decoding. The reference is the manifest's text, normalised as the alphabet does it. What the results add up to
-is in `results.py`, which needs no JAX.
+Greedy (best path) decoding unless a decoder is given (`decoders.py`). The reference is the manifest's text, normalised as the alphabet
+does it. What the results add up to is in `results.py`, which needs no JAX.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,8 @@ import numpy as np
 
 from dsrun.arithmetic import Policy
 from dsrun.arithmetic.policy import pass_key
-from dsrun.ctc import greedy_search, policy_ctc_loss
+from dsrun.ctc import policy_ctc_loss
+from dsrun.evaluation.decoders import Decoder, GreedyDecoder
 from dsrun.evaluation.results import Evaluation, score_utterance
 from dsrun.model import ModelSettings, apply
 
@@ -26,7 +27,14 @@ class Evaluator:
         self._forward = jax.jit(partial(_forward, settings, policy))
 
     def __call__(
-        self, weights: Any, statistics: Any, batches: Iterable[Any], *, references: Mapping[str, str], alphabet: Any
+        self,
+        weights: Any,
+        statistics: Any,
+        batches: Iterable[Any],
+        *,
+        references: Mapping[str, str],
+        alphabet: Any,
+        decoder: Decoder | None = None,
     ) -> Evaluation:
         """Decode and score every utterance of `batches`.
 
@@ -36,15 +44,17 @@ class Evaluator:
             batches: fixed-shape batches; rows with id "" are filler.
             references: normalised text by utterance id; the result is in this order.
             alphabet: turns class ids into text.
+            decoder: class scores to texts; greedy if None.
         """
+        decoder = decoder or GreedyDecoder(alphabet)
         results = {}
         for batch in batches:
             inputs = (batch.features, batch.num_frames, batch.labels, batch.num_labels)
             logits, num_frames, losses = jax.device_get(self._forward(weights, statistics, *inputs))
-            for row, labels in enumerate(greedy_search(logits, num_frames)):
+            for row, text in enumerate(decoder(logits, num_frames)):
                 id = batch.ids[row]
                 if id:
-                    results[id] = score_utterance(id, references[id], alphabet.decode(labels), float(losses[row]))
+                    results[id] = score_utterance(id, references[id], text, float(losses[row]))
         return Evaluation(tuple(results[id] for id in references if id in results))
 
     def logits(self, weights: Any, statistics: Any, batch: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -53,10 +63,11 @@ class Evaluator:
         logits, num_frames, _ = jax.device_get(self._forward(weights, statistics, *inputs))
         return logits, num_frames
 
-    def decode(self, weights: Any, statistics: Any, batch: Any, alphabet: Any) -> list[str]:
-        """Hypotheses of one batch's rows, filler rows as empty strings."""
-        logits, num_frames = self.logits(weights, statistics, batch)
-        return [alphabet.decode(labels) for labels in greedy_search(logits, num_frames)]
+    def decode(
+        self, weights: Any, statistics: Any, batch: Any, alphabet: Any, decoder: Decoder | None = None
+    ) -> list[str]:
+        """Hypotheses of one batch's rows, filler rows as empty strings; greedy if no decoder is given."""
+        return (decoder or GreedyDecoder(alphabet))(*self.logits(weights, statistics, batch))
 
 
 def _forward(settings, policy, weights, statistics, features, num_frames, labels, num_labels):
