@@ -13,14 +13,20 @@ from dsrun import build
 from dsrun.errors import DataError, UsageError
 from dsrun.evaluation.results import Evaluation
 from dsrun.record import RunDir, read_provenance, write_atomically
+from dsrun.scored import Scored, where_errors_are
 from dsrun.speech import audio_digest, read_manifest
 from dsrun.trained import load_run
 
 
-def evaluate_run(
+def evaluate_run(path: Path, **options: Any) -> dict[str, Any]:
+    """The report of `score_run`."""
+    return score_run(path, **options).report
+
+
+def score_run(
     path: Path, *, manifest: Path | None, checkpoint: str, decoder: str = "greedy", batch: int | None = None
-) -> dict[str, Any]:
-    """Score a run on a manifest and write each utterance's result; returns what `dsrun eval` prints."""
+) -> Scored:
+    """Score a run on a manifest and write each utterance's result."""
     if decoder != "greedy":
         raise UsageError(f"--decoder {decoder}: only greedy is available yet.")
     trained = load_run(path, checkpoint)
@@ -44,7 +50,7 @@ def evaluate_run(
     is_official = is_as_trained and checkpoint == "best"
     name = manifest.stem if is_official else f"{manifest.stem}-{digest[:6]}-step_{trained.step:06d}"
     details = write_details(trained.run.evaluation / f"{name}.jsonl", result)
-    return {
+    report = {
         "run": str(path),
         "step": trained.step,
         "manifest": str(manifest),
@@ -53,9 +59,10 @@ def evaluate_run(
         **result.summary(),
         "manifest_is_as_trained": is_as_trained,
         "unknown_characters": dict(sorted(unknown.items())),
-        "examples": {name: example.to_json() for name, example in result.examples().items()},
+        **where_errors_are(result),
         "details": details,
     }
+    return Scored(report, result)
 
 
 def write_details(path: Path, result: Evaluation) -> str | None:
