@@ -20,8 +20,9 @@ from dsrun.cli_bits import DIFF_EXAMPLE, VERIFY_EXAMPLE, diff, verify
 from dsrun.cli_data import data_app
 from dsrun.cli_options import ConfigOption, JsonOption, SetOption
 from dsrun.cli_recognise import evaluate, transcribe
-from dsrun.cli_study import study_app
-from dsrun.cli_tables import print_description, print_scores, print_table
+from dsrun.cli_scores import print_scores
+from dsrun.cli_study import print_json, study_app
+from dsrun.cli_tables import print_description, print_table
 from dsrun.errors import DsrunError, UsageError
 from dsrun.record.runtime import ask_for_large_pages
 from dsrun.training.stop import Stopped, StopRequest
@@ -185,7 +186,7 @@ def train(
         raise typer.Exit(outcome.exit_code)
     if not outcome.report:  # of several processes the first prints
         return
-    print(json.dumps(outcome.report, indent=2)) if json_output else print_scores(outcome.report)
+    print_json(outcome.report) if json_output else print_scores(outcome.report)
 
 
 def _group(is_detected: bool, coordinator: str | None, processes: int | None, process: int | None) -> Any:

@@ -2,17 +2,25 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dsrun.cli_options import JsonOption, RunArgument
-from dsrun.cli_tables import print_scores
+from dsrun.cli_scores import print_breakdown, print_comparison, print_scores
+from dsrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from dsrun.scored import Scored
 
 
 def evaluate(
-    run: RunArgument,
+    context: typer.Context,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or results that an evaluation left (a .jsonl file).")
+    ],
     manifest: Annotated[
         Path | None, typer.Option(help="Manifest to score. Default: the config's data.test, else data.dev.")
     ] = None,
@@ -20,6 +28,13 @@ def evaluate(
     decoder: Annotated[str, typer.Option(help="greedy (the only one so far).")] = "greedy",
     batch: Annotated[
         int | None, typer.Option(min=1, help="Utterances a batch. Default: the config's global batch.")
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OTHER",
+            help="Another run (scored with the same options) or .jsonl of results to compare with, in pairs.",
+        ),
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -29,10 +44,54 @@ def evaluate(
     empty adds its hypothesis as insertions and nothing to the length; if all references are empty the rate is infinite with
     any insertion and 0 without. Each utterance's reference, hypothesis and errors go to RUN/evaluation/<manifest>.jsonl.
     """
-    from dsrun.scoring import evaluate_run
+    from dsrun.cli_study import print_json
+    from dsrun.scored import with_comparison
 
-    report = evaluate_run(run, manifest=manifest, checkpoint=checkpoint, decoder=decoder, batch=batch)
-    print(json.dumps(report, indent=2)) if json_output else print_scores(report)
+    options = {"manifest": manifest, "checkpoint": checkpoint, "decoder": decoder, "batch": batch}
+    _check_sources(context, [source for source in (run, against) if source is not None])
+    scored = _score(run, options)
+    if against is not None:
+        options["manifest"] = manifest or scored.manifest
+        scored = with_comparison(scored, _score(against, options))
+    if json_output:
+        print_json(scored.report)
+        return
+    print_scores(scored.report)
+    print_breakdown(scored.report)
+    if against is not None:
+        print_comparison(scored.report)
+
+
+# Of `dsrun eval`: what is about results, whoever made them. Every other option needs a network.
+OPTIONS_OF_RESULTS = {"run", "against", "json_output"}
+
+
+def _check_sources(context: typer.Context, sources: Sequence[Path]) -> None:
+    """Refuse, before any work, options that nothing would obey and two runs that one process cannot score."""
+    from dsrun.scored import is_results_file
+
+    runs = [source for source in sources if not is_results_file(source)]
+    if len(runs) == 2:
+        from dsrun.scoring import refuse_another_runtime
+
+        refuse_another_runtime(*runs)
+    for parameter in context.command.params if not runs else ():
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in OPTIONS_OF_RESULTS and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"{parameter.opts[0]} is for a run, and {sources[0]} is a file of results, which no network is asked for. Leave it "
+                "out, or name the run's folder."
+            )
+
+
+def _score(source: Path, options: dict[str, Any]) -> "Scored":
+    from dsrun.scored import is_results_file, score_file
+
+    if is_results_file(source):
+        return score_file(source)
+    from dsrun.scoring import score_run
+
+    return score_run(source, **options)
 
 
 def transcribe(

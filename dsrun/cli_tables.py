@@ -19,30 +19,6 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def print_scores(report: dict[str, Any]) -> None:
-    """An evaluation's rates, intervals and examples for people."""
-    print(f"run       {report['run']}  checkpoint step {report['step']}")
-    print(f"manifest  {report['manifest']}  {report['utterances']} utterances")
-    if report["determinism"] != "strict":
-        print(f"          determinism {report['determinism']}")
-    for name, counts in (("cer", "characters"), ("wer", "words")):
-        count, (low, high) = report[counts], report[f"{name}_interval"]
-        print(
-            f"{name.upper()}       {report[name]:.4f}  [{low:.4f}, {high:.4f}]  {count['errors']} errors in "
-            f"{count['reference_length']} {counts}: {count['substitutions']} substitutions, {count['deletions']} deletions, "
-            f"{count['insertions']} insertions"
-        )
-    if not report["manifest_is_as_trained"]:
-        print("          not one of the manifests that the run was trained with, as they were then")
-    if unknown := report["unknown_characters"]:
-        found = ", ".join(f"{character!r} {count} times" for character, count in unknown.items())
-        print(f"characters outside the alphabet, which the network cannot write: {found}")
-    for name, example in report["examples"].items():
-        print(f"{name:<7} {example['id']}\n   said   {example['reference']}\n   read   {example['hypothesis']}")
-    if report["details"]:
-        print(f"each utterance: {report['details']}")
-
-
 def print_description(report: dict[str, Any]) -> None:
     """A dry run's report for people."""
     print(f"{report['config']} -> {report['run_dir']}")

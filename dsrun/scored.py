@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dsrun.evaluation.breakdown import breakdown
+from dsrun.evaluation.comparison import compare
 from dsrun.evaluation.results import Evaluation, read_results
 
 
@@ -18,6 +19,24 @@ class Scored:
     report: dict[str, Any]
     result: Evaluation
 
+    @property
+    def name(self) -> str:
+        """What was scored, in a line."""
+        report = self.report
+        if "results" in report:
+            return str(report["results"])
+        return f"{report['run']}, checkpoint step {report['step']}, {report['decoder']}"
+
+    @property
+    def manifest(self) -> Path | None:
+        """The manifest that was scored; a file of results does not say."""
+        return Path(self.report["manifest"]) if "manifest" in self.report else None
+
+
+def is_results_file(path: Path) -> bool:
+    """Whether this names results (`.jsonl`) and not a run folder."""
+    return path.suffix == ".jsonl" and not path.is_dir()
+
 
 def score_file(path: Path) -> Scored:
     """Results that an evaluation left on disk, errors counted anew.
@@ -27,6 +46,16 @@ def score_file(path: Path) -> Scored:
     """
     result = read_results(path)
     return Scored({"results": str(path), **result.summary(), **where_errors_are(result), "details": str(path)}, result)
+
+
+def with_comparison(first: Scored, second: Scored) -> Scored:
+    """The first's report with `comparison`: both systems on the same utterances.
+
+    Raises:
+        UsageError: not the same utterances and references.
+    """
+    found = {"names": [first.name, second.name], **compare(first.result, second.result)}
+    return Scored(first.report | {"comparison": found}, first.result)
 
 
 def where_errors_are(result: Evaluation) -> dict[str, Any]:

@@ -1,0 +1,86 @@
+"""`dsrun eval` on results that evaluations left: no network, no JAX, in this process."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from dsrun.cli import app
+from dsrun.errors import DataError, UsageError
+from dsrun.evaluation.results import Evaluation, score_utterance
+
+HOSTILE = "<script>alert(1)</script> \u202eevil\x1b[2J"
+
+
+def write_results(path, hypotheses: dict[str, str], *, reference="go on", speakers=()):
+    results = [score_utterance(id, reference, text, 1.0) for id, text in hypotheses.items()]
+    results = [replace(u, seconds=1.0 + n, speaker=dict(speakers).get(u.id)) for n, u in enumerate(results)]
+    path.write_text("".join(json.dumps(u.to_json()) + "\n" for u in Evaluation(tuple(results)).utterances))
+    return path
+
+
+def dsrun_eval(*arguments):
+    """Standard output; errors are raised."""
+    found = CliRunner().invoke(app, ["eval", *map(str, arguments)])
+    if found.exception:
+        raise found.exception
+    return found.stdout
+
+
+@pytest.fixture
+def results(tmp_path):
+    texts = {f"u{n:02}": "go on" if n < 15 else "go in" for n in range(30)}
+    return write_results(tmp_path / "first.jsonl", texts, speakers={id: f"s{id[-1]}" for id in texts})
+
+
+def test_a_file_of_results_gives_rates_and_the_tables_of_where_the_errors_are(results):
+    text = dsrun_eval(results)
+    assert "WER       0.2500" in text
+    assert "15 errors in 60 words: 15 substitutions" in text
+    assert "1.00 to 10.00" in text
+    assert "by speaker: 10 speakers" in text
+    assert "95% interval over speakers instead of utterances" in text
+    assert "misread  on > in 15/30" in text
+
+
+def test_json_has_everything_that_the_text_has_and_no_infinity(results, tmp_path):
+    report = json.loads(dsrun_eval(results, "--json"))
+    assert report["wer"] == 0.25
+    assert {"by_length", "by_speaker", "confusions", "cer_interval", "examples"} <= report.keys()
+    empty = write_results(tmp_path / "empty.jsonl", {"a": "x"}, reference="")
+    assert json.loads(dsrun_eval(empty, "--json"), parse_constant=pytest.fail)["wer"] is None
+
+
+def test_two_files_are_compared_in_pairs(results, tmp_path):
+    better = write_results(tmp_path / "second.jsonl", {f"u{n:02}": "go on" for n in range(30)})
+    text = dsrun_eval(results, "--against", better)
+    assert "WER  0.2500 and 0.0000: first minus second +0.2500" in text
+    assert "second is better; fewer errors in 0 and 15 utterances" in text
+    report = json.loads(dsrun_eval(results, "--against", better, "--json"))
+    assert report["comparison"]["names"] == [str(results), str(better)]
+    assert report["comparison"]["wer"]["verdict"] == "second is better"
+
+
+def test_other_references_are_refused(results, tmp_path):
+    other = write_results(tmp_path / "other.jsonl", {f"u{n:02}": "go" for n in range(30)}, reference="go")
+    with pytest.raises(UsageError, match="same references, and 30 differ, e.g. 'u00': 'go on' and 'go'"):
+        dsrun_eval(results, "--against", other)
+
+
+def test_an_option_that_only_a_network_obeys_is_refused_for_files(results):
+    with pytest.raises(UsageError, match="--batch is for a run"):
+        dsrun_eval(results, "--against", results, "--batch", "4")
+    with pytest.raises(UsageError, match="--checkpoint is for a run"):
+        dsrun_eval(results, "--checkpoint", "best")
+
+
+def test_a_missing_file_says_what_writes_one(tmp_path):
+    with pytest.raises(DataError, match=r"no such file of results. `dsrun eval RUN` writes"):
+        dsrun_eval(tmp_path / "none.jsonl")
+
+
+def test_control_characters_of_a_transcript_do_not_reach_the_terminal(tmp_path):
+    text = dsrun_eval(write_results(tmp_path / "hostile.jsonl", {HOSTILE: HOSTILE}))
+    assert "\\x1b[2J" in text
+    assert not {"\x1b", "\u202e"} & set(text)
