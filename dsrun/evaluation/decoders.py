@@ -6,7 +6,7 @@ decoding; beam search makes log-probabilities of them itself.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from dsrun.ctc import greedy_search
 from dsrun.speech import Alphabet
 
 
+@runtime_checkable  # the tests check annotations by isinstance
 class Decoder(Protocol):
     """What an evaluator needs of a decoder."""
 
