@@ -31,6 +31,7 @@ from dsrun.speech.features import (
 )
 from dsrun.speech.manifest import TarMember, Utterance, list_problems, read_manifest, write_manifest
 from dsrun.speech.normalizers import NORMALIZERS, make_normalizer, normalize_all
+from dsrun.speech.tar_shards import Member, list_members
 from dsrun.speech.workers import Workers, prefetch
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "Encoded",
     "FeatureCache",
     "FeatureSettings",
+    "Member",
     "Noise",
     "Normalization",
     "Reverb",
@@ -63,6 +65,7 @@ __all__ = [
     "chosen_speed",
     "encode_all",
     "estimate_normalization",
+    "list_members",
     "list_problems",
     "load_bank",
     "load_dataset",
