@@ -306,7 +306,7 @@ def _fitting(
     sizes: Sequence[Any], bytes_needed: Callable[[Any], int], is_explicit: bool
 ) -> tuple[list[Any], list[dict[str, Any]]]:
     """Sizes that fit in memory. One that was asked for by name and does not is an error; of a preset the others are run."""
-    from dsrun.study.host import require_memory
+    from dsrun.record.host import require_memory
 
     available, fitting, skipped = _memory(), [], []
     for size in sizes:
@@ -323,7 +323,7 @@ def _fitting(
 
 
 def _require_memory(what: str, needed: int) -> None:
-    from dsrun.study.host import require_memory
+    from dsrun.record.host import require_memory
 
     require_memory(what, needed, _memory())
 
@@ -332,7 +332,7 @@ def _memory() -> int | None:
     """Bytes that are free where arrays live: the device's allocator knows its limit, a CPU has the host's memory."""
     import jax
 
-    from dsrun.study.host import available_memory
+    from dsrun.record.host import available_memory
 
     limits = jax.devices()[0].memory_stats() or {}
     return limits.get("bytes_limit", available_memory())

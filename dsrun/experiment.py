@@ -53,9 +53,10 @@ from dsrun.speech import (
 from dsrun.trained import STOP, require_complete
 from dsrun.training import checkpoint as checkpoints
 from dsrun.training.loop import Best, DevResult, Kept, Loop, LoopSettings, Outcome, Recorder
+from dsrun.training.preflight import preflight
 from dsrun.training.processes import Group, LostProcessError, Processes, join, noticing_lost_processes
 from dsrun.training.progress import Progress
-from dsrun.training.state import TrainState
+from dsrun.training.state import Replicas, TrainState
 from dsrun.training.state_digest import digest_of_tensors
 from dsrun.training.state_hash import tensor_meanings, tensor_names
 from dsrun.training.step import TrainStep
@@ -330,6 +331,7 @@ def _train(
             hashes=hashes.append,
         )
         loop = _loop(config, experiment, loop_settings, recorder, progress, stop, watchdog, processes)
+        progress.message(_preflight(config, experiment, replicas, watchdog))
         outcome = loop.run(replicas, best, is_evaluated=is_evaluated)
         progress.message(f"{run.path}: {outcome.reason}")
         if outcome.exit_code:
@@ -370,9 +372,19 @@ def _follow(
     total_steps = loop_settings.epochs * batcher.batches_per_epoch
     with open(os.devnull, "w") as nowhere, Progress(total_steps=total_steps, stream=nowhere) as progress:
         loop = _loop(config, experiment, loop_settings, SILENT, progress, stop, watchdog, processes)
+        _preflight(config, experiment, replicas, watchdog)
         outcome = loop.run(replicas, Best(**start["best"]), is_evaluated=start["is_evaluated"])
         processes.leave()
     return TrainOutcome(outcome.exit_code, {})
+
+
+def _preflight(config: Config, experiment: Experiment, replicas: Replicas, watchdog: Watchdog) -> str:
+    """Run the largest batch shape for its memory; the line that says what it was."""
+    watchdog.phase("compiling and trying the largest batch shape")
+    needs = preflight(experiment.step, replicas, experiment.batcher.shapes(), rows=config.batches.global_batch)
+    planned = max((need.bytes_planned for need in needs if need.bytes_planned), default=None)
+    size = "" if planned is None else f"; its gradient takes {planned / 2**20:,.0f} MiB a device at most"
+    return f"memory: {needs[0]} fits, the largest{size}"
 
 
 def _loop(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """A row for each run folder: state, steps, best dev CER, test CER, storage format, determinism."""
+    """A row for each run folder: state, steps, best dev CER, test CER, storage format, wait for data, determinism."""
     rows = []
     for path in sorted(p.parent for p in folder.glob("*/config.yaml")):
         run = RunDir(path)
@@ -45,10 +45,19 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
                 "storage": config.arithmetic.storage.format,
                 "compute": config.arithmetic.compute.format,
                 "seed": config.seed,
+                "data_wait": _data_wait(events),
                 "determinism": _determinism(config, events),
             }
         )
     return rows
+
+
+def _data_wait(events: list[dict[str, Any]]) -> str | None:
+    """Share of the training steps' time that was spent waiting for batches, compilation included in the time."""
+    pairs = [(e.get("data_wait_seconds"), e.get("seconds")) for e in events if e["event"] == "step"]
+    known = [(w, s) for w, s in pairs if isinstance(w, int | float) and isinstance(s, int | float)]
+    seconds = sum(s for _, s in known)
+    return f"{sum(w for w, _ in known) / seconds:.1%}" if seconds else None
 
 
 def _determinism(config: Config, events: list[dict[str, Any]]) -> str:

@@ -25,6 +25,7 @@ import numpy as np
 
 from dsrun.errors import DivergedError, DsrunError
 from dsrun.record.magnitudes import Magnitudes
+from dsrun.training.preflight import explaining_lack_of_memory
 from dsrun.training.processes import Processes, StopAgreement
 from dsrun.training.progress import Progress
 from dsrun.training.saver import Saver, host_copy
@@ -166,6 +167,7 @@ class Loop:
         self.stop, self.watchdog, self.saver = stop, watchdog, Saver()
         self.total_steps = settings.epochs * steps_per_epoch
         self._compiled: set[tuple[int, ...]] = set()
+        self._waited = self._spent = 0.0  # seconds since the last evaluation: for data, and in all
         self._hash = StateHasher(len(step.devices))
         self.processes = processes or Processes()
         self._agreement = None if self.processes.is_alone else StopAgreement(step.reduction.devices)
@@ -180,10 +182,12 @@ class Loop:
             DivergedError: more steps in a row than `max_skipped_steps` were not finite at the smallest loss scale; names step,
                 utterances and loss scale. The last checkpoint stays.
             DataError: a checkpoint or a record could not be written.
+            UsageError: a device's memory does not suffice.
             Stopped: by a signal before the first step was made, or by a second Ctrl-C.
         """
         try:
-            outcome = self._run(state, best, is_evaluated)
+            with explaining_lack_of_memory(lambda: self.watchdog.doing):
+                outcome = self._run(state, best, is_evaluated)
         except Exception:
             try:
                 self.saver.wait()
@@ -225,6 +229,7 @@ class Loop:
                 best, outcome = self._after(state, number, best, stopping)
                 if outcome:
                     return outcome
+                self._last_finish = time.monotonic()  # what was done there is not the next step's time
             self.watchdog.phase(f"waiting for the data of step {number + 1}")
         self._finish(pending)
         return Outcome(state, best, 0, "all epochs done")
@@ -296,6 +301,7 @@ class Loop:
         utterances = sum(bool(id) for id in pending.batch.ids)
         now = time.monotonic()
         seconds, self._last_finish = now - self._last_finish, now
+        self._waited, self._spent = self._waited + pending.wait_seconds, self._spent + seconds
         audio = self.audio_seconds(pending.batch)
         is_finite = record["finite"]
         hashed = {}
@@ -341,10 +347,11 @@ class Loop:
         best = best.after(number, result.summary["cer"])
         self.recorder.event("eval", number, **result.summary, epoch=epoch)
         self.progress.evaluation(result.summary, sample=result.sample)
+        waited, self._waited, self._spent = self._waited / max(self._spent, 1e-9), 0.0, 0.0
         mark = "  best so far" if best.step == number else ""
         self.progress.message(
             f"epoch {epoch}/{self.settings.epochs}  step {number}  dev loss {_figure(result.summary['loss'])}"
-            f"  CER {result.summary['cer']:.3f}  WER {result.summary['wer']:.3f}{mark}"
+            f"  CER {result.summary['cer']:.3f}  WER {result.summary['wer']:.3f}  data wait {waited:.1%}{mark}"
         )
         if result.sample:
             self.progress.message(f"    said: {result.sample[0]}\n    read: {result.sample[1]}")

@@ -55,6 +55,23 @@ class Program:
             call = self._loaded[device, shape] = self._load(device, shape, args)
             return call(*args)
 
+    def planned_bytes(self, device: jax.Device, *args: Any, shape: Hashable = ()) -> int | None:
+        """Bytes of results and temporary arrays that XLA plans for this call, None where it does not say.
+
+        Compiles the program if it is not yet; the call then finds it compiled.
+        """
+        call: Any = self.jit
+        if self._is_shared:
+            with self._lock:
+                if (device, shape) not in self._loaded:
+                    self._loaded[device, shape] = self._load(device, shape, args)
+                call = self._loaded[device, shape]
+        compiled = call.lower(*args).compile() if hasattr(call, "lower") else call
+        plan = compiled.memory_analysis()
+        if plan is None:
+            return None
+        return plan.output_size_in_bytes + plan.temp_size_in_bytes - plan.alias_size_in_bytes
+
     def _load(self, device: jax.Device, shape: Hashable, args: Any) -> Callable[..., Any]:
         if getattr(jax.config, "jax_compilation_cache_dir", None):
             return self.jit

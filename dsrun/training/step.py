@@ -158,10 +158,19 @@ class TrainStep:
 
     def shard_gradient(self, state: TrainState, number: int, shard: Shard, *, weights: Tree | None = None) -> ShardSums:
         """Gradient and sums of one shard, on the state's device; `weights` where they are at hand already."""
-        weights, device = self.weights(state) if weights is None else weights, state.step.device
+        weights = self.weights(state) if weights is None else weights
+        return self._gradient(*self._gradient_call(state, number, shard, weights), shape=_shape_of(shard))
+
+    def planned_bytes(self, state: TrainState, shard: Shard) -> int | None:
+        """Bytes that a shard's gradient takes beside its arguments, as XLA plans it; None where it does not say. Compiles it."""
+        arguments = self._gradient_call(state, self.own_shards.start, shard, self.weights(state))
+        return self._gradient.planned_bytes(*arguments, shape=_shape_of(shard))
+
+    def _gradient_call(self, state: TrainState, number: int, shard: Shard, weights: Tree) -> tuple[Any, ...]:
+        """Device and arguments of the gradient's program."""
+        device = state.step.device
         inputs = jax.device_put((np.array([self.seed, number], np.uint32), shard), device)
-        shape = (shard.features.shape, shard.labels.shape)
-        return self._gradient(device, weights, state.step, state.loss_scale, *inputs, shape=shape)
+        return device, weights, state.step, state.loss_scale, *inputs
 
     def shapes_of_sums(self, shard: Shard) -> ShardSums:
         """Shapes and dtypes of a shard's sums; nothing is computed."""
@@ -202,6 +211,10 @@ class TrainStep:
 
 def _copy_to(device: jax.Device, x: Array) -> Array:
     return jnp.copy(jax.device_put(x, device))  # device_put alone gives the same buffer where x lies there already
+
+
+def _shape_of(shard: Shard) -> tuple[tuple[int, ...], ...]:
+    return shard.features.shape, shard.labels.shape
 
 
 def split_batch(batch: Any, shards: int) -> list[Shard]:

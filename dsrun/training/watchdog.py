@@ -51,6 +51,11 @@ class Watchdog(AbstractContextManager):
         self._phase = name
         self.moved()
 
+    @property
+    def doing(self) -> str:
+        """The phase that this is."""
+        return self._phase
+
     def moved(self) -> None:
         """Something was finished."""
         self._since = time.monotonic()

@@ -3,7 +3,7 @@
 import pytest
 
 from dsrun.errors import UsageError
-from dsrun.study import host
+from dsrun.record import host
 
 
 def test_a_refusal_says_what_is_needed_and_what_is_free():

@@ -1,0 +1,131 @@
+"""Memory preflight: the largest batch shape is compiled and run before the first step.
+
+Batches of the longest utterances come late, with `sort_first_epoch` last of all, and a run that dies of them dies after hours. So the
+gradient of a batch of filler is computed at the largest padded shape, and at the one with the most labels where that is another, on
+every device and through the sum over devices, and thrown away. No state changes and no bit of the result: a step is a function of
+state and batch. Nothing is compiled that would not be compiled later; what it costs is a step's time for each of the one or two shapes.
+
+A GPU's allocator refuses what does not fit, which is told with the shape. A CPU's does not: Linux promises memory and ends the process
+that uses it. There XLA's own plan of the program, results and temporary arrays, is compared with what is free before it is run.
+The update is left to the first step: its size is the same for every batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from dsrun.errors import UsageError
+from dsrun.record.host import available_memory
+from dsrun.training.state import Replicas
+from dsrun.training.step import Shard, TrainStep
+
+ADVICE = (
+    "What helps: more batches.shards (a device works on one shard of global_batch / shards rows at a time), a smaller "
+    "batches.global_batch, a lower data.max_seconds with the longest utterances left out or cut, a narrower model, or "
+    "model.residuals: recompute. Each of them is another experiment: results change."
+)
+
+
+@dataclass(frozen=True)
+class Need:
+    """A batch shape, and what XLA plans for its gradient on a device beside what lies there already: bytes, None where it does not say."""
+
+    rows: int
+    frames: int
+    labels: int
+    bytes_planned: int | None
+
+    def __str__(self) -> str:
+        return f"a batch of {self.rows} rows x {self.frames} frames x {self.labels} labels"
+
+
+def largest_shapes(shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The (frames, labels) with the most frames, and the one with the most labels if it is another."""
+    return list(dict.fromkeys([max(shapes), max(shapes, key=lambda shape: (shape[1], shape[0]))]))
+
+
+def preflight(
+    step: TrainStep,
+    state: Replicas,
+    shapes: Sequence[tuple[int, int]],
+    *,
+    rows: int,
+    free: Callable[[jax.Device], int | None] | None = None,
+) -> list[Need]:
+    """Compute and discard the gradient of filler at the largest of these padded (frames, labels).
+
+    Args:
+        state: is not changed; its buffers stay.
+        rows: of a global batch.
+        free: bytes that a device may still take, None where nothing says; for tests.
+
+    Raises:
+        UsageError: it does not fit; names the shape, the bytes where they are known, and what to change.
+    """
+    return [_run(step, state, frames, labels, rows, free or free_memory) for frames, labels in largest_shapes(shapes)]
+
+
+def _run(
+    step: TrainStep,
+    state: Replicas,
+    frames: int,
+    labels: int,
+    rows: int,
+    free: Callable[[jax.Device], int | None],
+) -> Need:
+    shards = [_filler(rows // step.shards, frames, labels, step.settings.num_bins) for _ in range(step.shards)]
+    with explaining_lack_of_memory(lambda: f"trying {Need(rows, frames, labels, None)} before the first step"):
+        need = Need(rows, frames, labels, step.planned_bytes(state.first, shards[0]))
+        _require(need, step.devices, free)
+        jax.block_until_ready(step.total(state, shards))
+    return need
+
+
+def _filler(rows: int, frames: int, labels: int, bins: int) -> Shard:
+    return Shard(
+        np.zeros((rows, frames, bins), np.float32),
+        np.full(rows, frames, np.int32),
+        np.ones((rows, labels), np.int32),
+        np.full(rows, labels, np.int32),
+    )
+
+
+def _require(need: Need, devices: Sequence[jax.Device], free: Callable[[jax.Device], int | None]) -> None:
+    """Refuse what XLA's plan says will not fit. Devices of a CPU share its memory."""
+    is_shared = devices[0].platform == "cpu"
+    planned = (need.bytes_planned or 0) * (len(devices) if is_shared else 1)
+    available = free(devices[0])
+    if available is not None and planned > available:
+        where = f" on {len(devices)} devices together" if is_shared and len(devices) > 1 else ""
+        raise UsageError(
+            f"out of memory before the first step: the gradient of {need} needs about {_size(planned)}{where}, {_size(available)} are "
+            f"free. {ADVICE}"
+        )
+
+
+def free_memory(device: jax.Device) -> int | None:
+    """Bytes that a device's arrays may still take; of a CPU what the machine, or this job's control group, has left."""
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return available_memory() if device.platform == "cpu" else None
+
+
+@contextmanager
+def explaining_lack_of_memory(doing: Callable[[], str]) -> Iterator[None]:
+    """Turn a device's refusal into a message: what was being done, what the allocator said, and what helps."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        text = str(error)
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in text:
+            raise
+        said = text.split("\n")[0].strip().rstrip(".") or "no more memory"
+        raise UsageError(f"out of memory while {doing()}: {said}. {ADVICE}") from None
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.1f} MiB"
