@@ -36,6 +36,10 @@ def evaluate(
             help="Another run (scored with the same options) or .jsonl of results to compare with, in pairs.",
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page: rates, tables, and each utterance's errors marked."),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Word and character error rates of a run on a manifest, with 95% bootstrap intervals over utterances.
@@ -43,27 +47,36 @@ def evaluate(
     Rates are of the corpus: errors divided by reference words (characters), never clamped. An utterance whose reference is
     empty adds its hypothesis as insertions and nothing to the length; if all references are empty the rate is infinite with
     any insertion and 0 without. Each utterance's reference, hypothesis and errors go to RUN/evaluation/<manifest>.jsonl.
+
+    Then where the errors are: by length, by speaker where the manifest has speakers (with an interval that draws speakers instead
+    of utterances), and which words and characters are confused.
     """
     from dsrun.cli_study import print_json
-    from dsrun.scored import with_comparison
+    from dsrun.scored import check_page, with_comparison, write_page
 
     options = {"manifest": manifest, "checkpoint": checkpoint, "decoder": decoder, "batch": batch}
     _check_sources(context, [source for source in (run, against) if source is not None])
+    if html is not None:
+        check_page(html)
     scored = _score(run, options)
     if against is not None:
         options["manifest"] = manifest or scored.manifest
         scored = with_comparison(scored, _score(against, options))
+    if html is not None:
+        write_page(html, scored)
     if json_output:
-        print_json(scored.report)
+        print_json(scored.report | ({"page": str(html)} if html else {}))
         return
     print_scores(scored.report)
     print_breakdown(scored.report)
     if against is not None:
         print_comparison(scored.report)
+    if html is not None:
+        print(f"\npage: {html}")
 
 
 # Of `dsrun eval`: what is about results, whoever made them. Every other option needs a network.
-OPTIONS_OF_RESULTS = {"run", "against", "json_output"}
+OPTIONS_OF_RESULTS = {"run", "against", "html", "json_output"}
 
 
 def _check_sources(context: typer.Context, sources: Sequence[Path]) -> None:

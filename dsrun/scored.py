@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dsrun.errors import UsageError
 from dsrun.evaluation.breakdown import breakdown
 from dsrun.evaluation.comparison import compare
 from dsrun.evaluation.results import Evaluation, read_results
+from dsrun.record import write_atomically
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,9 @@ class Scored:
         report = self.report
         if "results" in report:
             return str(report["results"])
-        return f"{report['run']}, checkpoint step {report['step']}, {report['decoder']}"
+        decoder = report["decoder"]
+        kind = decoder["kind"] if isinstance(decoder, dict) else decoder
+        return f"{report['run']}, checkpoint step {report['step']}, {kind}"
 
     @property
     def manifest(self) -> Path | None:
@@ -46,6 +50,21 @@ def score_file(path: Path) -> Scored:
     """
     result = read_results(path)
     return Scored({"results": str(path), **result.summary(), **where_errors_are(result), "details": str(path)}, result)
+
+
+def check_page(path: Path) -> None:
+    """Raises UsageError for a name that no page can have; before the work and not after it."""
+    if path.suffix not in (".html", ".htm"):
+        raise UsageError(f"{path}: write a name that ends in .html.")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist.")
+
+
+def write_page(path: Path, scored: Scored) -> None:
+    """The report and every utterance as one HTML page."""
+    from dsrun.evaluation.page import render_page
+
+    write_atomically(path, render_page(scored.name, scored.report, scored.result.utterances))
 
 
 def with_comparison(first: Scored, second: Scored) -> Scored:

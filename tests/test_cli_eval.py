@@ -84,3 +84,16 @@ def test_control_characters_of_a_transcript_do_not_reach_the_terminal(tmp_path):
     text = dsrun_eval(write_results(tmp_path / "hostile.jsonl", {HOSTILE: HOSTILE}))
     assert "\\x1b[2J" in text
     assert not {"\x1b", "\u202e"} & set(text)
+
+
+def test_a_page_is_written_and_a_name_that_cannot_be_one_is_refused_before_any_work(results, tmp_path):
+    page = tmp_path / "page.html"
+    assert f"page: {page}" in dsrun_eval(results, "--html", page)
+    written = page.read_bytes()
+    assert b"u29" in written
+    assert json.loads(dsrun_eval(results, "--html", page, "--json"))["page"] == str(page)
+    assert page.read_bytes() == written
+    with pytest.raises(UsageError, match="ends in .html"):
+        dsrun_eval(tmp_path / "none.jsonl", "--html", tmp_path / "page.pdf")
+    with pytest.raises(UsageError, match="does not exist"):
+        dsrun_eval(tmp_path / "none.jsonl", "--html", tmp_path / "no" / "page.html")
