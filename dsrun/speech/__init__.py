@@ -30,6 +30,7 @@ from dsrun.speech.features import (
     log_spectrogram,
 )
 from dsrun.speech.manifest import TarMember, Utterance, list_problems, read_manifest, write_manifest
+from dsrun.speech.manifest_index import ManifestIndex, open_manifest
 from dsrun.speech.normalizers import NORMALIZERS, make_normalizer, normalize_all
 from dsrun.speech.tar_shards import Member, list_members
 from dsrun.speech.workers import Workers, prefetch
@@ -47,6 +48,7 @@ __all__ = [
     "Encoded",
     "FeatureCache",
     "FeatureSettings",
+    "ManifestIndex",
     "Member",
     "Noise",
     "Normalization",
@@ -73,6 +75,7 @@ __all__ = [
     "log_spectrogram",
     "make_normalizer",
     "normalize_all",
+    "open_manifest",
     "place_of",
     "prefetch",
     "read_audio",

@@ -53,6 +53,7 @@ def read_utterance(utterance: Utterance, settings: AudioSettings) -> Float32[np.
         duration=utterance.duration,
         is_part=utterance.is_part,
         member=utterance.member,
+        sha256=utterance.sha256,
     )
 
 
@@ -69,6 +70,7 @@ def read_audio(
     duration: float | None = None,
     is_part: bool = False,
     member: TarMember | None = None,
+    sha256: str | None = None,
 ) -> Float32[np.ndarray, " sample"]:
     """Samples of a file, or of a part of it.
 
@@ -78,15 +80,16 @@ def read_audio(
         offset: seconds to skip.
         duration: what the manifest says, seconds. The part's length if `is_part`, otherwise checked against the file.
         member: which bytes of a tar file are the recording.
+        sha256: of the recording's bytes; None compares nothing.
 
     Raises:
-        DataError: missing, not audio, cut off, empty, too long, wrong rate or channel, NaN or infinite samples, or a duration
-            that disagrees by more than 0.1 s.
+        DataError: missing, not audio, cut off, empty, too long, wrong rate or channel, NaN or infinite samples, other bytes than
+            `sha256` is of, or a duration that disagrees by more than 0.1 s.
     """
     name = place_of(path, member)
     if not path.is_file():
         raise DataError(_no_file(path, None))
-    content = path if member is None else _member_bytes(path, member)
+    content = _content(path, member, sha256)
     with _decoder(name, content) as file:
         rate = file.samplerate
         _require_whole(name, content)
@@ -117,6 +120,18 @@ def audio_digest(path: Path, member: TarMember | None = None) -> str:
 def place_of(path: Path, member: TarMember | None) -> str:
     """What a message calls a recording: its path, and the bytes of a tar file."""
     return f"{path}" if member is None else f"{path}@{member.offset}+{member.size}"
+
+
+def _content(path: Path, member: TarMember | None, sha256: str | None) -> Path | bytes:
+    """The recording: a file that need not be in memory, or bytes."""
+    if member is None and sha256 is None:
+        return path
+    content = path.read_bytes() if member is None else _member_bytes(path, member)
+    if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise DataError(
+            f"{place_of(path, member)}: its sha256 is {found}, the manifest says {sha256}. Changed since the manifest was written?"
+        )
+    return content
 
 
 def _member_bytes(path: Path, member: TarMember) -> bytes:

@@ -11,28 +11,32 @@ and `@offset` where there are; ids must be unique, because they key the randomne
 A recording may lie inside a tar file, which is never unpacked: `audio_filepath` is then the tar, `tar_offset` and `tar_size` (both or
 neither) are where in it the member's content begins and its length, bytes. An `offset` counts from the member's own beginning.
 
+With `sha256`, of the bytes of the file or member, every reading of the recording compares them, so that a manifest stands for exact
+recordings; `dsrun data pack` writes it.
+
 A manifest is read whole and every problem is reported at once.
 """
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from dsrun.errors import DataError
 
 MOST_PROBLEMS = 20  # shown; the rest is counted
 LONGEST = 1e9  # seconds, thirty years: beyond it a number is a mistake
-LARGEST_MEMBER = (
-    1 << 29
-)  # bytes of a tar's member, which is read whole: hours of FLAC, and no more memory than a machine has
+# Bytes of a tar's member, which is read whole: hours of FLAC, and no more memory than a machine has.
+LARGEST_MEMBER = 1 << 29
+SHA256 = re.compile("[0-9a-f]{64}")
 Transcripts = Literal["required", "optional"]
-KNOWN_KEYS = {"audio_filepath", "duration", "text", "offset", "speaker", "id", "tar_offset", "tar_size"}
+KNOWN_KEYS = {"audio_filepath", "duration", "text", "offset", "speaker", "id", "tar_offset", "tar_size", "sha256"}
+_REQUIRED = frozenset({"audio_filepath", "duration", "text"})
 
 
-@dataclass(frozen=True)
-class TarMember:
+class TarMember(NamedTuple):
     """Where in a tar file a member's content lies: its first byte, and how many there are."""
 
     offset: int
@@ -56,6 +60,7 @@ class Utterance:
     speaker: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     member: TarMember | None = None
+    sha256: str | None = None
 
 
 def read_manifest(path: Path | str, *, transcripts: Transcripts = "required") -> list[Utterance]:
@@ -83,7 +88,7 @@ def read_manifest(path: Path | str, *, transcripts: Transcripts = "required") ->
         if not line.strip():
             continue
         try:
-            utterance = _parse(line, number, path.parent, transcripts)
+            utterance = make_utterance(parse_row(line, transcripts), number, path.parent)
         except DataError as error:
             problems.append(f"{path}:{number}: {error}")
             continue
@@ -104,13 +109,24 @@ def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def list_problems(problems: list[str]) -> str:
-    """One text of many problems: the first twenty, and how many more."""
-    more = len(problems) - MOST_PROBLEMS
+def list_problems(problems: list[str], *, more: int = 0) -> str:
+    """One text of many problems: the first twenty, and how many more (`more` of them not in the list)."""
+    more += max(0, len(problems) - MOST_PROBLEMS)
     return "\n".join(problems[:MOST_PROBLEMS] + ([f"... and {more} more problems"] if more > 0 else []))
 
 
-def _parse(line: str, number: int, folder: Path, transcripts: Transcripts) -> Utterance:
+class Row(NamedTuple):
+    """A line of a manifest whose fields are all valid; what costs something to make of them, a path above all, is made later."""
+
+    fields: dict[str, Any]
+    id: str
+    duration: float
+    offset: float
+    member: TarMember | None
+
+
+def parse_row(line: str, transcripts: Transcripts = "required") -> Row:
+    """Read and check one line. Raises DataError, without the place."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:  # ValueError: JSONDecodeError, and integers of thousands of digits
@@ -119,40 +135,54 @@ def _parse(line: str, number: int, folder: Path, transcripts: Transcripts) -> Ut
         raise DataError(f"a {type(row).__name__}, not a JSON object.")
     if transcripts == "optional":
         row.setdefault("text", "")
-    missing = [key for key in ("audio_filepath", "duration", "text") if key not in row]
-    if missing:
+    if not row.keys() >= _REQUIRED:
+        missing = [key for key in ("audio_filepath", "duration", "text") if key not in row]
         raise DataError(f"lacks {', '.join(missing)}; an utterance needs audio_filepath, duration and text.")
-    name, text = _text(row, "audio_filepath"), _text(row, "text")
-    is_part = row.get("offset") is not None
-    duration, offset = _seconds(row, "duration"), _seconds(row, "offset") if is_part else 0.0
+    name = _text(row, "audio_filepath")
+    _text(row, "text")
+    get = row.get
+    if get("speaker") is not None:
+        _text(row, "speaker")
+    duration, offset = _seconds(row, "duration"), 0.0 if get("offset") is None else _seconds(row, "offset")
     if not name or "\0" in name:
         raise DataError(f"audio_filepath is {name!r}; write a path.")
-    member = _member(row)
-    place = f"#{member.offset}" if member else ""
-    default_id = str(Path(name).with_suffix("")) + place + (f"@{offset:g}" if offset else "")
-    id = default_id if row.get("id") is None else _text(row, "id")
+    is_in_tar = get("tar_offset") is not None or get("tar_size") is not None
+    member = _member(row) if is_in_tar else None
+    id = _default_id(name, member, offset) if get("id") is None else _text(row, "id")
     if not id:
         raise DataError("id is empty; leave it out (the path names the utterance) or write one.")
+    if get("sha256") is not None and not SHA256.fullmatch(_text(row, "sha256")):
+        raise DataError(f"sha256 is {row['sha256']!r}; write 64 hexadecimal digits in lower case, or leave it out.")
+    return Row(row, id, duration, offset, member)
+
+
+def make_utterance(row: Row, number: int, folder: Path) -> Utterance:
+    """The utterance of line `number` of a manifest in `folder`."""
+    fields = row.fields
     return Utterance(
-        id=id,
-        audio=(folder / name).resolve(),
-        duration=duration,
-        text=text,
+        id=row.id,
+        audio=(folder / fields["audio_filepath"]).resolve(),
+        duration=row.duration,
+        text=fields["text"],
         line=number,
-        offset=offset,
-        is_part=is_part,
-        speaker=None if row.get("speaker") is None else _text(row, "speaker"),
-        extra={key: value for key, value in row.items() if key not in KNOWN_KEYS},
-        member=member,
+        offset=row.offset,
+        is_part=fields.get("offset") is not None,
+        speaker=fields.get("speaker"),
+        extra={key: value for key, value in fields.items() if key not in KNOWN_KEYS},
+        member=row.member,
+        sha256=fields.get("sha256"),
     )
 
 
-def _member(row: dict) -> TarMember | None:
-    if row.get("tar_offset") is None and row.get("tar_size") is None:
-        return None
-    for key, least, most in (("tar_offset", 0, 1 << 62), ("tar_size", 1, LARGEST_MEMBER)):
-        value = row.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+def _default_id(name: str, member: TarMember | None, offset: float) -> str:
+    place = f"#{member.offset}" if member else ""
+    return str(Path(name).with_suffix("")) + place + (f"@{offset:g}" if offset else "")
+
+
+def _member(row: dict) -> TarMember:
+    offset, size = row.get("tar_offset"), row.get("tar_size")
+    for key, value, least, most in (("tar_offset", offset, 0, 1 << 62), ("tar_size", size, 1, LARGEST_MEMBER)):
+        if type(value) is not int or not least <= value <= most:  # True is an int too
             raise DataError(
                 f"{key} is {value!r}; write both tar_offset and tar_size, whole bytes, {key} from {least} to {most}."
             )
@@ -163,8 +193,11 @@ def _text(row: dict, key: str) -> str:
     value = row[key]
     if not isinstance(value, str):
         raise DataError(f"{key} is {value!r}; write a text.")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise DataError(f"{key} is {value!r}: half a surrogate pair, no character.")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{key} is {value!r}: half a surrogate pair, no character.") from None
     return value
 
 

@@ -281,3 +281,14 @@ def test_a_member_beyond_the_end_of_its_tar_and_one_of_an_absurd_size_are_refuse
         read_utterance(replace(utterance, member=TarMember(0, 2**40)), STRICT)
     with pytest.raises(DataError, match="no such file"):
         read_utterance(replace(utterance, audio=tmp_path / "none.tar"), STRICT)
+
+
+def test_a_recording_of_other_bytes_than_the_manifest_says_is_refused_even_a_part_of_it(tmp_path):
+    path = write(tmp_path / "a.wav", noise(2))
+    in_tar = in_a_tar(tmp_path, path)
+    loose = replace(in_tar, audio=path, member=None)
+    for utterance in (in_tar, loose, replace(loose, offset=0.5, duration=0.5, is_part=True)):
+        right = replace(utterance, sha256=audio_digest(path))
+        np.testing.assert_array_equal(read_utterance(right, STRICT), read_utterance(utterance, STRICT))
+        with pytest.raises(DataError, match="its sha256 is .*, the manifest says aaaa"):
+            read_utterance(replace(utterance, sha256="a" * 64), STRICT)
