@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dsrun.cli_options import JsonOption, RunArgument
-from dsrun.cli_scores import print_breakdown, print_comparison, print_scores
+from dsrun.cli_scores import print_breakdown, print_comparison, print_scores, printable
 from dsrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +40,13 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Write a page: rates, tables, and each utterance's errors marked."),
     ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UTTERANCE", help="Only draw this utterance (-o): spectrogram, class probabilities, best path."
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Of --plot, .png or .svg.")] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Word and character error rates of a run on a manifest, with 95% bootstrap intervals over utterances.
@@ -54,6 +61,9 @@ def evaluate(
     from dsrun.cli_study import print_json
     from dsrun.scored import check_page, with_comparison, write_page
 
+    if plot is not None or output is not None:
+        _plot(context, run, plot, output, manifest=manifest, checkpoint=checkpoint, as_json=json_output)
+        return
     options = {"manifest": manifest, "checkpoint": checkpoint, "decoder": decoder, "batch": batch}
     _check_sources(context, [source for source in (run, against) if source is not None])
     if html is not None:
@@ -88,13 +98,57 @@ def _check_sources(context: typer.Context, sources: Sequence[Path]) -> None:
         from dsrun.scoring import refuse_another_runtime
 
         refuse_another_runtime(*runs)
-    for parameter in context.command.params if not runs else ():
-        source = context.get_parameter_source(parameter.name or "")
-        if parameter.name not in OPTIONS_OF_RESULTS and source is not None and source.name == "COMMANDLINE":
-            raise UsageError(
-                f"{parameter.opts[0]} is for a run, and {sources[0]} is a file of results, which no network is asked for. Leave it "
-                "out, or name the run's folder."
-            )
+    if not runs and (unused := _given(context, besides=OPTIONS_OF_RESULTS)):
+        raise UsageError(
+            f"{', '.join(unused)}: for a run, and {sources[0]} is a file of results, which no network is asked for. Leave it out, "
+            "or name the run's folder."
+        )
+
+
+OPTIONS_OF_A_PLOT = {"run", "manifest", "checkpoint", "plot", "output", "json_output"}
+
+
+def _plot(
+    context: typer.Context,
+    run: Path,
+    id: str | None,
+    output: Path | None,
+    *,
+    manifest: Path | None,
+    checkpoint: str,
+    as_json: bool,
+) -> None:
+    """Draw one utterance instead of scoring all."""
+    from dsrun.cli_study import print_json
+    from dsrun.study.plots import check_suffix
+
+    if id is None or output is None:
+        raise UsageError("--plot UTTERANCE and -o FILE go together: write both.")
+    if unused := _given(context, besides=OPTIONS_OF_A_PLOT):
+        raise UsageError(f"--plot draws one utterance and scores none: leave {', '.join(unused)} out.")
+    check_suffix(output)
+    from dsrun.utterance_plot import plot_utterance
+
+    report = plot_utterance(run, id, manifest=manifest, checkpoint=checkpoint, output=output)
+    if as_json:
+        print_json(report)
+        return
+    errors = {unit: report[unit] for unit in ("characters", "words")}
+    print(f"said   {printable(report['reference'])}\nread   {printable(report['hypothesis'])}")
+    print(
+        ", ".join(f"{count['errors']} errors in {count['reference_length']} {unit}" for unit, count in errors.items())
+    )
+    print(f"figure: {report['figure']}")
+
+
+def _given(context: typer.Context, *, besides: set[str]) -> list[str]:
+    """Options on the command line that are not among `besides`."""
+    sources = {parameter: context.get_parameter_source(parameter.name or "") for parameter in context.command.params}
+    return [
+        parameter.opts[0]
+        for parameter, source in sources.items()
+        if parameter.name not in besides and source is not None and source.name == "COMMANDLINE"
+    ]
 
 
 def _score(source: Path, options: dict[str, Any]) -> "Scored":

@@ -69,9 +69,9 @@ def test_other_references_are_refused(results, tmp_path):
 
 
 def test_an_option_that_only_a_network_obeys_is_refused_for_files(results):
-    with pytest.raises(UsageError, match="--batch is for a run"):
+    with pytest.raises(UsageError, match="--batch: for a run"):
         dsrun_eval(results, "--against", results, "--batch", "4")
-    with pytest.raises(UsageError, match="--checkpoint is for a run"):
+    with pytest.raises(UsageError, match="--checkpoint: for a run"):
         dsrun_eval(results, "--checkpoint", "best")
 
 
@@ -97,3 +97,14 @@ def test_a_page_is_written_and_a_name_that_cannot_be_one_is_refused_before_any_w
         dsrun_eval(tmp_path / "none.jsonl", "--html", tmp_path / "page.pdf")
     with pytest.raises(UsageError, match="does not exist"):
         dsrun_eval(tmp_path / "none.jsonl", "--html", tmp_path / "no" / "page.html")
+
+
+def test_a_plot_needs_an_utterance_a_figures_name_and_no_option_of_scoring(results):
+    for options, reason in [
+        (["--plot", "u01"], "go together"),
+        (["-o", "x.png"], "go together"),
+        (["--plot", "u01", "-o", "x.png", "--against", results], "leave --against out"),
+        (["--plot", "u01", "-o", "x.jpg"], "ends in .png or .svg"),
+    ]:
+        with pytest.raises(UsageError, match=reason):
+            dsrun_eval(results, *options)

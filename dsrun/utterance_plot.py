@@ -1,0 +1,82 @@
+"""One utterance of a manifest through a run's network, drawn.
+
+On the roof beside `scoring.py`: it gathers what `evaluation.posterior_plot` draws.
+"""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from dsrun import build
+from dsrun.ctc import greedy_search
+from dsrun.errors import DataError
+from dsrun.evaluation.posterior_plot import Heard, draw_posterior
+from dsrun.evaluation.results import score_utterance
+from dsrun.evaluation.words import OutputClock
+from dsrun.model import centre_frame, time_stride
+from dsrun.speech import FeatureSettings, Utterance, encode_all, load_dataset, read_manifest
+from dsrun.trained import Trained, load_run
+
+
+def plot_utterance(path: Path, id: str, *, manifest: Path | None, checkpoint: str, output: Path) -> dict[str, Any]:
+    """Draw an utterance's spectrogram and class probabilities; returns its texts and errors.
+
+    The best path is drawn, so the hypothesis is greedy search's.
+
+    Raises:
+        DataError: no such utterance, or its audio cannot be used.
+    """
+    trained = load_run(path, checkpoint)
+    manifest = manifest or Path(trained.config.data.test or trained.config.data.dev)
+    heard = _hear(trained, _find(manifest, id))
+    draw_posterior(heard, output)
+    scored = score_utterance(heard.id, heard.reference, heard.hypothesis, 0.0).to_json()
+    texts = {key: scored[key] for key in ("id", "reference", "hypothesis", "words", "characters")}
+    return {"run": str(path), "step": trained.step, "manifest": str(manifest), **texts, "figure": str(output)}
+
+
+def _find(manifest: Path, id: str) -> Utterance:
+    utterances = {utterance.id: utterance for utterance in read_manifest(manifest)}
+    if id not in utterances:
+        near = get_close_matches(id, utterances, n=3) or list(utterances)[:1]
+        raise DataError(f"{manifest}: no utterance {id!r}; there is {', '.join(map(repr, near))}.")
+    return utterances[id]
+
+
+def _hear(trained: Trained, utterance: Utterance) -> Heard:
+    config, settings = trained.config, build.build_features(trained.config)
+    labels = encode_all({utterance.id: utterance.text}, trained.alphabet, on_unknown="drop").labels
+    dataset = load_dataset(
+        [utterance],
+        labels,
+        audio=build.build_audio(config),
+        features=settings,
+        cache=build.cache_of(config, access="read"),
+        normalization=trained.normalization,
+    )
+    one = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": 1})})
+    batch = build.build_batcher(one, dataset, purpose="evaluate").batch(0, 0)
+    logits, num_frames = trained.evaluator.logits(trained.weights, trained.statistics, batch)
+    front_end = trained.settings.front_end
+    return Heard(
+        id=utterance.id,
+        reference=trained.alphabet.normalize(utterance.text),
+        hypothesis=trained.alphabet.decode(greedy_search(logits, num_frames)[0]),
+        features=batch.features[0, : batch.num_frames[0]],
+        first_frame=settings.centre_seconds(0),
+        hop=settings.hop / settings.sample_rate,
+        highest=_highest(settings),
+        logits=logits[0, : num_frames[0]],
+        clock=OutputClock(
+            settings.centre_seconds(centre_frame(front_end)),
+            time_stride(front_end) * settings.hop / settings.sample_rate,
+        ),
+        symbols=trained.alphabet.symbols,
+        wanted=labels[0],
+    )
+
+
+def _highest(settings: FeatureSettings) -> tuple[float, str]:
+    if settings.kind == "log_spectrogram":
+        return settings.sample_rate / 2000, "kHz"
+    return float(settings.num_bins), "mel filter"
