@@ -41,3 +41,58 @@ def print_description(report: dict[str, Any]) -> None:
     for text in report["infeasible"]:
         print(f"  {text}")
     print("nothing was written")
+
+
+MOST_SHOWN = 50  # problems of a severity; --json has more
+
+
+def print_check(document: dict[str, Any]) -> None:
+    """What a check of manifests found, for people."""
+    for severity in ("error", "warning"):
+        texts = document[f"{severity}s"]
+        for text in texts[:MOST_SHOWN]:
+            print(f"{severity}: {text}")
+        if len(texts) > MOST_SHOWN:
+            print(f"... and {len(texts) - MOST_SHOWN} more {severity}s; --json lists them")
+    manifests = document["manifests"]
+    names = ("utterances", "usable", "hours", "speakers", "distinct_texts", "characters", "characters_per_second")
+    print_table(
+        [{"manifest": found["manifest"]} | {name: found["totals"][name] for name in names} for found in manifests]
+    )
+    for found in manifests:
+        _print_manifest(found)
+    counts = [row["buckets"] for row in manifests[0]["padding"]]
+    print("padding, % of the frames that are computed, by number of buckets (batches.buckets; each is a compilation):")
+    print_table(
+        [
+            {"manifest": found["manifest"]} | {str(row["buckets"]): f"{row['share']:.1%}" for row in found["padding"]}
+            for found in manifests
+            if len(found["padding"]) == len(counts)
+        ]
+    )
+    if document["leakage"]:
+        print("utterances of a split that have what another has too:")
+        print_table(document["leakage"])
+    print("  ".join(f"{name} {value}" for name, value in document["totals"].items()))
+
+
+def _print_manifest(found: dict[str, Any]) -> None:
+    """What a table of totals has no room for."""
+    lines = [
+        f"{name} " + ", ".join(f"{value} ({count:,} times)" for value, count in counts.items())
+        for name, counts in found["headers"].items()
+    ]
+    lines += [
+        f"{name.replace('_', ' ')}: median {middle:g}, nine of ten from {low:g} to {high:g}"
+        for name, histogram in found["histograms"].items()
+        if histogram["percentiles"]
+        for low, middle, high in (histogram["percentiles"],)
+    ]
+    lines += [
+        f"{name} " + ", ".join(f"{id!r} {seconds:g} s" for id, seconds in found[name].items())
+        for name in ("longest", "shortest")
+        if found[name]
+    ]
+    print(f"{found['manifest']}:")
+    for line in lines:
+        print(f"  {line}")

@@ -201,31 +201,6 @@ def test_dry_run_prints_shapes_and_writes_nothing(corpus):
     assert {p.name for p in folder.iterdir()} == {"train.jsonl", "dev.jsonl", "tiny.yaml", "alphabet.txt"}
 
 
-def test_data_check_reports_all_problems_and_exits_with_3(corpus):
-    folder, rows = corpus
-    spoil("missing file", folder, rows)
-    rows[4]["text"] = ""
-    manifest = write_rows(folder / "m.jsonl", rows)
-    result = dsrun("data", "check", manifest, "--json")
-    assert result.returncode == 3
-    report = json.loads(result.stdout)
-    assert len(report["errors"]) == 1
-    assert "no such file" in report["errors"][0]
-    assert any("empty" in warning for warning in report["warnings"])
-    good = dsrun("data", "check", write_rows(folder / "good.jsonl", shortest_prompts(4)))
-    assert good.returncode == 0
-    assert "utterances 4" in good.stdout
-
-
-def test_data_show_draws_a_picture(corpus):
-    folder, rows = corpus
-    manifest = write_rows(folder / "m.jsonl", rows)
-    result = dsrun("data", "show", manifest, rows[2]["id"], "-o", folder / "u.png")
-    assert result.returncode == 0, result.stderr
-    assert (folder / "u.png").read_bytes().startswith(b"\x89PNG")
-    require_message(dsrun("data", "show", manifest, "nobody", "-o", folder / "u.png"), 3, "nobody")
-
-
 def test_configs_list_show_check_and_schema():
     assert "prompts_float32" in dsrun("configs", "list").stdout
     shown = dsrun("configs", "show", "configs/prompts_float16_storage.yaml", "--set", "seed=7").stdout

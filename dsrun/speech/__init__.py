@@ -21,6 +21,7 @@ from dsrun.speech.augment import (
 from dsrun.speech.batching import Batch, Batcher
 from dsrun.speech.check import CheckReport, check_manifest
 from dsrun.speech.dataset import Dataset, load_dataset
+from dsrun.speech.examine import Depth
 from dsrun.speech.features import (
     FeatureCache,
     FeatureSettings,
@@ -29,9 +30,12 @@ from dsrun.speech.features import (
     log_mel,
     log_spectrogram,
 )
+from dsrun.speech.histogram import Histogram
+from dsrun.speech.leakage import Split, find_leakage
 from dsrun.speech.manifest import TarMember, Utterance, list_problems, read_manifest, write_manifest
 from dsrun.speech.manifest_index import ManifestIndex, open_manifest
 from dsrun.speech.normalizers import NORMALIZERS, make_normalizer, normalize_all
+from dsrun.speech.padding import Padding, padding_by_buckets
 from dsrun.speech.tar_shards import Member, list_members
 from dsrun.speech.workers import Workers, prefetch
 
@@ -45,14 +49,18 @@ __all__ = [
     "Batcher",
     "CheckReport",
     "Dataset",
+    "Depth",
     "Encoded",
     "FeatureCache",
     "FeatureSettings",
+    "Histogram",
     "ManifestIndex",
     "Member",
     "Noise",
     "Normalization",
+    "Padding",
     "Reverb",
+    "Split",
     "Stage",
     "TarMember",
     "Utterance",
@@ -67,6 +75,7 @@ __all__ = [
     "chosen_speed",
     "encode_all",
     "estimate_normalization",
+    "find_leakage",
     "list_members",
     "list_problems",
     "load_bank",
@@ -76,6 +85,7 @@ __all__ = [
     "make_normalizer",
     "normalize_all",
     "open_manifest",
+    "padding_by_buckets",
     "place_of",
     "prefetch",
     "read_audio",

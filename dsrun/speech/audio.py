@@ -12,6 +12,8 @@ were a file of their own.
 import hashlib
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -57,6 +59,37 @@ def read_utterance(utterance: Utterance, settings: AudioSettings) -> Float32[np.
     )
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a container says of an utterance, before anything is decoded: rate (Hz), channels, encoding, seconds of the utterance, and why
+    `read_utterance` would refuse it already."""
+
+    sample_rate: int
+    channels: int
+    encoding: str
+    seconds: float
+    problem: str | None
+
+
+def read_header(utterance: Utterance, settings: AudioSettings) -> Header:
+    """The header of an utterance's recording.
+
+    Raises:
+        DataError: missing, or not audio.
+    """
+    name = place_of(utterance.audio, utterance.member)
+    problem, count = None, 0
+    with _opened(utterance.audio, utterance.member, None) as (content, file):
+        try:
+            _require_whole(name, content)
+            _require_rate_and_channel(name, file.samplerate, file.channels, settings)
+            _, count = _range(name, file, settings.max_seconds, utterance.offset, utterance.duration, utterance.is_part)
+        except DataError as error:
+            problem = str(error)
+        encoding = f"{file.format} {file.subtype}"
+        return Header(file.samplerate, file.channels, encoding, count / file.samplerate, problem)
+
+
 def utterance_digest(utterance: Utterance) -> str:
     """sha256 of the bytes of the recording that an utterance is in: a file's, or a tar member's."""
     return audio_digest(utterance.audio, utterance.member)
@@ -87,10 +120,7 @@ def read_audio(
             `sha256` is of, or a duration that disagrees by more than 0.1 s.
     """
     name = place_of(path, member)
-    if not path.is_file():
-        raise DataError(_no_file(path, None))
-    content = _content(path, member, sha256)
-    with _decoder(name, content) as file:
+    with _opened(path, member, sha256) as (content, file):
         rate = file.samplerate
         _require_whole(name, content)
         _require_rate_and_channel(name, rate, file.channels, settings)
@@ -148,6 +178,17 @@ def _member_bytes(path: Path, member: TarMember) -> bytes:
     if len(content) < member.size:
         raise DataError(f"{place_of(path, member)}: the tar file ends at {path.stat().st_size}. Is it cut off?")
     return content
+
+
+@contextmanager
+def _opened(
+    path: Path, member: TarMember | None, sha256: str | None
+) -> Iterator[tuple[Path | bytes, soundfile.SoundFile]]:
+    if not path.is_file():
+        raise DataError(_no_file(path, None))
+    content = _content(path, member, sha256)
+    with _decoder(place_of(path, member), content) as file:
+        yield content, file
 
 
 def _decoder(name: str, content: Path | bytes) -> soundfile.SoundFile:

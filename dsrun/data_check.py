@@ -1,0 +1,200 @@
+"""What `dsrun data check` does: manifests, alone and beside each other, under a config or without.
+
+On the roof, since a config decides what characters and lengths are allowed. Nothing here trains or writes, but for a picture.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from dsrun.config import Batches, Config, load_config
+from dsrun.errors import DataError, UsageError
+from dsrun.speech import (
+    Alphabet,
+    AudioSettings,
+    CheckReport,
+    Depth,
+    FeatureSettings,
+    Padding,
+    Split,
+    Utterance,
+    Workers,
+    check_manifest,
+    encode_all,
+    find_leakage,
+    open_manifest,
+    padding_by_buckets,
+    read_manifest,
+)
+
+CHUNK = 10_000  # utterances whose labels are in memory at once
+LINE_EVERY = 30.0  # seconds between lines of progress where stderr is no terminal
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What manifests are checked against: a config's settings, or the defaults without alphabet and network."""
+
+    audio: AudioSettings
+    features: FeatureSettings
+    batches: Batches
+    speeds: tuple[float, ...] = (1.0,)
+    alphabet: Alphabet | None = None
+    config: Config | None = None
+
+
+@dataclass(frozen=True)
+class CheckedData:
+    """One report a manifest with its padding, and all that is wrong: the document that `--json` prints has it all."""
+
+    manifests: dict[str, CheckReport]
+    padding: dict[str, list[Padding]]
+    document: dict[str, Any]
+
+
+def check_data(
+    manifests: Sequence[Path], *, config: Path | None, sample_rate: int, depth: Depth = "samples", workers: int = 0
+) -> CheckedData:
+    """Look at manifests and their recordings: all errors and warnings, totals, and what the manifests share.
+
+    With a config the characters (against the alphabet of its training text) and the CTC feasibility of each utterance are checked
+    too; without manifests its own are taken.
+
+    Raises:
+        UsageError: neither a manifest nor a config; a manifest twice.
+        DataError: a manifest that cannot be read.
+    """
+    resolved = load_config(config).config if config else None
+    names = [str(path) for path in manifests] or _manifests_of(resolved)
+    if len(set(names)) < len(names):
+        raise UsageError("the same manifest twice: every recording would be shared. Name each once.")
+    rules, pool = _rules(resolved, sample_rate), Workers(workers)
+    reports: dict[str, CheckReport] = {}
+    splits, padding, errors, warnings = [], {}, [], []
+    for name in names:
+        utterances = open_manifest(name)
+        progress = _progress(name)
+        report = check_manifest(
+            utterances, audio=rules.audio, alphabet=rules.alphabet, depth=depth, workers=pool, on_progress=progress
+        )
+        found = list(_infeasible(rules, utterances, report.columns.seconds))
+        report.kinds["errors"] |= {"infeasible": len(found)} if found else {}
+        prefix = f"{name}: " if len(names) > 1 else ""
+        errors += [prefix + text for text in (*report.errors, *found)]
+        warnings += [prefix + text for text in report.warnings]
+        reports[name], padding[name] = report, _padding(rules, report.columns.seconds)
+        splits.append(Split(name, utterances, report.columns))
+    leaked, shared, rows = find_leakage(splits)
+    document = {
+        "errors": [*errors, *leaked.listed()],
+        "warnings": [*warnings, *shared.listed()],
+        "totals": _totals(reports, leaked.counts.total(), shared.counts.total()),
+        "manifests": [_manifest_document(name, reports[name], padding[name]) for name in names],
+        "leakage": rows,
+    }
+    return CheckedData(reports, padding, document)
+
+
+def _manifests_of(config: Config | None) -> list[str]:
+    if config is None:
+        raise UsageError("nothing to check: name manifests, or --config to check its own.")
+    return [path for path in (config.data.train, config.data.dev, config.data.test) if path is not None]
+
+
+def _rules(config: Config | None, sample_rate: int) -> Rules:
+    if config is None:
+        features = FeatureSettings("log_spectrogram", sample_rate)
+        return Rules(AudioSettings(sample_rate), features, Batches())
+    from dsrun import build
+
+    alphabet = build.build_alphabet(config, read_manifest(config.data.train))
+    speeds = config.augment.speeds if config.augment else (1.0,)
+    return Rules(
+        build.build_audio(config), build.build_features(config), config.batches, tuple(speeds), alphabet, config
+    )
+
+
+def _infeasible(
+    rules: Rules, utterances: Sequence[Utterance], seconds: Float64[np.ndarray, " utterance"]
+) -> Iterator[str]:
+    """Usable utterances that CTC could not align at the config's fastest speed."""
+    if rules.config is None or rules.alphabet is None:
+        return
+    from dsrun import build
+    from dsrun.model import output_frames
+    from dsrun.training.feasibility import find_infeasible
+
+    settings = build.build_model_settings(rules.config, num_classes=rules.alphabet.num_classes)
+    fastest = max(rules.speeds)
+    for start in range(0, len(utterances), CHUNK):
+        numbers = [n for n in range(start, min(start + CHUNK, len(utterances))) if seconds[n] > 0]
+        texts = {utterances[n].id: _accepted(utterances[n].text, rules.alphabet) for n in numbers}
+        labels = encode_all(texts, rules.alphabet, on_unknown="drop").labels
+        frames = [_frames(rules, seconds[n] / fastest) for n in numbers]
+        found = find_infeasible(list(texts), frames, labels, output_frames=lambda n: output_frames(settings, n))
+        yield from map(str, found)
+
+
+def _accepted(text: str, alphabet: Alphabet) -> str:
+    """The text, or none if the normaliser refuses it, which is an error of its own already."""
+    try:
+        return alphabet.normalize(text)
+    except DataError:
+        return ""
+
+
+def _frames(rules: Rules, seconds: float) -> int:
+    return rules.features.num_frames(int(seconds * rules.audio.sample_rate))
+
+
+def _padding(rules: Rules, seconds: Float64[np.ndarray, " utterance"]) -> list[Padding]:
+    usable = seconds[seconds > 0]
+    plain, longest = (
+        np.array([_frames(rules, second / speed) for second in usable], np.int64) for speed in (1.0, min(rules.speeds))
+    )
+    if not plain.any():
+        return []
+    batches = rules.batches
+    return padding_by_buckets(plain, longest, global_batch=batches.global_batch, frame_multiple=batches.frame_multiple)
+
+
+def _totals(reports: dict[str, CheckReport], leaked: int, shared: int) -> dict[str, Any]:
+    columns = [report.columns for report in reports.values()]
+    kinds = [report.kinds for report in reports.values()]
+    return {
+        "utterances": sum(len(found.seconds) for found in columns),
+        "usable": sum(int((found.seconds > 0).sum()) for found in columns),
+        "hours": round(sum(float(found.seconds.sum()) for found in columns) / 3600, 3),
+        "errors": sum(sum(row["errors"].values()) for row in kinds) + leaked,
+        "warnings": sum(sum(row["warnings"].values()) for row in kinds) + shared,
+    }
+
+
+def _manifest_document(name: str, report: CheckReport, padding: Sequence[Padding]) -> dict[str, Any]:
+    found = report.to_json()
+    del found["errors"], found["warnings"]  # all manifests' are together
+    return {"manifest": name, **found, "padding": [asdict(row) for row in padding]}
+
+
+def _progress(name: str) -> Callable[[int, int], None]:
+    """A line on stderr: kept current on a terminal, otherwise a new one every 30 seconds."""
+    is_terminal, last = sys.stderr.isatty(), time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if is_terminal and (now - last > 0.2 or done == total):
+            end = "\n" if done == total else ""
+            print(f"\rchecking {name}: {done}/{total}", end=end, file=sys.stderr, flush=True)
+            last = now
+        elif not is_terminal and now - last > LINE_EVERY:
+            print(f"checking {name}: {done}/{total}", file=sys.stderr, flush=True)
+            last = now
+
+    return show

@@ -1,0 +1,73 @@
+"""Leakage: what splits of a corpus share that they should not.
+
+A recording that is in train and in test makes the test's error rate worthless: an error. The same id, speaker or text is a warning: it
+may be meant (a command has few texts, a corpus may have one speaker), but then the error rate is about known speakers or known
+sentences, and a reader wants to be told.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Int64, UInt64
+
+from dsrun.speech.check import Columns, Problems, place
+from dsrun.speech.manifest import Utterance
+
+MOST_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Split:
+    """A checked manifest: what messages call it, its utterances, and what the check kept of them."""
+
+    name: str
+    utterances: Sequence[Utterance]
+    columns: Columns
+
+
+def find_leakage(splits: Sequence[Split]) -> tuple[Problems, Problems, list[dict[str, str | int]]]:
+    """Errors, warnings, and a row for each pair of splits: how many utterances of the second have something that the first has too."""
+    errors, warnings = Problems(), Problems()
+    rows: list[dict[str, str | int]] = []
+    for first, second in combinations(splits, 2):
+        row: dict[str, str | int] = {"split": second.name, "has what is in": first.name}
+        recordings, theirs = _shared(first.columns.recording, second.columns.recording)
+        for number, other in zip(recordings, theirs, strict=True):
+            here, there = place(second.utterances[int(number)]), place(first.utterances[int(other)])
+            errors.add("leaked recording", f"{second.name}: {here}: the same recording as {there} of {first.name}.")
+        row["recordings"] = len(recordings)
+        for name in ("id", "speaker", "text"):
+            numbers, _ = _shared(getattr(first.columns, name), getattr(second.columns, name))
+            row[f"{name}s"] = len(numbers)
+            if len(numbers):
+                warnings.add(f"shared {name}", _shared_text(first, second, name, numbers))
+        rows.append(row)
+    return errors, warnings, rows
+
+
+def _shared(
+    first: UInt64[np.ndarray, " utterance"], second: UInt64[np.ndarray, " other"]
+) -> tuple[Int64[np.ndarray, " shared"], Int64[np.ndarray, " shared"]]:
+    """Which of the second's keys the first has too, and where the first has them first; key 0 is none."""
+    keys, where = np.unique(first, return_index=True)
+    if not len(keys):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    near = np.minimum(np.searchsorted(keys, second), len(keys) - 1)
+    found = np.flatnonzero((keys[near] == second) & (second > 0))
+    return found, where[near[found]]
+
+
+def _shared_text(first: Split, second: Split, name: str, numbers: Int64[np.ndarray, " shared"]) -> str:
+    keys = getattr(second.columns, name)[numbers]
+    distinct, places = np.unique(keys, return_index=True)
+    shown = [second.utterances[int(numbers[n])] for n in sorted(places)[:MOST_EXAMPLES]]
+    examples = ", ".join(repr(getattr(utterance, name)) for utterance in shown)
+    more = ", ..." if len(distinct) > MOST_EXAMPLES else ""
+    share = len(numbers) / len(second.utterances)
+    kind = {"id": "an id", "speaker": "a speaker", "text": "a text"}[name]
+    return (
+        f"{second.name}: {len(numbers)} utterances ({share:.0%}) have {kind} that {first.name} has too; {len(distinct)} "
+        f"different: {examples}{more}."
+    )
