@@ -18,6 +18,7 @@ from dsrun import __version__
 from dsrun.cli_bench import bench_app
 from dsrun.cli_bits import DIFF_EXAMPLE, VERIFY_EXAMPLE, diff, verify
 from dsrun.cli_data import data_app
+from dsrun.cli_lm import lm_app
 from dsrun.cli_options import ConfigOption, JsonOption, SetOption
 from dsrun.cli_recognise import evaluate, transcribe
 from dsrun.cli_scores import print_scores
@@ -37,6 +38,7 @@ app = typer.Typer(
 configs_app = typer.Typer(help="List, show and check config files.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(configs_app, name="configs")
 app.add_typer(data_app, name="data")
+app.add_typer(lm_app, name="lm")
 app.add_typer(study_app, name="study")
 app.add_typer(bench_app, name="bench")
 app.command("eval")(evaluate)

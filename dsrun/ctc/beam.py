@@ -16,7 +16,7 @@ All in float64 and natural logarithms. Of equal scores the text whose class ids 
 before. An utterance's result does not depend on the batch that it is in.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -251,26 +251,17 @@ class _Search:
         return score + self._fusion.lm_weight * (prefix.lm_log_prob + end) if self._fusion.lm else score
 
     def _hypotheses(self) -> list[Hypothesis]:
-        """Texts of the beam, each once: with a space at its end and without it is the same text."""
         log_probs = np.logaddexp(self._blank, self._label).tolist()
         alive = [(prefix, p) for prefix, p in zip(self._beam, log_probs, strict=True) if p > -np.inf]
         if self._fusion.lexicon:
             ended = [(prefix, p) for prefix, p in alive if self._fusion.lexicon.is_word(prefix.spelled)]
             alive = ended or alive
-        texts: dict[tuple[int, ...], tuple[_Prefix, float]] = {}
-        for prefix, log_prob in alive:
-            if prefix.label == self._space and prefix.parent is not None:
-                prefix = prefix.parent
-            labels = prefix.labels()
-            if labels in texts:
-                log_prob = float(np.logaddexp(log_prob, texts[labels][1]))
-            texts[labels] = prefix, log_prob
-        found = [self._hypothesis(labels, prefix, p) for labels, (prefix, p) in texts.items()]
-        if not found:
-            return [Hypothesis("", (), -np.inf, -np.inf, 0.0, 0)]
-        return sorted(found, key=lambda hypothesis: (-hypothesis.score, hypothesis.labels))
+        # With a space at its end and without it is the same text, of the same words.
+        ends = [p.parent if p.label == self._space and p.parent is not None else p for p, _ in alive]
+        return best_first([self._hypothesis(end, p) for end, (_, p) in zip(ends, alive, strict=True)])
 
-    def _hypothesis(self, labels: tuple[int, ...], prefix: _Prefix, log_prob: float) -> Hypothesis:
+    def _hypothesis(self, prefix: _Prefix, log_prob: float) -> Hypothesis:
+        labels = prefix.labels()
         ended = prefix
         if prefix.word:
             ended = _Prefix(prefix, BLANK)
@@ -284,6 +275,19 @@ class _Search:
             lm_log_prob=ended.lm_log_prob + end,
             num_words=ended.num_words,
         )
+
+
+def best_first(found: list[Hypothesis]) -> list[Hypothesis]:
+    """Each text once, with the probabilities of all its hypotheses added; one empty text with score minus infinity if there is none."""
+    texts: dict[tuple[int, ...], Hypothesis] = {}
+    for hypothesis in found:
+        if (other := texts.get(hypothesis.labels)) is not None:
+            log_prob = float(np.logaddexp(other.log_prob, hypothesis.log_prob))
+            hypothesis = replace(other, log_prob=log_prob, score=other.score + (log_prob - other.log_prob))
+        texts[hypothesis.labels] = hypothesis
+    if not texts:
+        return [Hypothesis("", (), -np.inf, -np.inf, 0.0, 0)]
+    return sorted(texts.values(), key=lambda hypothesis: (-hypothesis.score, hypothesis.labels))
 
 
 def _best(scores: Float[np.ndarray, " candidate"], width: int) -> Int[np.ndarray, " kept"]:
