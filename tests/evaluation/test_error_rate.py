@@ -1,6 +1,7 @@
 """Counts against two independent programs, the empty-reference rule, and intervals against theory."""
 
 import random
+from collections.abc import Sequence
 
 import jiwer
 import kaldialign
@@ -17,31 +18,67 @@ from dsrun.evaluation.error_rate import (
     total_errors,
     word_errors,
 )
+from dsrun.speech.normalizers import nfkc_lower
 
-WORDS = ["a", "to", "press", "one", "ёж", "жук", "café", "naïve", "日本", "語", "🎙", "e\u0301", "ǆ", "ß"]
+WORDS = [
+    "a",
+    "to",
+    "press",
+    "one",
+    "ёж",
+    "жук",
+    "café",
+    "naïve",
+    "日本",
+    "語",
+    "🎙",
+    "e\u0301",
+    "ǆ",
+    "ß",
+    "İ",
+    "ﬁ",
+    "שלום",
+    "مرحبا",
+]
+WORDS += ["👩\u200d👧", "👍🏽", "नमस्ते", "q\u0323\u0307", "\u202eevil\u202c", "\u0301", "*", "ﷺ", "한국"]
+# What str.split takes for white space, and two that it does not: a zero-width space and a word joiner.
+SPACES = [" ", "  ", "\t", "\n", "\u00a0", "\u2003", "\u3000", "\u1680", "\u2028", "\x1f", "\u200b", "\u2060"]
 
 
-def random_pairs(count: int) -> list[tuple[str, str]]:
+def random_pairs(count: int, *, fewest: int = 1, spaces: Sequence[str] = (" ",)) -> list[tuple[str, str]]:
+    """References of `fewest` to 12 words and hypotheses of none to 12, anything of `spaces` between them."""
     chance = random.Random(5)
-    return [
-        (
-            " ".join(chance.choices(WORDS, k=chance.randint(1, 12))),
-            " ".join(chance.choices(WORDS, k=chance.randint(0, 12))),
-        )
-        for _ in range(count)
-    ]
+
+    def text(fewest: int) -> str:
+        words = chance.choices(WORDS, k=chance.randint(fewest, 12))
+        return "".join(word + chance.choice(spaces) for word in words)
+
+    return [(text(fewest), text(0)) for _ in range(count)]
 
 
 @pytest.mark.parametrize(
     ("count", "oracle"), [(word_errors, jiwer.process_words), (character_errors, jiwer.process_characters)]
 )
-def test_totals_agree_with_jiwer_on_500_random_unicode_pairs(count, oracle):
-    for reference, hypothesis in random_pairs(500):
+def test_totals_agree_with_jiwer_on_3000_pairs_of_many_scripts_empty_ones_among_them(count, oracle):
+    pairs = [tuple(map(nfkc_lower, pair)) for pair in random_pairs(3000, fewest=0, spaces=SPACES)]
+    empty = sum(reference == "" for reference, _ in pairs)
+    assert empty > 100
+    for reference, hypothesis in pairs:
         found, expected = count(reference, hypothesis), oracle(reference, hypothesis)
         assert found.errors == expected.substitutions + expected.deletions + expected.insertions
         assert found.reference_length == expected.hits + expected.substitutions + expected.deletions
         # The split on ties differs between programs, but insertions minus deletions is the difference of lengths in both.
         assert found.insertions - found.deletions == expected.insertions - expected.deletions
+
+
+def test_where_jiwer_counts_otherwise_it_is_an_infinite_rate_and_white_space_that_was_not_normalised():
+    # Nothing but empty references: jiwer's rate is the number of insertions, ours infinite. With any reference both divide by it.
+    assert (jiwer.wer([""], ["a b"]), word_errors("", "a b").rate) == (2, float("inf"))
+    mixed = total_errors([word_errors("", "a b"), word_errors("c d", "c d")])
+    assert mixed.rate == jiwer.wer(["", "c d"], ["a b", "c d"]) == 1.0
+    # jiwer takes U+0020 alone for a border of words; normalised texts have no other.
+    assert word_errors("a\u2003b", "a b").errors == 0
+    assert jiwer.process_words("a\u2003b", "a b").wer > 0
 
 
 def test_the_corpus_rate_is_all_errors_over_all_reference_words_as_in_jiwer():
