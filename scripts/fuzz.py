@@ -29,6 +29,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,8 @@ def run_case(seed: int, number: int, kinds: list[str], folder: Path) -> dict[str
 
 
 def _forget_peak() -> None:
-    try:
+    with suppress(OSError):  # then the peak is the process's
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # then the peak is the process's
 
 
 def _peak() -> int:
@@ -217,7 +216,11 @@ def _keep(options: argparse.Namespace, worker: Worker, result: dict[str, Any]) -
 def print_table(results: list[dict[str, Any]]) -> None:
     """By kind: how many, what came of them, the slowest and the largest."""
     names = ("used", "refused", "refused by the system", *FINDINGS)
-    print(f"{'kind':<12}{'cases':>7}" + "".join(f"{name:>{max(9, len(name) + 2)}}" for name in names) + "  slowest s  peak MiB")
+    print(
+        f"{'kind':<12}{'cases':>7}"
+        + "".join(f"{name:>{max(9, len(name) + 2)}}" for name in names)
+        + "  slowest s  peak MiB"
+    )
     for kind in [*sorted({result["kind"] for result in results}), "all"]:
         rows = [result for result in results if kind in (result["kind"], "all")]
         counts = Counter(row["outcome"] for row in rows)

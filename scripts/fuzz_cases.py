@@ -20,13 +20,12 @@ from fuzz_mutations import WORDS, mutated_bytes, mutated_text
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tests.speech.corpora import FIXTURES, PLAIN  # noqa: E402
-
 Call = Callable[[], object]
 RATE = 16_000
 AUDIO = {
-    "wav": ("WAV", "PCM_16"), "wav24": ("WAV", "PCM_24"), "wavf": ("WAV", "FLOAT"), "wavex": ("WAVEX", "PCM_16"), "adpcm": ("WAV", "IMA_ADPCM"), "w64": ("W64", "PCM_16"),
-    "rf64": ("RF64", "PCM_16"), "flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS"), "mp3": ("MP3", "MPEG_LAYER_III"), "aiff": ("AIFF", "PCM_16"),
+    "wav": ("WAV", "PCM_16"), "wav24": ("WAV", "PCM_24"), "wavf": ("WAV", "FLOAT"), "wavex": ("WAVEX", "PCM_16"),
+    "adpcm": ("WAV", "IMA_ADPCM"), "w64": ("W64", "PCM_16"), "rf64": ("RF64", "PCM_16"), "flac": ("FLAC", "PCM_16"),
+    "ogg": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS"), "mp3": ("MP3", "MPEG_LAYER_III"), "aiff": ("AIFF", "PCM_16"),
     "au": ("AU", "PCM_16"), "sph": ("NIST", "PCM_16"), "caf": ("CAF", "ALAC_16"),
 }  # fmt: skip
 
@@ -51,6 +50,12 @@ def silence(hours: int) -> bytes:
     return buffer.getvalue()
 
 
+@cache
+def gzip_bomb(text: bytes) -> bytes:
+    """200 MiB of a text in some hundred kilobytes."""
+    return gzip.compress(text * ((200 << 20) // len(text)), 1, mtime=0)
+
+
 def audio(rng: random.Random, folder: Path) -> Call:
     """Damaged recordings."""
     kind = rng.choice(list(AUDIO))
@@ -70,7 +75,14 @@ def _reads(rng: random.Random, path: Path) -> Call:
     settings = AudioSettings(
         rng.choice((RATE, RATE, 8000)), rng.random() < 0.5, rng.choice(("mono", 0, 1)), rng.choice((20.0, 3600.0))
     )
-    parts = rng.choice(({}, {"duration": 1.0}, {"offset": 0.3, "duration": 0.5, "is_part": True}, {"offset": 7000.0, "duration": 1.0, "is_part": True}))  # fmt: skip
+    parts = rng.choice(
+        (
+            {},
+            {"duration": 1.0},
+            {"offset": 0.3, "duration": 0.5, "is_part": True},
+            {"offset": 7000.0, "duration": 1.0, "is_part": True},
+        )
+    )
 
     def call() -> None:
         audio_digest(path)
@@ -89,17 +101,21 @@ def manifest(rng: random.Random, folder: Path) -> Call:
     rows = [
         {"audio_filepath": "a.wav", "duration": 1.0, "text": "hello world", "id": "a", "speaker": "s"},
         {"audio_filepath": "a.wav", "duration": 0.5, "offset": 0.25, "text": "it's", "lang": {"x": [1, None]}},
-        {"audio_filepath": "clips.tar", "duration": 1.0, "text": "in a tar", "tar_offset": 512, "tar_size": len(clip("flac"))},
-    ]  # fmt: skip
+        {
+            "audio_filepath": "clips.tar",
+            "duration": 1.0,
+            "text": "in a tar",
+            "tar_offset": 512,
+            "tar_size": len(clip("flac")),
+        },
+    ]
     path = _written(folder / "list.jsonl", mutated_text(rng, "".join(json.dumps(row) + "\n" for row in rows)))
     if rng.random() < 0.2:
         return _command("data", "check", str(path), "--json")
-    from dsrun.speech import AudioSettings, check_manifest, open_manifest, read_manifest
+    from dsrun.speech import AudioSettings, check_manifest, read_manifest
 
     def call() -> None:
         utterances = read_manifest(path)
-        opened = open_manifest(path)
-        assert [opened[n].id for n in range(len(opened))] == [u.id for u in utterances], "two readers of one manifest"
         check_manifest(utterances, audio=AudioSettings(RATE))
 
     return call
@@ -119,9 +135,16 @@ def config(rng: random.Random, folder: Path) -> Call:
 
     def call() -> None:
         resolved = load_config(path, sets)
-        render_origins(resolved), to_yaml(resolved)
         found = resolved.config
-        for make in (build.build_policy, build.build_features, build.build_audio, build.build_augmentation, build.build_loss_scale, build.build_loop_settings):  # fmt: skip
+        render_origins(resolved), to_yaml(found)
+        for make in (
+            build.build_policy,
+            build.build_features,
+            build.build_audio,
+            build.build_augmentation,
+            build.build_loss_scale,
+            build.build_loop_settings,
+        ):
             make(found)
         build.build_optimizer(found, steps_per_epoch=3)
         build.build_model_settings(found, num_classes=5)
@@ -162,7 +185,7 @@ def arpa(rng: random.Random, folder: Path) -> Call:
         content = gzip.compress(content, 1, mtime=0)
         content = mutated_bytes(rng, content, content) if rng.random() < 0.5 else content
     elif rng.random() < 0.03:
-        content = gzip.compress(rng.choice((b"\0", b"\n", b"-1\ta\n", b"x")) * (200 << 20), 9, mtime=0)
+        content = gzip_bomb(rng.choice((b"\0", b"\n", b"-1\ta\n", b"x")))
     path = _written(folder / "model.arpa", content)
     from dsrun.ctc.arpa import read_arpa
 
@@ -211,18 +234,27 @@ def tar(rng: random.Random, folder: Path) -> Call:
 
 def _tar(rng: random.Random, *, damaged: bool) -> bytes:
     buffer = io.BytesIO()
-    format = rng.choice((tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)) if damaged else tarfile.USTAR_FORMAT  # fmt: skip
+    format = (
+        rng.choice((tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)) if damaged else tarfile.USTAR_FORMAT
+    )
     contents = {"0001.flac": clip("flac"), "0001.txt": b"hello\n", "0001.json": b'{"text": "a"}'}
     with tarfile.open(fileobj=buffer, mode="w", format=format) as file:
         for name, content in contents.items():
             if damaged and rng.random() < 0.3:
-                name = rng.choice(("../" * 3, "/", "a/", "x" * 200 + "/", "é", "", "./")) + rng.choice((name, rng.choice(WORDS)))  # fmt: skip
-            info = tarfile.TarInfo(name.replace("\0", "?").encode("utf-8", "replace").decode())
+                name = rng.choice(("../" * 3, "/", "a/", "x" * 200 + "/", "é", "", "./")) + rng.choice(
+                    (name, rng.choice(WORDS))
+                )
+            info = tarfile.TarInfo(name.replace("\0", "?").encode("utf-8", "replace").decode()[:5000])
             info.size = len(content)
             if damaged and rng.random() < 0.15:
-                info.type = rng.choice((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE))  # fmt: skip
+                info.type = rng.choice(
+                    (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
+                )
                 info.linkname, info.size = rng.choice(("/etc/passwd", "../x", "0001.flac")), 0
-            file.addfile(info, io.BytesIO(content) if info.size else None)
+            try:
+                file.addfile(info, io.BytesIO(content) if info.size else None)
+            except ValueError:  # ustar has no room for the name
+                continue
     content = buffer.getvalue()
     if not damaged or rng.random() < 0.3:
         return content
@@ -241,9 +273,15 @@ def _with_checksums(content: bytes) -> bytes:
 
 def importer(rng: random.Random, folder: Path) -> Call:
     """Corpora of every layout whose tables are damaged."""
+    from tests.speech.corpora import FIXTURES, PLAIN
+
     kind = rng.choice([name for name in FIXTURES if name != "webdataset"])
     source = FIXTURES[kind](folder / "corpus", PLAIN)
-    tables = [p for p in sorted(folder.rglob("*")) if p.suffix in (".txt", ".tsv", ".csv", ".json", ".stm", ".scp", "") and p.is_file()]  # fmt: skip
+    tables = [
+        p
+        for p in sorted(folder.rglob("*"))
+        if p.suffix in (".txt", ".tsv", ".csv", ".json", ".stm", ".scp", "") and p.is_file()
+    ]
     path = rng.choice(tables)
     path.write_bytes(mutated_text(rng, path.read_text(encoding="utf-8")))
     return _import(kind, source, folder)
@@ -273,6 +311,22 @@ def _written(path: Path, content: bytes) -> Path:
 
 
 KINDS: dict[str, Callable[[random.Random, Path], Call]] = {
-    "audio": audio, "audio bomb": bomb, "manifest": manifest, "config": config, "arpa": arpa, "alphabet": alphabet, "tar": tar, "importer": importer
-}  # fmt: skip
-WEIGHTS = {"audio": 30, "audio bomb": 1, "manifest": 15, "config": 15, "arpa": 12, "alphabet": 6, "tar": 11, "importer": 10}  # of 100 cases
+    "audio": audio,
+    "audio bomb": bomb,
+    "manifest": manifest,
+    "config": config,
+    "arpa": arpa,
+    "alphabet": alphabet,
+    "tar": tar,
+    "importer": importer,
+}
+WEIGHTS = {
+    "audio": 30,
+    "audio bomb": 1,
+    "manifest": 15,
+    "config": 15,
+    "arpa": 12,
+    "alphabet": 6,
+    "tar": 11,
+    "importer": 10,
+}  # of 100 cases

@@ -15,7 +15,7 @@ Each bin is normalised with a mean and deviation estimated on training data, whi
 import hashlib
 import io
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from jaxtyping import Float, Float32, Float64
 from dsrun.errors import DataError, UsageError
 
 LOG_FLOOR = 1e-14
+BLOCK = 128  # frames computed at once: 330 KB at 16 kHz and 20 ms, which stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,12 @@ def log_spectrogram(
 
     Arithmetic: computed in float64, rounded to float32 once.
     """
-    return np.log(_power(samples, sample_rate, window_ms, hop_ms) + LOG_FLOOR).astype(np.float32)
+    frames = _frames(samples, sample_rate, window_ms, hop_ms)
+    features = np.empty((len(frames), frames.shape[1] // 2 + 1), np.float32)
+    for rows, power in _power(frames, sample_rate, frames.shape[1]):
+        power += LOG_FLOOR
+        features[rows] = np.log(power, out=power)
+    return features
 
 
 def log_mel(
@@ -107,23 +113,40 @@ def log_mel(
         DataError: shorter than one window.
         UsageError: a filter so narrow that it lies between two bins of the FFT.
     """
-    size = round(sample_rate * window_ms / 1000)
-    power = _power(samples, sample_rate, window_ms, hop_ms, fft_size=1 << (size - 1).bit_length())
-    return np.log(power @ _mel_filters(num_mels, power.shape[1], sample_rate) + LOG_FLOOR).astype(np.float32)
+    frames = _frames(samples, sample_rate, window_ms, hop_ms)
+    fft_size = 1 << (frames.shape[1] - 1).bit_length()
+    whole = np.empty((len(frames), fft_size // 2 + 1))  # one product: of blocks it could have other last bits
+    for rows, power in _power(frames, sample_rate, fft_size):
+        whole[rows] = power
+    return np.log(whole @ _mel_filters(num_mels, whole.shape[1], sample_rate) + LOG_FLOOR).astype(np.float32)
 
 
-def _power(
-    samples: np.ndarray, sample_rate: int, window_ms: int | float, hop_ms: int | float, fft_size: int | None = None
-) -> Float64[np.ndarray, "frame bin"]:
+def _frames(
+    samples: np.ndarray, sample_rate: int, window_ms: int | float, hop_ms: int | float
+) -> Float[np.ndarray, "frame window_sample"]:
+    """Each frame's samples, as a view."""
     size, hop = round(sample_rate * window_ms / 1000), round(sample_rate * hop_ms / 1000)
     if len(samples) < size:
         raise DataError(f"{len(samples)} samples are shorter than one window of {size} ({window_ms:g} ms).")
+    return np.lib.stride_tricks.sliding_window_view(samples, size)[::hop]
+
+
+def _power(
+    frames: np.ndarray, sample_rate: int, fft_size: int
+) -> Iterator[tuple[slice, Float64[np.ndarray, "block_frame bin"]]]:
+    """Power of each frame's bins, some frames at a time: an hour of audio at once would be 2 GiB of complex numbers."""
+    size = frames.shape[1]
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)  # periodic Hann, scipy's default
-    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), size)[::hop]
-    fft_size = fft_size or size
-    power = np.abs(np.fft.rfft(frames * window, fft_size, axis=1)) ** 2 / (sample_rate * np.sum(window**2))
-    power[:, 1 : -1 if fft_size % 2 == 0 else None] *= 2  # the last bin of an odd size has a negative twin
-    return power
+    density = sample_rate * np.sum(window**2)
+    for start in range(0, len(frames), BLOCK):
+        rows = slice(start, start + BLOCK)
+        windowed = frames[rows].astype(np.float64)
+        windowed *= window
+        power = np.abs(np.fft.rfft(windowed, fft_size, axis=1))
+        power *= power
+        power /= density
+        power[:, 1 : -1 if fft_size % 2 == 0 else None] *= 2  # the last bin of an odd size has a negative twin
+        yield rows, power
 
 
 @lru_cache(maxsize=8)

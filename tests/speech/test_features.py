@@ -250,3 +250,14 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         UsageError, match=r"data\.cache: .*file/cache: features cannot be kept there \(Not a directory\)"
     ):
         FeatureCache(tmp_path / "file" / "cache").get("a", lambda: noise(6).reshape(2, 3))
+
+
+@pytest.mark.parametrize("num_frames", [1, 127, 128, 129, 300])
+def test_computing_some_frames_at_a_time_changes_no_bit(num_frames):
+    samples = np.random.default_rng(5).standard_normal(320 + 160 * (num_frames - 1)).astype(np.float32)
+    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), 320)[::160]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(320) / 320)
+    power = np.abs(np.fft.rfft(frames * window, axis=1)) ** 2 / (16_000 * np.sum(window**2))
+    power[:, 1:-1] *= 2
+    found = log_spectrogram(samples, sample_rate=16_000)
+    assert found.tobytes() == np.log(power + 1e-14).astype(np.float32).tobytes()
