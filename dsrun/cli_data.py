@@ -1,6 +1,8 @@
 """`dsrun data`: import, check and look at what a recogniser is trained and scored on."""
 
 import json
+import sys
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,9 +10,112 @@ from typing import Annotated
 import typer
 
 from dsrun.cli_options import ConfigOption, JsonOption
-from dsrun.cli_tables import print_check
+from dsrun.cli_tables import print_check, print_import
+from dsrun.errors import UsageError
 
-data_app = typer.Typer(help="Check and look at manifests.", no_args_is_help=True, rich_markup_mode=None)
+IMPORT_KINDS = (
+    "librispeech, libritts, mls, common_voice, tedlium, aishell, ljspeech, deepspeech_csv, deepspeech_pytorch, nemo, kaldi, "
+    "hf_folder, folder, webdataset"
+)
+IMPORT_EXAMPLE = "Example: dsrun data import common_voice cv-corpus-17.0/en manifests/cv_en --normalizer english"
+
+data_app = typer.Typer(help="Import corpora; check and look at manifests.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@data_app.command("import", epilog=IMPORT_EXAMPLE)
+def data_import(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"What the corpus is: {IMPORT_KINDS}.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The corpus's folder, or its table or tar file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write the manifests and import.json into.")],
+    split: Annotated[
+        list[str] | None, typer.Option("--split", metavar="NAME", help="Only this split of the corpus. Repeatable.")
+    ] = None,
+    split_by_hash: Annotated[
+        str | None,
+        typer.Option(
+            metavar="80/10/10",
+            help="Shares of train, dev and test for a corpus without splits: by a hash of the text, so that no text is in two.",
+        ),
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Which text where a corpus has several: normalized, original, or a column's name."),
+    ] = None,
+    normalizer: Annotated[
+        str,
+        typer.Option(help="Leave texts out that this normaliser refuses or empties (data.normalizer of the config)."),
+    ] = "nfkc_lower",
+    audio_root: Annotated[
+        Path | None, typer.Option(help="Folder that relative paths in tables start from, instead of the table's own.")
+    ] = None,
+    relative: Annotated[bool, typer.Option("--relative", help="Write paths relative to OUT, not absolute.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit code 3 if anything has to be left out, and write nothing.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an import left in OUT.")] = False,
+    allow_outside: Annotated[
+        bool, typer.Option("--allow-outside", help="Take file names that lead out of the corpus.")
+    ] = False,
+    allow_commands: Annotated[
+        bool,
+        typer.Option(
+            "--allow-commands", help="Run the shell commands of a wav.scp; what they write is kept in OUT/audio."
+        ),
+    ] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Write a corpus's manifests, without copying audio, and say what had to be left out. Exit code 3 if nothing is left."""
+    from dsrun.speech.importers import ImportOptions, import_corpus
+
+    counter = RowCounter()
+    report = import_corpus(
+        kind,
+        source,
+        out,
+        ImportOptions(
+            splits=tuple(split or ()),
+            text=text,
+            audio_root=audio_root,
+            allow_outside=allow_outside,
+        ),
+        normalizer=normalizer,
+        percents=None if split_by_hash is None else _percents(split_by_hash),
+        allow_commands=allow_commands,
+        relative=relative,
+        strict=strict,
+        overwrite=overwrite,
+        on_progress=counter,
+    )
+    counter.end()
+    if json_output:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        print_import(report, out)
+
+
+def _percents(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(share) for share in text.split("/"))
+    except ValueError:
+        raise UsageError(f"--split-by-hash {text}: write three shares that add up to 100, as 80/10/10.") from None
+
+
+class RowCounter:
+    """Rows so far on stderr: in place on a terminal, otherwise a line every 30 seconds."""
+
+    def __init__(self) -> None:
+        self.is_terminal, self.said = sys.stderr.isatty(), time.monotonic()
+
+    def __call__(self, rows: int) -> None:
+        """So many rows have been looked at."""
+        if self.is_terminal or time.monotonic() - self.said > 30:
+            self.said = time.monotonic()
+            print(f"{rows:,} rows looked at", end="\r" if self.is_terminal else "\n", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """What follows begins a line."""
+        if self.is_terminal:
+            print(file=sys.stderr)
 
 
 class Depth(StrEnum):

@@ -1,5 +1,6 @@
 """What the commands print for people: tables and reports on stdout."""
 
+from pathlib import Path
 from typing import Any
 
 
@@ -17,6 +18,36 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def print_import(report: dict[str, Any], out: Path) -> None:
+    """What an import took and what it left out."""
+    print_table(
+        [
+            {
+                "manifest": f"{out / name}.jsonl",
+                "utterances": totals["utterances"],
+                "hours": totals["hours"],
+                "shortest": totals["shortest_seconds"],
+                "longest": totals["longest_seconds"],
+                "speakers": totals["speakers"] or None,
+                "rates (Hz)": _counts(totals["sample_rates"]),
+                "channels": _counts(totals["channels"]),
+            }
+            for name, totals in report["splits"].items()
+        ]
+    )
+    for reason, entry in report["left_out"].items():
+        print(f"left out, {reason}: {entry['count']}, such as {entry['examples'][0]}")
+    if report["options"]["allow_commands"]:
+        print(f"commands were run where a wav.scp has them; what they wrote is in {out / 'audio'}")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    """One value alone, or each with how often it occurs."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{value} ({count})" for value, count in counts.items())
 
 
 def print_description(report: dict[str, Any]) -> None:

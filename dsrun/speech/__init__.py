@@ -7,7 +7,14 @@ Manifests list utterances; audio becomes samples, samples become features, text 
 
 from dsrun.speech.acoustics import Bank, Noise, Reverb, add_noise, change_gain, load_bank, reverberate
 from dsrun.speech.alphabet import Alphabet, Encoded, encode_all, unknown_text
-from dsrun.speech.audio import AudioSettings, audio_digest, place_of, read_audio, read_utterance, utterance_digest
+from dsrun.speech.audio import (
+    AudioSettings,
+    audio_digest,
+    place_of,
+    read_audio,
+    read_utterance,
+    utterance_digest,
+)
 from dsrun.speech.augment import (
     Augmentation,
     Stage,

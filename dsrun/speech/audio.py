@@ -136,6 +136,33 @@ def read_audio(
     return np.ascontiguousarray(mono, np.float32)
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How much a recording holds: rate (Hz), channels, and samples of each."""
+
+    sample_rate: int
+    channels: int
+    frames: int
+
+    @property
+    def seconds(self) -> float:
+        """Its length, the float nearest to it."""
+        return self.frames / self.sample_rate
+
+
+def read_extent(path: Path, member: TarMember | None = None) -> Extent:
+    """How much a recording holds, by its header and whatever it must be like.
+
+    Raises:
+        DataError: missing, not audio, holds no samples or does not say how many, or a WAV, AIFF or Ogg cut off.
+    """
+    name = place_of(path, member)
+    with _opened(path, member, None) as (content, file):
+        _require_whole(name, content)
+        _require_length(name, file)
+        return Extent(file.samplerate, file.channels, file.frames)
+
+
 def audio_digest(path: Path, member: TarMember | None = None) -> str:
     """sha256 of the file's bytes, or of a tar member's, hexadecimal."""
     try:
@@ -211,11 +238,10 @@ def _range(
     name: str, file: soundfile.SoundFile, max_seconds: float, offset: float, duration: float | None, is_part: bool
 ) -> tuple[int, int]:
     """First sample and number of samples to read."""
-    if file.frames >= UNKNOWN_LENGTH:
-        raise DataError(f"{name}: does not state its length (encoded from a pipe?). Encode it again from a file.")
+    _require_length(name, file)
     seconds = file.frames / file.samplerate
     length = duration if is_part and duration is not None else seconds - offset
-    if file.frames == 0 or length <= 0:
+    if length <= 0:
         raise DataError(f"{name}: holds no samples{f' behind {offset:g} s' if offset else ''}.")
     if offset + length > seconds + DURATION_TOLERANCE:
         raise DataError(f"{name}: the manifest's part ends at {offset + length:.2f} s, the file at {seconds:.2f}.")
@@ -229,6 +255,13 @@ def _range(
         )
     start = min(round(offset * file.samplerate), file.frames - 1)
     return start, min(max(1, round(length * file.samplerate)), file.frames - start)
+
+
+def _require_length(name: str, file: soundfile.SoundFile) -> None:
+    if file.frames >= UNKNOWN_LENGTH:
+        raise DataError(f"{name}: does not state its length (encoded from a pipe?). Encode it again from a file.")
+    if file.frames == 0:
+        raise DataError(f"{name}: holds no samples.")
 
 
 def _read(name: str, file: soundfile.SoundFile, start: int, count: int) -> Float32[np.ndarray, "sample channel"]:
@@ -270,11 +303,10 @@ def _require_whole(name: str, content: Path | bytes) -> None:
     with stream as file:
         header = file.read(12)
         actual = file.seek(0, io.SEEK_END)
-        file.seek(max(0, actual - OGG_TAIL))
-        tail = file.read()
-    if header[:4] == b"OggS":
-        _require_last_ogg_page(name, tail)
-        return
+        if header[:4] == b"OggS":
+            file.seek(max(0, actual - OGG_TAIL))
+            _require_last_ogg_page(name, file.read())
+            return
     order = {(b"RIFF", b"WAVE"): "little", (b"FORM", b"AIFF"): "big", (b"FORM", b"AIFC"): "big"}
     byte_order = order.get((header[:4], header[8:12]))
     if byte_order is None:
