@@ -31,6 +31,7 @@ from dsrun.speech.manifest import TarMember
 from dsrun.speech.normalizers import Normalizer
 
 AT_ONCE = 4_000  # rows
+MOST_KEPT = 100_000  # recordings whose extent is remembered
 THREADS = 16  # that wait for a disk or a network, hardly for the processor
 HASH_SPLITS = ("train", "dev", "test")
 
@@ -75,14 +76,20 @@ def survey(
             judged = [_judge(item, normalizer, splits, percents, names) for item in chunk]
             rows = [item for item in judged if isinstance(item, Row)]
             new = list(dict.fromkeys((row.audio, row.member) for row in rows if (row.audio, row.member) not in kept))
-            extents = kept | dict(zip(new, pool.map(_extent, new), strict=True))
+            fresh = dict(zip(new, pool.map(_extent, new), strict=True))
             for item in judged:
                 if isinstance(item, Row):
-                    yield _once(_measure(item, extents[item.audio, item.member]), ids)
+                    place = (item.audio, item.member)
+                    yield _once(_measure(item, fresh[place] if place in fresh else kept[place]), ids)
                 elif item is not None:
                     yield item
             # Recordings of many parts are kept; what is one utterance is not asked for again.
-            kept |= {(r.audio, r.member): extents[r.audio, r.member] for r in rows if r.offset is not None}
+            if len(kept) < MOST_KEPT:
+                kept |= {
+                    (row.audio, row.member): fresh[row.audio, row.member]
+                    for row in rows
+                    if row.offset is not None and (row.audio, row.member) in fresh
+                }
             done += len(chunk)
             if on_progress:
                 on_progress(done)
