@@ -301,6 +301,7 @@ def build_model_settings(config: Config, *, num_classes: int) -> ModelSettings:
         dropout=model.dropout,
         relu_clip=model.relu_clip,
         residuals=model.residuals,
+        lookahead=model.lookahead,
     )
 
 

@@ -352,6 +352,9 @@ class Model(Section):
     """Number of GRU layers."""
     direction: Literal["bidirectional", "forward"]
     """forward sees the past only."""
+    lookahead: CountOrZero = 0
+    """Following output frames seen by a row convolution behind the last GRU layer, each unit with its own weights; 0 leaves it out. With
+    direction: forward, the network that `dsrun transcribe --stream` runs."""
     normalization: Literal["batch", "layer", "none"]
     """Of each layer's input projection; batch is sequence-wise with the statistics of each shard."""
     dropout: Fraction = 0.0
@@ -363,6 +366,13 @@ class Model(Section):
     residuals: Literal["store", "recompute"] = "store"
     """What a GRU layer keeps for its backward pass. store: the gates. recompute: the states alone, and a third more products to restore
     the gates; last bits differ. For GPUs, where memory ends first: on a CPU the compiler merges most of it with the forward pass."""
+
+    @field_validator("lookahead")
+    @classmethod
+    def _only_forward_layers_look_ahead(cls, lookahead: int, info: ValidationInfo) -> int:
+        if lookahead and info.data.get("direction") == "bidirectional":
+            raise ValueError("needs direction: forward; bidirectional layers see all frames that follow. Remove this")
+        return lookahead
 
 
 class Grid(Section):

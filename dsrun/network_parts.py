@@ -54,7 +54,7 @@ class NetworkParts:
         self._threads = ThreadPoolExecutor(len(step.devices))
         self._front_end = jax.jit(self._forward_of("front_end", self._run_front_end))
         self._gru = jax.jit(self._forward_of("gru_", self._run_gru))
-        self._output = jax.jit(self._forward_of("output_", self._run_output))
+        self._output = jax.jit(self._forward_of(("lookahead_", "output_"), self._run_output))
         self._ctc = jax.jit(self._run_ctc)
         self._back = jax.jit(lambda pull, gradient: pull(gradient))
 
@@ -96,7 +96,7 @@ class NetworkParts:
         """One call a device, at the same time."""
         return clock(name, lambda: list(self._threads.map(program, *columns)))
 
-    def _forward_of(self, prefix: str, run: Callable[..., Any]) -> Callable[..., Any]:
+    def _forward_of(self, prefix: str | tuple[str, ...], run: Callable[..., Any]) -> Callable[..., Any]:
         """(weights, shard, keys[, x]) -> output and its pull-back to the weights under `prefix`, and to x where there is one."""
 
         def forward(weights: Any, shard: Shard, keys: Any, *x: Any) -> Any:
@@ -123,9 +123,7 @@ class NetworkParts:
         return x
 
     def _run_output(self, model: Any, shard: Shard, forward: ForwardPass, x: Any) -> Any:
-        product = forward.dot(x, model.output_kernel[...], "output_kernel")
-        logits = product + forward.load(model.output_bias[...])[None, None]
-        return jnp.swapaxes(forward.receive(logits, "logits"), 0, 1)
+        return model.output_layers(x, forward)
 
     def _run_ctc(self, logits: Any, shard: Shard, keys: Any) -> Any:
         key = pass_keys(self.policy, keys[1][0], keys[0], keys[1][1]).rounding

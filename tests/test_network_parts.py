@@ -31,14 +31,15 @@ def make_batch():
     )
 
 
-def make_step(front_end, policy, devices):
+def make_step(front_end, policy, devices, lookahead=0):
     settings = ModelSettings(
         num_bins=7,
         num_classes=5,
         front_end=front_end,
         hidden=8,
         layers=1,
-        direction="bidirectional",
+        direction="forward" if lookahead else "bidirectional",
+        lookahead=lookahead,
         normalization="batch",
         dropout=0.0,
         relu_clip=20.0,
@@ -63,15 +64,16 @@ STACK, CONVOLUTIONS = FrameStackSettings(stack=3, stride=2, hidden=8), Conv2dSet
 
 
 @pytest.mark.parametrize(
-    ("front_end", "policy", "devices"),
+    ("front_end", "policy", "devices", "lookahead"),
     [
-        pytest.param(STACK, FLOAT32_POLICY, 2, id="two devices", marks=pytest.mark.slow),
-        pytest.param(CONVOLUTIONS, FLOAT32_POLICY, 1, id="convolutions"),
-        pytest.param(STACK, STOCHASTIC, 1, id="random storage", marks=pytest.mark.slow),
+        pytest.param(STACK, FLOAT32_POLICY, 2, 0, id="two devices", marks=pytest.mark.slow),
+        pytest.param(CONVOLUTIONS, FLOAT32_POLICY, 1, 0, id="convolutions"),
+        pytest.param(STACK, STOCHASTIC, 1, 0, id="random storage", marks=pytest.mark.slow),
+        pytest.param(STACK, FLOAT32_POLICY, 1, 3, id="lookahead", marks=pytest.mark.slow),
     ],
 )
-def test_the_pieces_have_the_gradient_of_the_whole_program(front_end, policy, devices):
-    step = make_step(front_end, policy, devices)
+def test_the_pieces_have_the_gradient_of_the_whole_program(front_end, policy, devices, lookahead):
+    step = make_step(front_end, policy, devices, lookahead)
     state, pieces = step.initial_state(), split_batch(make_batch(), step.shards)
     seconds = dict.fromkeys(PARTS, 0.0)
     found = NetworkParts(step).gradients(state, pieces, Clock(seconds))

@@ -165,7 +165,8 @@ class Policy:
                 return rule
         return None
 
-    def _chunk(self, path: str) -> int | None:
+    def chunk_at(self, path: str) -> int | None:
+        """Products that a narrow sum at this path takes in float32 before it rounds; None of a float32 sum."""
         rule = self.rule_for("accumulate", path)
         return self.chunk if rule is None else rule.chunk
 
@@ -310,8 +311,8 @@ class Policy:
         return product(
             to_float32(a),
             to_float32(b),
-            chunk=self._chunk(path),
-            round=_numbered(rounding, site_key(key, f"accumulate {side}", path)),
+            chunk=self.chunk_at(path),
+            round=numbered(rounding, site_key(key, f"accumulate {side}", path)),
         )
 
     def convolve(
@@ -413,7 +414,8 @@ def pass_key(seed: Array | int, step: Array, shard: Array) -> Key:
     return fold_in(fold_in(fold_in(make_key(0, "network", ""), seed), step), shard)
 
 
-def _numbered(rounding: Rounding, key: Key | None) -> Rounder:
+def numbered(rounding: Rounding, key: Key | None) -> Rounder:
+    """The rounding of a running sum; each of its calls has a number, which is what random bits are drawn by."""
     return lambda x, number: rounding(x, None if key is None else fold_in(key, number))
 
 

@@ -102,3 +102,22 @@ def product(
     numbers = jnp.arange(chunks, dtype=jnp.uint32)
     total, _ = jax.lax.scan(step, start, (jnp.moveaxis(a, -2, 0), b, numbers))
     return total
+
+
+def elementwise_product(
+    a: Float32[Array, "term *left"], b: Float32[Array, "term *right"], *, chunk: int | None, round: Rounder
+) -> Float32[Array, "*shape"]:
+    """`sum(a * b)` over the first axis with the running sum rounded after each chunk of it, as `product` does; the rest broadcasts."""
+    if chunk is None:
+        raise ValueError("a narrow accumulator needs the chunk after which it rounds.")
+    chunks = -(-len(a) // chunk)
+    a, b = (_with_zeros(x, chunks * chunk).reshape(chunks, chunk, *x.shape[1:]) for x in (a, b))
+
+    def step(total: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        part_a, part_b, number = inputs
+        part = round(jnp.sum(part_a * part_b, axis=0), jnp.uint32(2) * number)
+        return round(total + part, jnp.uint32(2) * number + jnp.uint32(1)), None
+
+    start = jnp.zeros(jnp.broadcast_shapes(a.shape[2:], b.shape[2:]), jnp.float32)
+    total, _ = jax.lax.scan(step, start, (a, b, jnp.arange(chunks, dtype=jnp.uint32)))
+    return total

@@ -1,4 +1,9 @@
-"""Deep Speech 2: front end, bidirectional GRU layers, a linear layer to the classes (Amodei et al. 2015).
+"""Deep Speech 2: front end, GRU layers, a linear layer to the classes (Amodei et al. 2015).
+
+The GRU layers are bidirectional, or, in the model that is deployed and can be streamed, forward ones with a row convolution behind the
+last, by which an output frame sees a stated number of those that follow it: the paper's equation, r[t, i] = sum over j of W[i, j]
+h[t + j - 1, i], without bias, normalisation or rectifier (deepspeech.pytorch puts a clipped rectifier behind it). Behind an utterance's
+last frame it sees zeros.
 
 Structure and parameters are flax NNX modules; the trainer sees pure functions of a nested dict of float32 arrays.
 Each GRU layer normalises its input projection, the first layer's too, gate by gate and before the gate's bias (the
@@ -62,6 +67,7 @@ class ModelSettings:
         dropout: share of each GRU layer's output that training sets to zero, 0 to below 1.
         relu_clip: upper bound of the front end's rectifier.
         residuals: what a GRU layer keeps for its backward pass: its gates, or its states alone (`gru`).
+        lookahead: following output frames that the row convolution behind the last GRU layer sees; 0 is a network without.
     """
 
     num_bins: int
@@ -74,6 +80,7 @@ class ModelSettings:
     dropout: float
     relu_clip: float
     residuals: Residuals = "store"
+    lookahead: int = 0
 
 
 class ModelOutput(NamedTuple):
@@ -128,6 +135,8 @@ class DeepSpeech(nnx.Module):
             for name in gru_paths(settings, layer):
                 setattr(self, name, GruDirection(inputs, settings.hidden, normalization, name))
             inputs = settings.hidden
+        if settings.lookahead:
+            self.lookahead_kernel = _zeros(settings.lookahead + 1, inputs)
         self.output_kernel = _zeros(inputs, settings.num_classes)
         self.output_bias = _zeros(settings.num_classes)
 
@@ -149,9 +158,30 @@ class DeepSpeech(nnx.Module):
             if dropout_key is not None and rate > 0.0:
                 dropped = _dropout(forward.load(x), rate, jax.random.fold_in(dropout_key, layer))
                 x = forward.store(dropped, f"gru_{layer}.dropout")
+        return self.output_layers(x, forward), output_frames
+
+    def output_layers(
+        self, x: Float[Array, "output_frame batch hidden"], forward: ForwardPass
+    ) -> Float32[Array, "batch output_frame class"]:
+        """What follows the last GRU layer: row convolution where there is one, and the linear layer. `x` is zero in padded frames."""
+        if self.settings.lookahead:
+            x = self.look_ahead(jnp.pad(x, ((0, self.settings.lookahead), (0, 0), (0, 0))), forward)
+        return self.classify(x, forward)
+
+    def classify(
+        self, x: Float[Array, "output_frame batch hidden"], forward: ForwardPass
+    ) -> Float32[Array, "batch output_frame class"]:
+        """The linear layer."""
         product = forward.dot(x, self.output_kernel[...], "output_kernel")
         logits = product + forward.load(self.output_bias[...])[None, None]
-        return jnp.swapaxes(forward.receive(logits, "logits"), 0, 1), output_frames
+        return jnp.swapaxes(forward.receive(logits, "logits"), 0, 1)
+
+    def look_ahead(
+        self, x: Float[Array, "frame batch hidden"], forward: ForwardPass
+    ) -> Float[Array, "output_frame batch hidden"]:
+        """The row convolution of all frames but the last `lookahead`, which only others see."""
+        seen = forward.row_convolve(x, self.lookahead_kernel[...], "lookahead_kernel")
+        return forward.store(seen, "lookahead.output")
 
     def gru_layer(
         self,
@@ -259,10 +289,7 @@ def apply(
     """
     if mode == "evaluate" and statistics is None:
         raise ValueError("mode 'evaluate' normalises with running statistics; give statistics, or use mode 'train'.")
-    graph, state = _structure(settings)
-    state = jax.tree.map(lambda leaf: leaf, state)  # the cached one must not be written to
-    nnx.replace_by_pure_dict(state, parameters)
-    model = nnx.merge(graph, state)
+    model = network_of(settings, parameters)
     forward = ForwardPass(
         policy,
         statistics if mode == "evaluate" else None,
@@ -272,6 +299,14 @@ def apply(
     )
     logits, output_frames = model(features, num_frames, forward, dropout_key if mode == "train" else None)
     return ModelOutput(logits, output_frames, forward.moments)
+
+
+def network_of(settings: ModelSettings, parameters: Parameters) -> DeepSpeech:
+    """The network with these values as its parameters."""
+    graph, state = _structure(settings)
+    state = jax.tree.map(lambda leaf: leaf, state)  # the cached one must not be written to
+    nnx.replace_by_pure_dict(state, parameters)
+    return nnx.merge(graph, state)
 
 
 def store_weights(policy: Policy, master: Parameters, key: Key | None = None) -> Parameters:
@@ -295,7 +330,7 @@ def init_parameters(settings: ModelSettings, seed: int) -> Parameters:
     Biases and shifts 0, scales 1. Convolutions, frame stacking and the output layer uniform with variance
     2 / (fan_in + fan_out) (Glorot & Bengio 2010). A GRU's matrices, input and recurrent, uniform within 1 / sqrt(hidden),
     as torch's nn.GRU; orthogonal recurrent ones trained no better, and a QR decomposition's bits
-    depend on the linear-algebra library and its threads.
+    depend on the linear-algebra library and its threads. A row convolution uniform within 1 / sqrt(rows), as torch's convolutions.
     """
     shapes = nnx.to_pure_dict(_structure(settings)[1])
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _initial(seed, _dotted(path), leaf.shape), shapes)
@@ -368,8 +403,12 @@ def _initial(seed: int, path: str, shape: tuple[int, ...]) -> Array:
     key = int.from_bytes(hashlib.sha256(f"{seed} {path}".encode()).digest()[:16], "little")
     random = np.random.Generator(np.random.Philox(key=key))
     *field, inputs, outputs = shape
-    is_gru = leaf[:2] in ("w_", "u_")
-    bound = 1.0 / np.sqrt(outputs) if is_gru else np.sqrt(6.0 / (np.prod(field) * (inputs + outputs)))
+    if leaf[:2] in ("w_", "u_"):
+        bound = 1.0 / np.sqrt(outputs)
+    elif leaf == "lookahead_kernel":
+        bound = 1.0 / np.sqrt(inputs)  # rows: a channel is fed by itself alone
+    else:
+        bound = np.sqrt(6.0 / (np.prod(field) * (inputs + outputs)))
     return jnp.asarray(random.uniform(-bound, bound, shape), jnp.float32)
 
 

@@ -12,10 +12,13 @@ input behind `num_frames` is replaced before any arithmetic and each layer's out
 utterance means the same in any batch.
 
 An utterance of n frames has ceil(n / time stride) output frames, an empty one none.
+
+A front end is `enter`, its layers one after another, `leave`. A layer is given its input with the frames around it that its window
+reaches (`time_windows`): zeros about a whole utterance, and in a stream (`streaming`) what came before.
 """
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -44,6 +47,20 @@ class FrameStackSettings:
 
 FrontEndSettings = Conv2dSettings | FrameStackSettings
 
+
+class TimeWindow(NamedTuple):
+    """Frames that a layer's output t sees: t * stride - past, and the width - 1 that follow."""
+
+    width: int
+    stride: int
+    past: int
+
+    @property
+    def future(self) -> int:
+        """Frames seen behind t * stride."""
+        return self.width - 1 - self.past
+
+
 # (frequency, time) of Deep Speech 2's two layers. Kernels are odd, so half of one on each side keeps ceil(n / stride).
 CONV_KERNELS = ((41, 11), (21, 11))
 CONV_STRIDES = ((2, 2), (2, 1))
@@ -52,6 +69,15 @@ CONV_STRIDES = ((2, 2), (2, 1))
 def time_stride(settings: FrontEndSettings) -> int:
     """Frames an output frame."""
     return settings.stride if isinstance(settings, FrameStackSettings) else CONV_STRIDES[0][1] * CONV_STRIDES[1][1]
+
+
+def time_windows(settings: FrontEndSettings) -> tuple[TimeWindow, ...]:
+    """Of each layer."""
+    if isinstance(settings, FrameStackSettings):
+        return (TimeWindow(settings.stack, settings.stride, settings.stack // 2),)
+    return tuple(
+        TimeWindow(wide, stride, wide // 2) for (_, wide), (_, stride) in zip(CONV_KERNELS, CONV_STRIDES, strict=True)
+    )
 
 
 def front_end_frames(settings: FrontEndSettings, num_frames: Frames) -> Frames:
@@ -89,12 +115,31 @@ class FrameStackFrontEnd(nnx.Module):
         present = jnp.where(_is_valid(num_frames, frames), features, jnp.zeros((), features.dtype))
         output_frames = front_end_frames(settings, frames)
         padded = jnp.pad(present, ((0, 0), (settings.stack // 2, settings.stack + settings.stride), (0, 0)))
-        stop = settings.stride * (output_frames - 1) + 1
-        window = [padded[:, i : i + stop : settings.stride] for i in range(settings.stack)]
-        y = forward.dot(jnp.concatenate(window, axis=-1), self.kernel[...], "front_end.kernel")
         is_valid = _is_valid(front_end_frames(settings, num_frames), output_frames)
+        return self.layer(0, padded, is_valid, forward)
+
+    def enter(self, features: Float[Array, "batch frame bin"]) -> Float[Array, "batch frame bin"]:
+        """What the first layer is given."""
+        return features
+
+    def layer(
+        self,
+        number: int,
+        x: Float[Array, "batch frame bin"],
+        is_valid: Bool[Array, "batch output_frame 1"],
+        forward: ForwardPass,
+    ) -> Float[Array, "batch output_frame input"]:
+        """As many output frames as `is_valid` has, the first seeing the first `stack` frames of `x`."""
+        settings = self.settings
+        stop = settings.stride * (is_valid.shape[1] - 1) + 1
+        window = [x[:, i : i + stop : settings.stride] for i in range(settings.stack)]
+        y = forward.dot(jnp.concatenate(window, axis=-1), self.kernel[...], "front_end.kernel")
         normalized = self.normalization(y, is_valid, forward)
         return _activated(normalized, is_valid, self.relu_clip, forward, "front_end.output")
+
+    def leave(self, y: Float[Array, "batch output_frame input"]) -> Float[Array, "batch output_frame input"]:
+        """What the GRU layers are given."""
+        return y
 
 
 class Conv2dFrontEnd(nnx.Module):
@@ -119,15 +164,40 @@ class Conv2dFrontEnd(nnx.Module):
     ) -> Float[Array, "batch output_frame input"]:
         """Arrays are [batch, time, frequency, channel]; zeros in padded frames before and after each layer."""
         is_valid = _is_valid(num_frames, features.shape[1])[..., None]
-        y = jnp.where(is_valid, features[..., None], jnp.zeros((), features.dtype))
-        for layer, ((high, wide), (step, stride)) in enumerate(zip(CONV_KERNELS, CONV_STRIDES, strict=True)):
-            kernel, path = getattr(self, f"kernel_{layer}")[...], f"front_end.kernel_{layer}"
-            padding = [(wide // 2, wide // 2), (high // 2, high // 2)]
-            y = forward.policy.convolve(y, kernel, strides=(stride, step), padding=padding, path=path, key=forward.key)
-            num_frames = -(-num_frames // stride)
-            is_valid = _is_valid(num_frames, y.shape[1])[..., None]
-            normalized = getattr(self, f"normalization_{layer}")(y, is_valid, forward)
-            y = _activated(normalized, is_valid, self.relu_clip, forward, f"front_end.output_{layer}")
+        entering = self.enter(features)
+        y = jnp.where(is_valid, entering, jnp.zeros((), features.dtype))
+        for number, window in enumerate(time_windows(self.settings)):
+            num_frames = -(-num_frames // window.stride)
+            is_valid = _is_valid(num_frames, -(-y.shape[1] // window.stride))
+            y = self.layer(number, y, is_valid, forward, around=(window.past, window.future))
+        return self.leave(y)
+
+    def enter(self, features: Float[Array, "batch frame bin"]) -> Float[Array, "batch frame bin 1"]:
+        """What the first layer is given: one channel."""
+        return features[..., None]
+
+    def layer(
+        self,
+        number: int,
+        x: Float[Array, "batch frame bin channel"],
+        is_valid: Bool[Array, "batch output_frame 1"],
+        forward: ForwardPass,
+        *,
+        around: tuple[int, int] = (0, 0),
+    ) -> Float[Array, "batch output_frame output_bin output_channel"]:
+        """One convolution over `x` with so many frames of zeros around it."""
+        (high, _), (step, stride) = CONV_KERNELS[number], CONV_STRIDES[number]
+        kernel, path = getattr(self, f"kernel_{number}")[...], f"front_end.kernel_{number}"
+        padding = [around, (high // 2, high // 2)]
+        y = forward.policy.convolve(x, kernel, strides=(stride, step), padding=padding, path=path, key=forward.key)
+        cells_are_valid = is_valid[..., None]
+        normalized = getattr(self, f"normalization_{number}")(y, cells_are_valid, forward)
+        return _activated(normalized, cells_are_valid, self.relu_clip, forward, f"front_end.output_{number}")
+
+    def leave(
+        self, y: Float[Array, "batch output_frame output_bin output_channel"]
+    ) -> Float[Array, "batch output_frame input"]:
+        """What the GRU layers are given: bins and channels flattened."""
         return y.reshape(*y.shape[:2], -1)
 
 

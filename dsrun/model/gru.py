@@ -229,6 +229,24 @@ def gru_sequences(
     return tuple(found)
 
 
+def continue_gru(
+    projections: Gates,
+    is_valid: Bool[Array, "output_frame batch 1"],
+    weights: Recurrence,
+    start: Float32[Array, "batch hidden"],
+    *,
+    policy: Policy,
+    path: str = "",
+) -> tuple[Float[Array, "output_frame batch hidden"], Float32[Array, "batch hidden"]]:
+    """A forward direction that goes on from a state: the states, and the last one, to go on from.
+
+    Frame by frame what `gru_sequences` does. Without a gradient, and without roundings that draw, since those are numbered by frame.
+    """
+    loop = _Loop(policy, (path,), ("forward",), "store")
+    (states,), _, last = _run(loop, (projections,), is_valid, (weights,), None, start.T[None])
+    return states, last[0].T
+
+
 def _projections(x: Float[Array, "output_frame batch input"], w: GruWeights, forward: ForwardPass) -> Gates:
     products = forward.dots(x, [w.w_r, w.w_z, w.w_n], ["w_r", "w_z", "w_n"])
     biases = [forward.load(bias)[None, None, :] for bias in (w.b_r, w.b_z, w.b_x)]
@@ -439,9 +457,14 @@ def _states(
 
 
 def _run(
-    loop: _Loop, projections: tuple[Gates, ...], is_valid: Array, weights: tuple[Recurrence, ...], key: Key | None
-) -> tuple[tuple[Array, ...], _GateValues]:
-    """The forward loop. Where only the states are used, XLA drops the gates from it."""
+    loop: _Loop,
+    projections: tuple[Gates, ...],
+    is_valid: Array,
+    weights: tuple[Recurrence, ...],
+    key: Key | None,
+    start: Float32[Array, "direction hidden batch"] | None = None,
+) -> tuple[tuple[Array, ...], _GateValues, Float32[Array, "direction hidden batch"]]:
+    """The forward loop, from zeros or from `start`: states, gates, last state. What nobody uses of it XLA leaves out."""
     products = _Products(loop, key)
     matrix = products.forward_matrix(products.matrices(weights))
     bias = _biases(loop, weights)
@@ -454,10 +477,10 @@ def _run(
         h = jnp.where(valid, products.store(gates.n + gates.z * (h - gates.n), own), 0.0)
         return h, (loop.policy.to_carrier(h, products.storage), gates)
 
-    start = jnp.zeros(x[0].shape[1:], jnp.float32)
+    start = jnp.zeros(x[0].shape[1:], jnp.float32) if start is None else start
     frames = (x, loop.enter([is_valid] * len(loop.paths)), products.frames(len(is_valid)))
-    _, (states, gates) = jax.lax.scan(step, start, frames, reverse=loop.is_reversed)
-    return tuple(checkpoint_name(h, STATE_NAME) for h in loop.leave(states)), gates
+    last, (states, gates) = jax.lax.scan(step, start, frames, reverse=loop.is_reversed)
+    return tuple(checkpoint_name(h, STATE_NAME) for h in loop.leave(states)), gates, last
 
 
 def _biases(loop: _Loop, weights: Sequence[Recurrence]) -> Float32[Array, "direction hidden 1"]:
@@ -478,7 +501,7 @@ class _Saved(NamedTuple):
 def _states_forward(
     loop: _Loop, projections: tuple[Gates, ...], is_valid: Array, weights: tuple[Recurrence, ...], key: Key | None
 ) -> tuple[tuple[Array, ...], _Saved]:
-    states, gates = _run(loop, projections, is_valid, weights, key)
+    states, gates, _ = _run(loop, projections, is_valid, weights, key)
     kinds = tuple(Gates(*(x[:0] for x in own)) for own in projections)
     kept = gates if loop.residuals == "store" else projections
     return states, _Saved(states, kept, kinds, is_valid, weights, key)

@@ -28,6 +28,7 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from dsrun.arithmetic import Policy
 from dsrun.arithmetic.random_bits import Key
+from dsrun.arithmetic.row_convolution import row_convolve
 
 NormalizationKind = Literal["batch", "layer", "none"]
 
@@ -103,6 +104,12 @@ class ForwardPass:
     ) -> list[Float32[Array, "... _"]]:
         """`Policy.dots` with the weights at `paths`."""
         return self.policy.dots(x, weights, paths, self.key)
+
+    def row_convolve(
+        self, x: Float[Array, "frame batch channel"], kernel: Float[Array, "row channel"], path: str
+    ) -> Float32[Array, "output_frame batch channel"]:
+        """`row_convolution.row_convolve` with the kernel at `path`."""
+        return row_convolve(self.policy, x, kernel, path, self.key)
 
 
 class Normalization(nnx.Module):

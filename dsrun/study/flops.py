@@ -104,7 +104,10 @@ def network_flops(settings: ModelSettings, lengths: list[int]) -> NetworkFlops:
     widths = [inputs] + [settings.hidden] * (settings.layers - 1)
     projections = sum(6 * directions * width * settings.hidden * frames for width in widths[: settings.layers])
     last = settings.hidden if settings.layers else inputs
-    return NetworkFlops(front_end, projections + recurrent, 2 * last * settings.num_classes * frames, recurrent)
+    # A row convolution is a product of its roles' formats, though no matrix product, and part of what follows the GRU layers.
+    lookahead = 2 * (settings.lookahead + 1) * last * frames if settings.lookahead else 0
+    output = 2 * last * settings.num_classes * frames + lookahead
+    return NetworkFlops(front_end, projections + recurrent, output, recurrent)
 
 
 def _front_end_flops(settings: ModelSettings, lengths: list[int]) -> tuple[int, int]:

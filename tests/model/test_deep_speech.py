@@ -40,6 +40,7 @@ SMALL = ModelSettings(
     relu_clip=20.0,
 )
 CONV = replace(SMALL, front_end=Conv2dSettings(channels=2))
+AHEAD = replace(SMALL, direction="forward", lookahead=3)
 LENGTHS = np.array([40, 40, 25, 4, 0], np.int32)
 
 
@@ -101,7 +102,7 @@ def test_utterance_alone_gives_the_logits_that_it_has_among_16_longer_ones(setti
     np.testing.assert_allclose(together.logits[0, :count], alone.logits[0], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [SMALL, CONV], ids=["stack", "conv"])
+@pytest.mark.parametrize("settings", [SMALL, CONV, AHEAD], ids=["stack", "conv", "lookahead"])
 def test_other_utterances_and_padding_do_not_change_a_bit_of_the_logits_at_equal_shape(settings):
     statistics, run = trained_statistics(settings), compiled(settings, mode="evaluate")
     features, num_frames = batch()
@@ -113,7 +114,7 @@ def test_other_utterances_and_padding_do_not_change_a_bit_of_the_logits_at_equal
         np.testing.assert_array_equal(first.logits[row, :count], second.logits[row, :count])
 
 
-@pytest.mark.parametrize("settings", [SMALL, CONV], ids=["stack", "conv"])
+@pytest.mark.parametrize("settings", [SMALL, CONV, AHEAD], ids=["stack", "conv", "lookahead"])
 def test_nan_in_padded_frames_changes_no_bit_of_loss_statistics_or_gradients(settings):
     features, num_frames = batch()
     step = compiled_gradient(settings)
@@ -143,7 +144,7 @@ def test_shard_of_nothing_but_filler_rows_has_zero_gradients():
     assert all(np.all(np.asarray(g) == 0.0) for g in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("settings", [SMALL, CONV], ids=["stack", "conv"])
+@pytest.mark.parametrize("settings", [SMALL, CONV, AHEAD], ids=["stack", "conv", "lookahead"])
 def test_gradient_is_the_slope_of_the_loss_and_reaches_every_parameter(settings):
     features, num_frames = batch()
     step, start = compiled_gradient(settings), parameters_of(settings)
@@ -198,6 +199,32 @@ def test_forward_network_sees_no_later_frame_and_bidirectional_does():
         assert not np.array_equal(a[0, 10:], b[0, 10:])
 
 
+def test_network_with_lookahead_sees_so_many_output_frames_ahead_and_no_more():
+    features, num_frames = batch([40])
+    statistics, run = trained_statistics(AHEAD), compiled(AHEAD, mode="evaluate")
+    a, b = (
+        run(parameters_of(AHEAD), statistics, x, num_frames).logits for x in (features, features.at[:, 30:].set(1.0))
+    )
+    # Output frame t sees frames up to 3 (t + 3) + 1.
+    assert np.array_equal(a[0, :7], b[0, :7])
+    assert not np.array_equal(a[0, 7], b[0, 7])
+
+
+def test_lookahead_is_a_row_convolution_between_the_last_gru_layer_and_the_linear_map():
+    """The kernel 1, 0, 0, 0 hands each frame on; 0, 1, 0, 0 the next one, and behind the utterance's last zeros: the bias alone."""
+    plain = replace(AHEAD, lookahead=0)
+    p, (features, num_frames) = parameters_of(AHEAD), batch()
+    without = {name: value for name, value in p.items() if name != "lookahead_kernel"}
+    expected = compiled(plain)(without, None, features, num_frames)
+    for shift in (0, 1):
+        kernel = jnp.zeros((4, 8), jnp.float32).at[shift].set(1.0)
+        found = compiled(AHEAD)(p | {"lookahead_kernel": kernel}, None, features, num_frames)
+        for row, valid in enumerate(np.asarray(found.num_frames)[:4]):
+            np.testing.assert_array_equal(found.logits[row, : valid - shift], expected.logits[row, shift:valid])
+            if shift:
+                np.testing.assert_array_equal(found.logits[row, valid - 1], p["output_bias"])
+
+
 def test_evaluation_uses_the_running_statistics_and_refuses_to_do_without():
     features, num_frames = batch()
     run = compiled(SMALL, mode="evaluate")
@@ -235,7 +262,7 @@ def test_gru_matrices_start_within_one_over_the_root_of_hidden_and_fill_that_ran
 
 
 def test_parameter_table_lists_what_init_makes():
-    for settings in (SMALL, CONV):
+    for settings in (SMALL, CONV, AHEAD):
         table = parameter_table(settings)
         leaves = jax.tree_util.tree_leaves_with_path(init_parameters(settings, 1))
         made = {jax.tree_util.keystr(path, simple=True, separator="."): x.shape for path, x in leaves}

@@ -1,5 +1,6 @@
 """The formulas against a count of every product in the traced program, a loop's as often as it turns."""
 
+from dataclasses import replace
 from itertools import chain
 
 import jax
@@ -112,6 +113,20 @@ def test_a_network_has_the_products_of_the_formula(front_end, direction):
     found = network_flops(network, [13, 13])
     assert inside + outside == found.forward
     assert inside == found.gru_recurrent
+
+
+def test_a_lookahead_has_a_multiply_add_for_each_row_of_its_kernel_unit_and_frame():
+    plain = replace(settings(FRONT_ENDS[0], "forward"), layers=1)
+    ahead = replace(plain, lookahead=4)
+    more = network_flops(ahead, [13]).output - network_flops(plain, [13]).output
+    assert more == 2 * 5 * 6 * 7  # 7 output frames of 6 units
+
+    def multiplications(network):
+        logits, parameters = run(network, 13)
+        text = str(jax.make_jaxpr(logits)(parameters))
+        return sum("f32[7,2,6] = mul" in line for line in text.splitlines())
+
+    assert multiplications(ahead) - multiplications(plain) == 5
 
 
 def test_training_has_three_times_the_products_but_for_the_error_of_the_features():
