@@ -13,7 +13,7 @@ from dsrun.ctc.arpa import read_arpa
 from dsrun.ctc.beam import Hypothesis, beam_search, log_softmax
 from dsrun.ctc.choice import describe_ctc, policy_ctc_loss
 from dsrun.ctc.forced import Alignment, Span, best_alignment
-from dsrun.ctc.greedy import greedy_search
+from dsrun.ctc.greedy import GreedyStream, greedy_search
 from dsrun.ctc.lexicon import Lexicon, read_lexicon
 from dsrun.ctc.log_space import log_space_ctc_loss
 from dsrun.ctc.loss import ctc_loss
@@ -24,6 +24,7 @@ __all__ = [
     "BLANK",
     "Alignment",
     "CtcKernel",
+    "GreedyStream",
     "Hypothesis",
     "Lexicon",
     "NgramModel",

@@ -24,6 +24,21 @@ def greedy_search(logits: ArrayLike, num_frames: ArrayLike) -> list[list[int]]:
     return [_collapse(path[:count]) for path, count in zip(best, np.asarray(num_frames), strict=True)]
 
 
+class GreedyStream:
+    """`greedy_search` of one utterance whose logits come in pieces: a run of one class over a border between pieces is one label."""
+
+    def __init__(self) -> None:
+        self._last = BLANK
+
+    def push(self, logits: ArrayLike) -> list[int]:
+        """Labels that are new with these logits [output_frame, class], which follow those given before; none is ever taken back."""
+        path = np.argmax(np.asarray(logits), axis=-1)
+        is_new = np.diff(path, prepend=self._last) != 0
+        if len(path):
+            self._last = int(path[-1])
+        return [int(label) for label in path[is_new] if label != BLANK]
+
+
 def _collapse(path: np.ndarray) -> list[int]:
     is_new = np.diff(path, prepend=BLANK - 1) != 0
     return [int(label) for label in path[is_new] if label != BLANK]

@@ -330,7 +330,10 @@ def init_parameters(settings: ModelSettings, seed: int) -> Parameters:
     Biases and shifts 0, scales 1. Convolutions, frame stacking and the output layer uniform with variance
     2 / (fan_in + fan_out) (Glorot & Bengio 2010). A GRU's matrices, input and recurrent, uniform within 1 / sqrt(hidden),
     as torch's nn.GRU; orthogonal recurrent ones trained no better, and a QR decomposition's bits
-    depend on the linear-algebra library and its threads. A row convolution uniform within 1 / sqrt(rows), as torch's convolutions.
+    depend on the linear-algebra library and its threads.
+
+    A row convolution starts by handing each frame on: 1 for the frame itself, 0 for those that follow. Uniform values, as torch's
+    convolutions have, mix 21 states at random: after 10 epochs of prompts_streaming dev CER was 0.93 with them, 0.50 so.
     """
     shapes = nnx.to_pure_dict(_structure(settings)[1])
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _initial(seed, _dotted(path), leaf.shape), shapes)
@@ -399,16 +402,14 @@ def _initial(seed: int, path: str, shape: tuple[int, ...]) -> Array:
         return jnp.zeros(shape, jnp.float32)
     if leaf == "scale":
         return jnp.ones(shape, jnp.float32)
+    if leaf == "lookahead_kernel":
+        return jnp.pad(jnp.ones((1, shape[1]), jnp.float32), ((0, shape[0] - 1), (0, 0)))
     # Not Python's hash(), which is salted: the same path must give the same key in every process.
     key = int.from_bytes(hashlib.sha256(f"{seed} {path}".encode()).digest()[:16], "little")
     random = np.random.Generator(np.random.Philox(key=key))
     *field, inputs, outputs = shape
-    if leaf[:2] in ("w_", "u_"):
-        bound = 1.0 / np.sqrt(outputs)
-    elif leaf == "lookahead_kernel":
-        bound = 1.0 / np.sqrt(inputs)  # rows: a channel is fed by itself alone
-    else:
-        bound = np.sqrt(6.0 / (np.prod(field) * (inputs + outputs)))
+    is_gru = leaf[:2] in ("w_", "u_")
+    bound = 1.0 / np.sqrt(outputs) if is_gru else np.sqrt(6.0 / (np.prod(field) * (inputs + outputs)))
     return jnp.asarray(random.uniform(-bound, bound, shape), jnp.float32)
 
 

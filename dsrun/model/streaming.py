@@ -114,7 +114,7 @@ class LogitStream:
         """Begin another utterance."""
         self._carried = self._start
         self._waiting = np.zeros((0, self.settings.num_bins), np.float32)
-        self._num_frames = self._calls = self._given = 0
+        self._num_frames = self._given = self.calls = 0
 
     def push(self, features: Float32[np.ndarray, "_ bin"]) -> Float32[np.ndarray, "_ class"]:
         """Frames that follow those pushed before; any number."""
@@ -139,8 +139,8 @@ class LogitStream:
     def _call(self, features: Float32[np.ndarray, "frame bin"], num_frames: np.int32) -> Float32[np.ndarray, "_ class"]:
         self._carried, logits = self._step(*self._weights, self._carried, features[None], num_frames)
         # Output frames of this call: those with a number from 0, which come last, and up to the utterance's end.
-        first = self._calls * self.chunk - lag(self.settings)
-        self._calls += 1
+        first = self.calls * self.chunk - lag(self.settings)
+        self.calls += 1
         stop = min(first + self.chunk, front_end_frames(self.settings.front_end, int(num_frames)))
         fresh = np.asarray(logits)[max(-first, 0) : max(stop - first, 0)]
         self._given += len(fresh)

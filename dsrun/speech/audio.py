@@ -81,8 +81,8 @@ def read_header(utterance: Utterance, settings: AudioSettings) -> Header:
     problem, count = None, 0
     with _opened(utterance.audio, utterance.member, None) as (content, file):
         try:
-            _require_whole(name, content)
-            _require_rate_and_channel(name, file.samplerate, file.channels, settings)
+            require_whole(name, content)
+            require_rate_and_channel(name, file.samplerate, file.channels, settings)
             _, count = _range(name, file, settings.max_seconds, utterance.offset, utterance.duration, utterance.is_part)
         except DataError as error:
             problem = str(error)
@@ -122,8 +122,8 @@ def read_audio(
     name = place_of(path, member)
     with _opened(path, member, sha256) as (content, file):
         rate = file.samplerate
-        _require_whole(name, content)
-        _require_rate_and_channel(name, rate, file.channels, settings)
+        require_whole(name, content)
+        require_rate_and_channel(name, rate, file.channels, settings)
         start, count = _range(name, file, settings.max_seconds, offset, duration, is_part)
         samples = _read(name, file, start, count)
     mono = samples[:, 0 if settings.channel == "mono" else settings.channel]
@@ -158,7 +158,7 @@ def read_extent(path: Path, member: TarMember | None = None) -> Extent:
     """
     name = place_of(path, member)
     with _opened(path, member, None) as (content, file):
-        _require_whole(name, content)
+        require_whole(name, content)
         _require_length(name, file)
         return Extent(file.samplerate, file.channels, file.frames)
 
@@ -171,7 +171,7 @@ def audio_digest(path: Path, member: TarMember | None = None) -> str:
         content = path.read_bytes() if member is None else _member_bytes(path, member)
         return hashlib.sha256(content).hexdigest()
     except OSError as error:
-        raise DataError(_no_file(path, error)) from None
+        raise DataError(no_file(path, error)) from None
 
 
 def place_of(path: Path, member: TarMember | None) -> str:
@@ -201,7 +201,7 @@ def _member_bytes(path: Path, member: TarMember) -> bytes:
             tar.seek(member.offset)
             content = tar.read(member.size)
     except OSError as error:
-        raise DataError(_no_file(path, error)) from None
+        raise DataError(no_file(path, error)) from None
     if len(content) < member.size:
         raise DataError(f"{place_of(path, member)}: the tar file ends at {path.stat().st_size}. Is it cut off?")
     return content
@@ -212,13 +212,14 @@ def _opened(
     path: Path, member: TarMember | None, sha256: str | None
 ) -> Iterator[tuple[Path | bytes, soundfile.SoundFile]]:
     if not path.is_file():
-        raise DataError(_no_file(path, None))
+        raise DataError(no_file(path, None))
     content = _content(path, member, sha256)
-    with _decoder(place_of(path, member), content) as file:
+    with open_decoder(place_of(path, member), content) as file:
         yield content, file
 
 
-def _decoder(name: str, content: Path | bytes) -> soundfile.SoundFile:
+def open_decoder(name: str, content: Path | bytes) -> soundfile.SoundFile:
+    """libsndfile's view of a file or of its bytes. Raises DataError for what it does not read."""
     try:
         return soundfile.SoundFile(str(content) if isinstance(content, Path) else io.BytesIO(content))
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
@@ -226,7 +227,8 @@ def _decoder(name: str, content: Path | bytes) -> soundfile.SoundFile:
         raise DataError(f"{name}: not an audio file that can be read ({reason.rstrip('.')}).") from None
 
 
-def _no_file(path: Path, error: OSError | None) -> str:
+def no_file(path: Path, error: OSError | None) -> str:
+    """Why there is nothing to read, in words."""
     if os.path.isdir(path):
         return f"{path}: a folder, not an audio file."
     if error is None or isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -277,7 +279,8 @@ def _read(name: str, file: soundfile.SoundFile, start: int, count: int) -> Float
     return samples
 
 
-def _require_rate_and_channel(name: str, rate: int, channels: int, settings: AudioSettings) -> None:
+def require_rate_and_channel(name: str, rate: int, channels: int, settings: AudioSettings) -> None:
+    """Raises DataError for a rate or a number of channels that the settings do not allow."""
     problems = []
     if rate != settings.sample_rate and not settings.resample:
         problems.append(
@@ -297,7 +300,7 @@ def _require_rate_and_channel(name: str, rate: int, channels: int, settings: Aud
         raise DataError(f"{name}: " + "; ".join(problems) + ".")
 
 
-def _require_whole(name: str, content: Path | bytes) -> None:
+def require_whole(name: str, content: Path | bytes) -> None:
     """Compare what the container says with the file; libsndfile reads a cut one as a shorter clip without an error."""
     stream: BinaryIO = content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
     with stream as file:

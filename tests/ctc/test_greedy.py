@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsrun.ctc import greedy_search
+from dsrun.ctc import GreedyStream, greedy_search
 
 
 def logits_of(path: list[int], classes: int) -> np.ndarray:
@@ -19,6 +19,17 @@ def test_repeats_merge_then_blanks_go(path, num_frames):
     num_frames = min(num_frames, len(path))
     expected = [c for c, _ in itertools.groupby(path[:num_frames]) if c != 0]
     assert greedy_search(logits_of(path, 4)[None], np.array([num_frames])) == [expected]
+
+
+@given(st.lists(st.lists(st.integers(0, 2), max_size=4), max_size=6))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_pieces_give_the_labels_of_the_whole_as_soon_as_their_first_frame_is_there(pieces):
+    stream, found, path = GreedyStream(), [], []
+    for piece in pieces:
+        found += stream.push(logits_of(piece, 3) if piece else np.zeros((0, 3), np.float32))
+        path += piece
+        whole = logits_of(path, 3) if path else np.zeros((0, 3), np.float32)
+        assert found == greedy_search(whole[None], [len(path)])[0]
 
 
 def test_a_blank_keeps_equal_neighbours_apart():

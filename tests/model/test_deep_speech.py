@@ -210,6 +210,15 @@ def test_network_with_lookahead_sees_so_many_output_frames_ahead_and_no_more():
     assert not np.array_equal(a[0, 7], b[0, 7])
 
 
+def test_network_with_lookahead_starts_as_the_network_without():
+    features, num_frames = batch()
+    a, b = (
+        compiled(settings)(init_parameters(settings, 1), None, features, num_frames)
+        for settings in (AHEAD, replace(AHEAD, lookahead=0))
+    )
+    np.testing.assert_array_equal(a.logits, b.logits)
+
+
 def test_lookahead_is_a_row_convolution_between_the_last_gru_layer_and_the_linear_map():
     """The kernel 1, 0, 0, 0 hands each frame on; 0, 1, 0, 0 the next one, and behind the utterance's last zeros: the bias alone."""
     plain = replace(AHEAD, lookahead=0)

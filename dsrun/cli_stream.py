@@ -1,0 +1,70 @@
+"""`dsrun transcribe --stream`: what is printed while the sound comes.
+
+On a terminal one line is rewritten and its end shown where it grows wider than the terminal; elsewhere the text alone when all has been
+heard, or with --json one JSON document a line, whenever the text grows and at the end. Delay and time of computing go to stderr.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from dsrun.cli_scores import printable
+from dsrun.errors import UsageError
+
+CLEAR_TO_END = "\x1b[K"
+
+
+def transcribe_stream(run: Path, audio: list[Path], *, as_json: bool, **options: Any) -> None:
+    """Transcribe one source as it comes, and print."""
+    from dsrun.streaming import stream_file
+
+    if len(audio) != 1:
+        raise UsageError(f"--stream takes one recording, a file or - for standard input; {len(audio)} are named.")
+    if options["raw_rate"] is not None and str(audio[0]) != "-":
+        raise UsageError(
+            f"--raw-rate is for bare samples on standard input (-); {audio[0]} is a file, which says its rate."
+        )
+    if options["is_paced"] and str(audio[0]) == "-":
+        raise UsageError("--realtime paces a file; standard input comes as fast as it comes. Leave it out.")
+    is_terminal = sys.stdout.isatty() and not as_json
+    on_text = _print_json if as_json else _rewrite_line if is_terminal else _print_nothing
+    report = stream_file(run, audio[0], pipe=sys.stdin.buffer, on_text=on_text, **options)
+    if as_json:
+        _print_line(report | {"is_final": True})
+        return
+    print(f"\r{CLEAR_TO_END}{printable(report['text'])}" if is_terminal else report["text"], flush=True)
+    print(latency_line(report), file=sys.stderr)
+
+
+def latency_line(report: dict[str, Any]) -> str:
+    """Delay and time of computing in words."""
+    latency, compute = report["latency"], report["compute"]
+    parts = [
+        f"{name.replace('_', ' ')} {latency[f'{name}_ms']:g}"
+        for name in ("chunk", "window", "front_end", "lookahead", "resampler")
+        if f"{name}_ms" in latency
+    ]
+    return (
+        f"latency at most {latency['total_ms']:g} ms ({', '.join(parts)}) and computing: {compute['median_ms']:.1f} ms a chunk, at most "
+        f"{compute['max_ms']:.1f}; {100 * compute['share_of_real_time']:.1f}% of real time for {report['seconds']:.1f} s"
+    )
+
+
+def _print_json(text: str, seconds: float) -> None:
+    _print_line({"seconds": seconds, "text": text, "is_final": False})
+
+
+def _print_line(document: dict[str, Any]) -> None:
+    print(json.dumps(document, ensure_ascii=False), flush=True)
+
+
+def _rewrite_line(text: str, seconds: float) -> None:
+    text, room = printable(text), shutil.get_terminal_size().columns - 1
+    shown = text if len(text) <= room else "…" + text[len(text) - room + 1 :]
+    print(f"\r{shown}{CLEAR_TO_END}", end="", flush=True)
+
+
+def _print_nothing(text: str, seconds: float) -> None:
+    pass

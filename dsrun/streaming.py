@@ -1,0 +1,188 @@
+"""Streamed transcription: text while the sound comes, with a delay that is stated, and in the end the text of the whole pass.
+
+On the roof. Samples (`speech.live`) become features as their windows fill (`speech.feature_stream`), features logits in chunks of one
+shape (`model.streaming`), logits labels across the chunks' borders (`ctc.GreedyStream`). A label, once printed, is never taken back.
+
+Latency. The text of an output frame depends on sound up to its last window, its front end's context and the row convolution's, and waits
+until a chunk is full: so long after the frame's first sample at the latest its label is there, plus the time of computing.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from dsrun import build
+from dsrun.ctc import GreedyStream
+from dsrun.errors import DataError, UsageError
+from dsrun.model import ModelSettings, time_stride
+from dsrun.model.streaming import LogitStream, frames_needed
+from dsrun.speech import FeatureSettings
+from dsrun.speech.feature_stream import FeatureStream
+from dsrun.speech.live import LiveAudio, LiveSamples, Pipe, live_file, live_pipe
+from dsrun.trained import Trained, load_run
+
+OnText = Callable[[str, float], None]  # the text so far, and the seconds of sound that it was made of
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of sound from the beginning of an output frame until its label, at most; computing comes on top.
+
+    chunk: what a call of the network takes in, which is waited for. window: of a spectrogram frame. front_end, lookahead: later frames
+    that the front end and the row convolution see.
+    """
+
+    chunk: float
+    window: float
+    front_end: float
+    lookahead: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.chunk + self.window + self.front_end + self.lookahead
+
+    def to_json(self) -> dict[str, float]:
+        """Names with their unit."""
+        parts = {name: getattr(self, name) for name in ("chunk", "window", "front_end", "lookahead", "total")}
+        return {f"{name}_ms": round(value, 3) for name, value in parts.items()}
+
+
+def stream_latency(settings: ModelSettings, features: FeatureSettings, *, chunk: int) -> Latency:
+    """Of chunks of so many output frames."""
+    hop, window = (1000.0 * samples / features.sample_rate for samples in (features.hop, features.window))
+    output = hop * time_stride(settings.front_end)
+    ahead = output * settings.lookahead
+    return Latency(output * chunk, window, hop * frames_needed(settings) - ahead, ahead)
+
+
+class StreamRecognizer:
+    """A run's network, hearing one recording.
+
+    Args:
+        trained: the run. chunk_ms: sound that a call of the network takes in, rounded down to whole output frames, at least one.
+
+    Raises:
+        UsageError: the network cannot be streamed; says why and what can.
+    """
+
+    def __init__(self, trained: Trained, *, chunk_ms: float):
+        self.alphabet, settings = trained.alphabet, trained.settings
+        features = build.build_features(trained.config)
+        frame_ms = 1000.0 * features.hop * time_stride(settings.front_end) / features.sample_rate
+        # A ratio that is whole but for a rounding error is whole.
+        chunk = max(1, int(chunk_ms / frame_ms + 1e-6))
+        self.latency = stream_latency(settings, features, chunk=chunk)
+        policy = build.build_policy(trained.config)
+        try:
+            self._logits = LogitStream(settings, policy, trained.weights, trained.statistics, chunk=chunk)
+        except ValueError as error:
+            raise UsageError(f"{trained.run.path}: cannot be transcribed with --stream: {error}") from None
+        self._features = FeatureStream(features, trained.normalization)
+        self._labels, self._found = GreedyStream(), list[int]()
+        self.seconds_a_call: list[float] = []
+        # Compiled on silence before anybody speaks, so that the first chunk is no slower than the others.
+        self._logits.push(np.zeros((self._logits.frames_a_chunk, settings.num_bins), np.float32))
+        self._logits.restart()
+
+    @property
+    def text(self) -> str:
+        """What has been recognised so far."""
+        return self.alphabet.decode(self._found)
+
+    def hear(self, samples: np.ndarray) -> bool:
+        """Take in samples that follow; is there new text?"""
+        return self._timed(lambda: self._logits.push(self._features.push(samples)))
+
+    def finish(self) -> bool:
+        """The recording has ended; is there new text? Raises DataError if it is shorter than a window."""
+        self._features.finish()
+        return self._timed(self._logits.finish)
+
+    def _timed(self, logits: Callable[[], np.ndarray]) -> bool:
+        start, calls = time.perf_counter(), self._logits.calls
+        labels = self._labels.push(logits())
+        self._found += labels
+        if made := self._logits.calls - calls:
+            self.seconds_a_call += [(time.perf_counter() - start) / made] * made
+        return bool(labels)
+
+
+def stream_file(
+    run: Path,
+    source: Path,
+    *,
+    checkpoint: str,
+    chunk_ms: float,
+    resample: bool,
+    channel: int | None,
+    raw_rate: int | None,
+    is_paced: bool,
+    pipe: Pipe,
+    on_text: OnText,
+) -> dict[str, Any]:
+    """Transcribe a file, or for "-" what comes through `pipe`, calling `on_text` whenever there is new text; returns the report.
+
+    Raises:
+        UsageError: the network cannot be streamed. DataError: the sound cannot be read, naming the source.
+    """
+    trained = load_run(run, checkpoint)
+    recognizer = StreamRecognizer(trained, chunk_ms=chunk_ms)
+    data = trained.config.data
+    wanted = {"resample": data.resample or resample, "channel": data.channel if channel is None else channel}
+    settings = build.build_audio(trained.config.model_copy(update={"data": data.model_copy(update=wanted)}))
+    block_seconds = recognizer.latency.chunk / 1000.0
+    if str(source) == "-":
+        audio = live_pipe(pipe, name="standard input", raw_rate=raw_rate, block_seconds=block_seconds)
+    else:
+        audio = live_file(source, block_seconds=block_seconds)
+    if is_paced:
+        audio = paced(audio)
+    samples = LiveSamples(audio, settings)
+    heard = 0
+    for block in samples:
+        heard += len(block)
+        if recognizer.hear(block):
+            on_text(recognizer.text, heard / settings.sample_rate)
+    try:
+        recognizer.finish()
+    except DataError as error:
+        raise DataError(f"{audio.name}: {error}") from None
+    return {"file": str(source), "text": recognizer.text} | _figures(recognizer, heard / settings.sample_rate, samples)
+
+
+def paced(audio: LiveAudio) -> LiveAudio:
+    """The same recording at the speed of sound: each block when its last sample would have been spoken."""
+
+    def blocks() -> Iterator[np.ndarray]:
+        start, spoken = time.monotonic(), 0
+        for block in audio.blocks:
+            spoken += len(block)
+            time.sleep(max(0.0, start + spoken / audio.sample_rate - time.monotonic()))
+            yield block
+
+    return LiveAudio(audio.name, audio.sample_rate, audio.channels, blocks())
+
+
+def _figures(recognizer: StreamRecognizer, seconds: float, samples: LiveSamples) -> dict[str, Any]:
+    """Length of the recording, latency, and what computing took."""
+    calls = recognizer.seconds_a_call
+    latency = recognizer.latency.to_json()
+    if samples.held_back:
+        latency["resampler_ms"] = round(1000.0 * samples.held_back, 3)
+        latency["total_ms"] += latency["resampler_ms"]
+    return {
+        "seconds": seconds,
+        "latency": latency,
+        "compute": {
+            "chunks": len(calls),
+            "median_ms": 1000.0 * median(calls) if calls else 0.0,
+            "max_ms": 1000.0 * max(calls, default=0.0),
+            "share_of_real_time": sum(calls) / seconds,
+        },
+    }
