@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dsrun.cli_scores import printable
 from dsrun.errors import UsageError
@@ -30,7 +30,7 @@ def transcribe_stream(run: Path, audio: list[Path], *, as_json: bool, **options:
         raise UsageError("--realtime paces a file; standard input comes as fast as it comes. Leave it out.")
     is_terminal = sys.stdout.isatty() and not as_json
     on_text = _print_json if as_json else _rewrite_line if is_terminal else _print_nothing
-    report = stream_file(run, audio[0], pipe=sys.stdin.buffer, on_text=on_text, **options)
+    report = stream_file(run, audio[0], pipe=cast(Any, sys.stdin.buffer), on_text=on_text, **options)
     if as_json:
         _print_line(report | {"is_final": True})
         return

@@ -10,6 +10,7 @@ until a chunk is full: so long after the frame's first sample at the latest its 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -62,7 +63,7 @@ def stream_latency(settings: ModelSettings, features: FeatureSettings, *, chunk:
 
 
 class StreamRecognizer:
-    """A run's network, hearing one recording.
+    """A run's network, hearing one recording after another.
 
     Args:
         trained: the run. chunk_ms: sound that a call of the network takes in, rounded down to whole output frames, at least one.
@@ -83,12 +84,17 @@ class StreamRecognizer:
             self._logits = LogitStream(settings, policy, trained.weights, trained.statistics, chunk=chunk)
         except ValueError as error:
             raise UsageError(f"{trained.run.path}: cannot be transcribed with --stream: {error}") from None
-        self._features = FeatureStream(features, trained.normalization)
-        self._labels, self._found = GreedyStream(), list[int]()
+        self._new_features = partial(FeatureStream, features, trained.normalization)
         self.seconds_a_call: list[float] = []
         # Compiled on silence before anybody speaks, so that the first chunk is no slower than the others.
         self._logits.push(np.zeros((self._logits.frames_a_chunk, settings.num_bins), np.float32))
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin another recording."""
         self._logits.restart()
+        self._features, self._labels = self._new_features(), GreedyStream()
+        self._found: list[int] = []
 
     @property
     def text(self) -> str:
