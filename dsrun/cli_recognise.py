@@ -8,11 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dsrun.cli_decoding import (
+    AllowTestOption,
+    BeamBackendOption,
+    BeamWidthOption,
+    DecoderOption,
+    LexiconOption,
+    LmOption,
+    LmWeightOption,
+    TuneOption,
+    WordBonusOption,
+    print_tuning,
+)
 from dsrun.cli_options import JsonOption, RunArgument
 from dsrun.cli_scores import print_breakdown, print_comparison, print_scores, printable
 from dsrun.errors import UsageError
 
 if TYPE_CHECKING:
+    from dsrun.decoding_options import DecodingOptions
     from dsrun.scored import Scored
 
 
@@ -25,7 +38,15 @@ def evaluate(
         Path | None, typer.Option(help="Manifest to score. Default: the config's data.test, else data.dev.")
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="best, last, or a step number.")] = "best",
-    decoder: Annotated[str, typer.Option(help="greedy (the only one so far).")] = "greedy",
+    decoder: DecoderOption = "greedy",
+    beam_width: BeamWidthOption = None,
+    lm: LmOption = None,
+    lm_weight: LmWeightOption = None,
+    word_bonus: WordBonusOption = None,
+    lexicon: LexiconOption = None,
+    beam_backend: BeamBackendOption = None,
+    tune_lm: TuneOption = False,
+    allow_test: AllowTestOption = False,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Utterances a batch. Default: the config's global batch.")
     ] = None,
@@ -55,6 +76,9 @@ def evaluate(
     empty adds its hypothesis as insertions and nothing to the length; if all references are empty the rate is infinite with
     any insertion and 0 without. Each utterance's reference, hypothesis and errors go to RUN/evaluation/<manifest>.jsonl.
 
+    Beam search (--decoder beam) writes to a file of its own, named after its settings. What is not said of it comes from the run's
+    tuning (RUN/evaluation/lm.json), if --tune-lm has left one.
+
     Then where the errors are: by length, by speaker where the manifest has speakers (with an interval that draws speakers instead
     of utterances), and which words and characters are confused.
     """
@@ -64,7 +88,15 @@ def evaluate(
     if plot is not None or output is not None:
         _plot(context, run, plot, output, manifest=manifest, checkpoint=checkpoint, as_json=json_output)
         return
-    options = {"manifest": manifest, "checkpoint": checkpoint, "decoder": decoder, "batch": batch}
+    from dsrun.decoding_options import DecodingOptions
+
+    decoding = DecodingOptions(
+        "beam" if tune_lm else decoder, beam_width, lm, lm_weight, word_bonus, lexicon, beam_backend
+    )
+    if tune_lm or allow_test:
+        _tune(context, run, decoding, manifest=manifest, checkpoint=checkpoint, batch=batch, as_json=json_output)
+        return
+    options = {"manifest": manifest, "checkpoint": checkpoint, "decoding": decoding, "batch": batch}
     _check_sources(context, [source for source in (run, against) if source is not None])
     if html is not None:
         check_page(html)
@@ -103,6 +135,48 @@ def _check_sources(context: typer.Context, sources: Sequence[Path]) -> None:
             f"{', '.join(unused)}: for a run, and {sources[0]} is a file of results, which no network is asked for. Leave it out, "
             "or name the run's folder."
         )
+
+
+# Of `--tune-lm`, which scores nothing.
+OPTIONS_OF_TUNING = {
+    *(
+        "run",
+        "manifest",
+        "checkpoint",
+        "decoder",
+        "beam_width",
+        "lm",
+        "lm_weight",
+        "word_bonus",
+        "lexicon",
+        "beam_backend",
+    ),
+    *("tune_lm", "allow_test", "batch", "json_output"),
+}
+
+
+def _tune(
+    context: typer.Context,
+    run: Path,
+    decoding: "DecodingOptions",
+    *,
+    manifest: Path | None,
+    checkpoint: str,
+    batch: int | None,
+    as_json: bool,
+) -> None:
+    """Find the language model's weights instead of scoring."""
+    from dsrun.cli_study import print_json
+
+    if not context.params["tune_lm"]:
+        raise UsageError("--allow-test is for --tune-lm.")
+    if unused := _given(context, besides=OPTIONS_OF_TUNING):
+        raise UsageError(f"--tune-lm finds weights and scores nothing: leave {', '.join(unused)} out.")
+    from dsrun.lm_tuning import tune_lm
+
+    allow_test = context.params["allow_test"]
+    report = tune_lm(run, decoding, manifest=manifest, checkpoint=checkpoint, batch=batch, allow_test=allow_test)
+    print_json(report) if as_json else print_tuning(report)
 
 
 OPTIONS_OF_A_PLOT = {"run", "manifest", "checkpoint", "plot", "output", "json_output"}

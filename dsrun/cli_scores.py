@@ -37,6 +37,9 @@ def _print_origin(report: dict[str, Any]) -> None:
         return
     print(f"run       {report['run']}  checkpoint step {report['step']}")
     print(f"manifest  {report['manifest']}  {report['utterances']} utterances")
+    if report["decoder"]["kind"] != "greedy":
+        settings = ", ".join(f"{name} {value}" for name, value in report["decoder"].items() if value is not None)
+        print(f"decoder   {settings.removeprefix('kind ')}")
     if report["determinism"] != "strict":
         print(f"          determinism {report['determinism']}")
 

@@ -27,9 +27,7 @@ class Scored:
         report = self.report
         if "results" in report:
             return str(report["results"])
-        decoder = report["decoder"]
-        kind = decoder["kind"] if isinstance(decoder, dict) else decoder
-        return f"{report['run']}, checkpoint step {report['step']}, {kind}"
+        return f"{report['run']}, checkpoint step {report['step']}, {report['decoder']['kind']}"
 
     @property
     def manifest(self) -> Path | None:

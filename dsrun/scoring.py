@@ -4,6 +4,7 @@ On the roof, between `trained.py` (a run folder, ready to recognise) and the roo
 """
 
 import errno
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 from dsrun import build
 from dsrun.config import load_config
+from dsrun.decoding import make_decoder
+from dsrun.decoding_options import GREEDY, DecodingOptions
 from dsrun.errors import DataError, UsageError
 from dsrun.evaluation.results import Evaluation
 from dsrun.record import RunDir, read_provenance, write_atomically
@@ -42,12 +45,17 @@ def refuse_another_runtime(first: Path, second: Path) -> None:
 
 
 def score_run(
-    path: Path, *, manifest: Path | None, checkpoint: str, decoder: str = "greedy", batch: int | None = None
+    path: Path,
+    *,
+    manifest: Path | None,
+    checkpoint: str,
+    decoding: DecodingOptions = GREEDY,
+    batch: int | None = None,
 ) -> Scored:
     """Score a run on a manifest and write each utterance's result."""
-    if decoder != "greedy":
-        raise UsageError(f"--decoder {decoder}: only greedy is available yet.")
+    decoding.check()
     trained = load_run(path, checkpoint)
+    decoder = make_decoder(decoding, alphabet=trained.alphabet, run=trained.run)
     config = trained.config
     manifest = manifest or Path(config.data.test or config.data.dev)
     cache = build.cache_of(config, access="read")
@@ -58,21 +66,27 @@ def score_run(
         config = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": batch})})
     batcher = build.build_batcher(config, dataset, purpose="evaluate")
     result: Evaluation = trained.evaluator(
-        trained.weights, trained.statistics, batcher.epoch(0), references=references, alphabet=trained.alphabet
+        trained.weights,
+        trained.statistics,
+        batcher.epoch(0),
+        references=references,
+        alphabet=trained.alphabet,
+        decoder=decoder,
     )
     facts = {u.id: (u.duration or None, u.speaker) for u in read_manifest(manifest)}
     result = result.with_facts(facts)
     digest = audio_digest(manifest)
     is_as_trained = digest in _digests_at_the_start(trained.run).values()
-    # The plain name is for the best checkpoint on the run's own data; nothing else may replace that file.
+    # The plain name is for the best checkpoint on the run's own data, greedily decoded; nothing else may replace that file.
     is_official = is_as_trained and checkpoint == "best"
     name = manifest.stem if is_official else f"{manifest.stem}-{digest[:6]}-step_{trained.step:06d}"
-    details = write_details(trained.run.evaluation / f"{name}.jsonl", result)
+    described = decoder.describe()
+    details = write_details(trained.run.evaluation / f"{name}{_name_of(described)}.jsonl", result, described)
     report = {
         "run": str(path),
         "step": trained.step,
         "manifest": str(manifest),
-        "decoder": decoder,
+        "decoder": described,
         "determinism": config.determinism,
         **result.summary(),
         "manifest_is_as_trained": is_as_trained,
@@ -83,11 +97,20 @@ def score_run(
     return Scored(report, result)
 
 
-def write_details(path: Path, result: Evaluation) -> str | None:
-    """Keep each utterance's result; somebody else's run, which cannot be written in, is scored all the same."""
+def _name_of(decoder: dict[str, Any]) -> str:
+    """What a file of results is called after: nothing for greedy, otherwise the decoder and what its settings and files hash to."""
+    if decoder["kind"] == "greedy":
+        return ""
+    what = {name: value for name, value in decoder.items() if name not in ("lm", "lexicon")}  # their sha256 are there
+    return f"-{decoder['kind']}-{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:6]}"
+
+
+def write_details(path: Path, result: Evaluation, decoder: dict[str, Any]) -> str | None:
+    """Keep each utterance's result, with what decoded it; somebody else's run, which cannot be written in, is scored all the same."""
     try:
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, "".join(json.dumps(u.to_json(), ensure_ascii=False) + "\n" for u in result.utterances))
+        lines = (json.dumps(u.to_json() | {"decoder": decoder}, ensure_ascii=False) for u in result.utterances)
+        write_atomically(path, "".join(line + "\n" for line in lines))
     except (OSError, DataError) as error:
         cause = error.__cause__ if isinstance(error, DataError) else error
         if not isinstance(cause, OSError) or cause.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):

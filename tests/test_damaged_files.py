@@ -590,9 +590,9 @@ def test_results_of_a_run_that_cannot_be_written_in_are_given_all_the_same(work,
 
     path, nothing = work / "run" / "evaluation" / "dev.jsonl", Evaluation(())
     path.parent.parent.mkdir()
-    assert write_details(path, nothing) == str(path)
+    assert write_details(path, nothing, {"kind": "greedy"}) == str(path)
     monkeypatch.setattr(os, "open", refuse)
-    assert write_details(path, nothing) is None
+    assert write_details(path, nothing, {"kind": "greedy"}) is None
     assert "dev.jsonl: not written (Permission denied)" in capsys.readouterr().err
 
 

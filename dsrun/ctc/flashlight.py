@@ -19,6 +19,7 @@ KenLM is C++ that trusts its file: give it what `read_arpa` has accepted.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -70,14 +71,24 @@ class FlashlightSearch:
         self._alphabet, self._lexicon = alphabet, lexicon
         self._weight, self._bonus = lm_weight, word_bonus
         self._space = alphabet.symbols.index(SPACE) + 1 if SPACE in alphabet.symbols else None
-        lm = lm if lm_weight else None
         if lexicon is None:
             self._refuse_words(lm)
             self._words: tuple[str, ...] = ("", *alphabet.symbols)  # by token
         else:
             self._words = (*lexicon.words, UNKNOWN)
         self._lm = _language_model(lm, self._words)
-        self._decoder = self._free(beam_width) if lexicon is None else self._with_lexicon(beam_width, lexicon)
+        self._trie = None if lexicon is None else self._tree(lexicon)
+        self._beam_width = beam_width
+        self._decoder = self._free() if lexicon is None else self._with_lexicon(lexicon)
+
+    def with_weights(self, lm_weight: float, word_bonus: float) -> "FlashlightSearch":
+        """The same search with other weights; dictionaries, tree and language model are shared."""
+        other = copy(self)
+        other._weight, other._bonus = lm_weight, word_bonus
+        if self._lexicon is None:
+            other._refuse_words(None)
+        other._decoder = other._free() if self._lexicon is None else other._with_lexicon(self._lexicon)
+        return other
 
     def __call__(self, log_probs: Float[np.ndarray, "output_frame class"]) -> list[Hypothesis]:
         """The best texts of an utterance, best first; of several with one text the probabilities are added."""
@@ -126,11 +137,11 @@ class FlashlightSearch:
         if self._bonus:
             raise UsageError("flashlight adds a word bonus only with a lexicon: add --lexicon, or --beam-backend own.")
 
-    def _free(self, beam_width: int) -> Any:
+    def _free(self) -> Any:
         from flashlight.lib.text.decoder import CriterionType, LexiconFreeDecoder, LexiconFreeDecoderOptions
 
         options = LexiconFreeDecoderOptions(
-            beam_size=beam_width,
+            beam_size=self._beam_width,
             beam_size_token=self._alphabet.num_classes,
             beam_threshold=NO_THRESHOLD,
             lm_weight=self._weight * LN10,
@@ -142,24 +153,11 @@ class FlashlightSearch:
         separator = BLANK if self._space is None else self._space
         return LexiconFreeDecoder(options, self._lm, separator, BLANK, [])
 
-    def _with_lexicon(self, beam_width: int, lexicon: Lexicon) -> Any:
-        from flashlight.lib.text.decoder import (
-            CriterionType,
-            LexiconDecoder,
-            LexiconDecoderOptions,
-            SmearingMode,
-            Trie,
-        )
+    def _with_lexicon(self, lexicon: Lexicon) -> Any:
+        from flashlight.lib.text.decoder import CriterionType, LexiconDecoder, LexiconDecoderOptions
 
-        classes = {symbol: index for index, symbol in enumerate(self._alphabet.symbols, start=1)}
-        trie = Trie(self._alphabet.num_classes, self._space)
-        start = self._lm.start(False)
-        for index, word in enumerate(lexicon.words):
-            spelling = [*(classes[symbol] for symbol in word), self._space]
-            trie.insert(spelling, index, self._lm.score(start, index)[1])
-        trie.smear(SmearingMode.MAX)  # while a word is begun, the best that it can become is hoped for
         options = LexiconDecoderOptions(
-            beam_size=beam_width,
+            beam_size=self._beam_width,
             beam_size_token=self._alphabet.num_classes,
             beam_threshold=NO_THRESHOLD,
             lm_weight=self._weight * LN10,
@@ -170,7 +168,20 @@ class FlashlightSearch:
             criterion_type=CriterionType.CTC,
         )
         unknown = len(lexicon.words)
-        return LexiconDecoder(options, trie, self._lm, self._space, BLANK, unknown, [], False)
+        return LexiconDecoder(options, self._trie, self._lm, self._space, BLANK, unknown, [], False)
+
+    def _tree(self, lexicon: Lexicon) -> Any:
+        """Words by their letters and a separator, each with what the model gives it at the start of a sentence."""
+        from flashlight.lib.text.decoder import SmearingMode, Trie
+
+        classes = {symbol: index for index, symbol in enumerate(self._alphabet.symbols, start=1)}
+        trie = Trie(self._alphabet.num_classes, self._space)
+        start = self._lm.start(False)
+        for index, word in enumerate(lexicon.words):
+            spelling = [*(classes[symbol] for symbol in word), self._space]
+            trie.insert(spelling, index, self._lm.score(start, index)[1])
+        trie.smear(SmearingMode.MAX)  # while a word is begun, the best that it can become is hoped for
+        return trie
 
 
 def _language_model(lm: Path | None, words: Sequence[str]) -> Any:

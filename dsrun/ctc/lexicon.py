@@ -6,7 +6,7 @@ separator `|` at the end, since a symbol of the alphabet is what a word is writt
 harmless; words are normalised as the alphabet's texts are, and each counts once.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +69,7 @@ class Lexicon:
         self._ends.add(node)
 
 
-def read_lexicon(path: Path, alphabet: Alphabet, *, normalize: Callable[[str], str]) -> Lexicon:
+def read_lexicon(path: Path, alphabet: Alphabet) -> Lexicon:
     """The lexicon of a file.
 
     Raises:
@@ -90,8 +90,10 @@ def read_lexicon(path: Path, alphabet: Alphabet, *, normalize: Callable[[str], s
             problems.append(
                 f"{path}:{number}: {' '.join(spelling)!r} is not the spelling of {written!r} by its letters."
             )
-        if word := normalize(written):
-            words.append(word)
+        try:
+            words += alphabet.normalize(written).split()
+        except DataError as error:
+            problems.append(f"{path}:{number}: {error}")
     if problems:
         raise DataError(list_problems(problems))
     try:

@@ -162,6 +162,9 @@ def test_eval_and_transcribe_a_finished_run(finished, tmp_path):
     other = json.loads(dsrun("eval", run, "--manifest", fewer, "--json").stdout)
     assert other["utterances"] == 1
     assert not other["manifest_is_as_trained"]
+    beam = json.loads(dsrun("eval", run, "--decoder", "beam", "--beam-width", 4, "--json").stdout)
+    assert (beam["decoder"]["kind"], beam["decoder"]["beam_width"]) == ("beam", 4)
+    assert Path(beam["details"]).name.startswith("dev-beam-")
     assert (run / "evaluation" / "dev.jsonl").read_bytes() == official
     one_by_one = json.loads(dsrun("eval", run, "--batch", 2, "--json").stdout)
     assert one_by_one["characters"] == report["characters"]

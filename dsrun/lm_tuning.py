@@ -1,0 +1,188 @@
+"""Tuning: the language model's weight and the word bonus that make the fewest errors on the dev set.
+
+On the roof. The network runs once; its class scores are decoded once for each point: a grid, then twice the eight neighbours of the best
+point at half the step. Fewest word errors win (character errors for an alphabet without a space), then fewest of the other kind, then
+the smaller weight and the smaller bonus: the same scores give the same answer. Weights of 0 are among the points, so the table says
+what the language model is worth beside a bonus alone.
+
+The test set has no part in it: weights that were chosen on it are part of what it measures.
+"""
+
+import itertools
+import json
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsrun import build
+from dsrun.ctc import log_softmax
+from dsrun.decoding import BEAM_WIDTH, TUNED, Tuned, choose_backend, make_search
+from dsrun.decoding_options import DecodingOptions
+from dsrun.errors import UsageError
+from dsrun.evaluation.decoders import Search
+from dsrun.evaluation.error_rate import ErrorCount, character_errors, total_errors, word_errors
+from dsrun.record import write_atomically
+from dsrun.speech import audio_digest
+from dsrun.trained import Trained, load_run
+
+LM_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0)
+WORD_BONUSES = (0.0, 1.0, 2.0, 3.0, 4.0)
+REFINEMENTS = 2  # each halves the grid's steps
+
+
+@dataclass(frozen=True)
+class Point:
+    """Weights, and the errors that decoding with them makes."""
+
+    lm_weight: float
+    word_bonus: float
+    words: ErrorCount
+    characters: ErrorCount
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One utterance's reference and class scores [output_frame, class]."""
+
+    reference: str
+    logits: np.ndarray
+
+
+def tune_lm(
+    path: Path,
+    options: DecodingOptions,
+    *,
+    manifest: Path | None,
+    checkpoint: str,
+    batch: int | None,
+    allow_test: bool,
+) -> dict[str, Any]:
+    """Find the best weights on a manifest (default the config's dev set), write RUN/evaluation/lm.json, and report every point.
+
+    Raises:
+        UsageError: no language model, weights that are to be found, or the run's test set without `allow_test`.
+    """
+    if options.lm is None:
+        raise UsageError("--tune-lm tunes a language model's weight: add --lm FILE.arpa (`dsrun lm train` makes one).")
+    if options.lm_weight is not None or options.word_bonus is not None:
+        raise UsageError("--tune-lm finds --lm-weight and --word-bonus: leave them out.")
+    # Files are read before the network runs, which takes longer.
+    trained = load_run(path, checkpoint)
+    manifest = manifest or Path(trained.config.data.dev)
+    if not allow_test:
+        _refuse_the_test_set(trained, manifest)
+    search = make_search(options, alphabet=trained.alphabet, lm_weight=1.0, word_bonus=0.0)
+    scores = class_scores(trained, manifest, batch=batch)
+    by_words = " " in trained.alphabet.symbols
+    points = search_points(search, scores, by_words=by_words)
+    best = points[0]
+    tuned = Tuned(
+        lm=str(options.lm.resolve()),
+        lm_sha256=audio_digest(options.lm),
+        lexicon=None if options.lexicon is None else str(options.lexicon.resolve()),
+        beam_width=options.beam_width or BEAM_WIDTH,
+        beam_backend=choose_backend(options),
+        lm_weight=best.lm_weight,
+        word_bonus=best.word_bonus,
+    )
+    report = {
+        "run": str(path),
+        "step": trained.step,
+        "manifest": str(manifest),
+        "manifest_sha256": audio_digest(manifest),
+        "utterances": len(scores),
+        "objective": "wer" if by_words else "cer",
+        "best": asdict(tuned),
+        "points": [
+            {
+                "lm_weight": point.lm_weight,
+                "word_bonus": point.word_bonus,
+                "wer": _finite(point.words.rate),
+                "cer": _finite(point.characters.rate),
+                "words": point.words.to_json(),
+                "characters": point.characters.to_json(),
+            }
+            for point in points
+        ],
+    }
+    trained.run.evaluation.mkdir(exist_ok=True)
+    write_atomically(trained.run.evaluation / TUNED, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    return report | {"written": str(trained.run.evaluation / TUNED)}
+
+
+def class_scores(trained: Trained, manifest: Path, *, batch: int | None) -> list[Scores]:
+    """What the network makes of every utterance of a manifest, in the manifest's order."""
+    config = trained.config
+    cache = build.cache_of(config, access="read")
+    dataset, references, _ = build.build_evaluation_data(
+        config, manifest, trained.alphabet, trained.normalization, cache=cache
+    )
+    if batch is not None:
+        config = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": batch})})
+    found = {}
+    for one in build.build_batcher(config, dataset, purpose="evaluate").epoch(0):
+        logits, num_frames = trained.evaluator.logits(trained.weights, trained.statistics, one)
+        for row, id in enumerate(one.ids):
+            if id:
+                found[id] = Scores(references[id], logits[row, : num_frames[row]].copy())
+    return [found[id] for id in references if id in found]
+
+
+def search_points(search: Search, scores: list[Scores], *, by_words: bool) -> list[Point]:
+    """Every point that was tried, best first."""
+    points: dict[tuple[float, float], Point] = {}
+
+    def order(point: Point) -> tuple[float, ...]:
+        errors = (point.words.errors, point.characters.errors)
+        return (*(errors if by_words else reversed(errors)), point.lm_weight, point.word_bonus)
+
+    def try_all(candidates: Iterable[tuple[float, float]]) -> Point:
+        for lm_weight, word_bonus in candidates:
+            if lm_weight >= 0 and (lm_weight, word_bonus) not in points:
+                point = _decode(search.with_weights(lm_weight, word_bonus), scores, lm_weight, word_bonus)
+                points[lm_weight, word_bonus] = point
+                print(
+                    f"--lm-weight {lm_weight:g} --word-bonus {word_bonus:g}  WER {point.words.rate:.4f}  CER {point.characters.rate:.4f}",
+                    file=sys.stderr,
+                )
+        return min(points.values(), key=order)
+
+    best = try_all(itertools.product(LM_WEIGHTS, WORD_BONUSES))
+    steps = LM_WEIGHTS[1] - LM_WEIGHTS[0], WORD_BONUSES[1] - WORD_BONUSES[0]
+    for _ in range(REFINEMENTS):
+        steps = steps[0] / 2, steps[1] / 2
+        moves = itertools.product((-steps[0], 0.0, steps[0]), (-steps[1], 0.0, steps[1]))
+        best = try_all([(best.lm_weight + of_lm, best.word_bonus + of_words) for of_lm, of_words in moves])
+    return sorted(points.values(), key=order)
+
+
+def _decode(search: Search, scores: list[Scores], lm_weight: float, word_bonus: float) -> Point:
+    words, characters = [], []
+    for one in scores:
+        text = search(log_softmax(one.logits))[0].text
+        words.append(word_errors(one.reference, text))
+        characters.append(character_errors(one.reference, text))
+    return Point(lm_weight, word_bonus, total_errors(words), total_errors(characters))
+
+
+def _finite(rate: float) -> float | None:
+    return rate if math.isfinite(rate) else None
+
+
+def _refuse_the_test_set(trained: Trained, manifest: Path) -> None:
+    test = trained.config.data.test
+    if test is None:
+        return
+    is_test = manifest.resolve() == Path(test).resolve() or (
+        Path(test).is_file() and manifest.is_file() and audio_digest(Path(test)) == audio_digest(manifest)
+    )
+    if is_test:
+        raise UsageError(
+            f"{manifest}: is the run's test set. Weights chosen on it make its error rates too good to be true; tune on the dev set "
+            "(the default), or insist with --allow-test."
+        )

@@ -1,0 +1,230 @@
+"""Which decoder the options mean, what a run's tuning remembers, and the tuning itself."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from dsrun import lm_tuning
+from dsrun.cli import app
+from dsrun.ctc import log_softmax
+from dsrun.ctc.flashlight import is_flashlight_installed
+from dsrun.decoding import TUNED, make_decoder, read_tuned
+from dsrun.decoding_options import DecodingOptions
+from dsrun.errors import DataError, UsageError
+from dsrun.evaluation.decoders import BeamDecoder, GreedyDecoder, PrefixSearch
+from dsrun.record import RunDir
+from dsrun.speech import Alphabet
+
+ALPHABET = Alphabet(tuple(" abc"))
+ARPA = "\\data\\\nngram 1=4\n\n\\1-grams:\n-3\t<unk>\n-99\t<s>\n-0.5\t</s>\n-0.1\tab\n\n\\end\\\n"  # knows one word
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "run" / "evaluation").mkdir(parents=True)
+    return RunDir(tmp_path / "run")
+
+
+@pytest.fixture
+def arpa(tmp_path):
+    path = tmp_path / "lm.arpa"
+    path.write_text(ARPA)
+    return path
+
+
+def logits_of(text: str, *, instead: str = "", sureness: float = 3.0) -> np.ndarray:
+    """A frame a letter and a blank after it; letters of `instead` a little more probable than those of `text`."""
+    frames = np.zeros((2 * len(text), ALPHABET.num_classes), np.float32)
+    for position, (letter, other) in enumerate(zip(text, instead or text, strict=True)):
+        frames[2 * position, ALPHABET.symbols.index(letter) + 1] = sureness
+        frames[2 * position, ALPHABET.symbols.index(other) + 1] = sureness + (0.3 if other != letter else 0.0)
+        frames[2 * position + 1, 0] = sureness
+    return frames
+
+
+def test_greedy_is_the_default_and_beam_options_without_beam_are_refused(run):
+    assert make_decoder(DecodingOptions(), alphabet=ALPHABET, run=run) == GreedyDecoder(ALPHABET)
+    with pytest.raises(UsageError, match="--lm-weight, --beam-backend: greedy decoding has no such setting"):
+        make_decoder(DecodingOptions(lm_weight=1.0, beam_backend="own"), alphabet=ALPHABET, run=run)
+    for wrong in ({"decoder": "viterbi"}, {"decoder": "beam", "beam_backend": "torch"}):
+        with pytest.raises(UsageError, match="there are"):
+            make_decoder(DecodingOptions(**wrong), alphabet=ALPHABET, run=run)
+    with pytest.raises(UsageError, match="add --lm"):
+        make_decoder(DecodingOptions("beam", lm_weight=1.0), alphabet=ALPHABET, run=run)
+
+
+def test_a_language_model_turns_a_misheard_word_into_the_one_it_knows(run, arpa):
+    logits = logits_of("ab", instead="cb")[None]
+    plain = make_decoder(DecodingOptions("beam"), alphabet=ALPHABET, run=run)
+    with_lm = make_decoder(DecodingOptions("beam", lm=arpa, lm_weight=0.5, word_bonus=0.0), alphabet=ALPHABET, run=run)
+    assert GreedyDecoder(ALPHABET)(logits, np.array([4])) == ["cb"]
+    assert plain(logits, np.array([4])) == ["cb"]
+    assert with_lm(logits, np.array([4])) == ["ab"]
+    assert with_lm(logits, np.array([0])) == [""]
+    described = with_lm.describe()
+    assert (described["kind"], described["lm"], described["lm_weight"]) == ("beam", str(arpa), 0.5)
+    assert len(described["lm_sha256"]) == 64
+
+
+def test_a_language_model_without_weights_is_used_with_the_default_ones_and_that_is_said(run, arpa, capsys):
+    described = make_decoder(DecodingOptions("beam", lm=arpa), alphabet=ALPHABET, run=run).describe()
+    assert (described["lm_weight"], described["word_bonus"], described["beam_width"]) == (1.0, 1.0, 64)
+    assert "not tuned" in capsys.readouterr().err
+
+
+def write_tuned(run, arpa, **changes):
+    from dsrun.speech import audio_digest
+
+    best = {
+        "lm": str(arpa),
+        "lm_sha256": audio_digest(arpa),
+        "lexicon": None,
+        "beam_width": 8,
+        "beam_backend": "own",
+        "lm_weight": 0.25,
+        "word_bonus": 2.5,
+    }
+    (run.evaluation / TUNED).write_text(json.dumps({"best": best | changes}))
+
+
+def test_beam_takes_from_the_tuning_what_is_not_said_and_says_so(run, arpa, capsys):
+    write_tuned(run, arpa)
+    described = make_decoder(DecodingOptions("beam"), alphabet=ALPHABET, run=run).describe()
+    assert (described["lm_weight"], described["word_bonus"], described["beam_width"]) == (0.25, 2.5, 8)
+    assert "--lm-weight 0.25 --word-bonus 2.5" in capsys.readouterr().err
+    wider = make_decoder(DecodingOptions("beam", beam_width=99, word_bonus=0.0), alphabet=ALPHABET, run=run).describe()
+    assert (wider["lm_weight"], wider["word_bonus"], wider["beam_width"]) == (0.25, 0.0, 99)
+    named = make_decoder(DecodingOptions("beam", lm=arpa), alphabet=ALPHABET, run=run).describe()
+    assert (named["lm_weight"], named["word_bonus"]) == (0.25, 2.5)
+
+
+def test_a_tuning_for_other_bytes_or_a_damaged_one_is_refused(run, arpa):
+    write_tuned(run, arpa)
+    arpa.write_text(ARPA.replace("-0.1", "-0.2"))
+    with pytest.raises(DataError, match="not what it was"):
+        make_decoder(DecodingOptions("beam"), alphabet=ALPHABET, run=run)
+    arpa.unlink()
+    with pytest.raises(DataError, match="not there any more"):
+        make_decoder(DecodingOptions("beam"), alphabet=ALPHABET, run=run)
+    arpa.write_text(ARPA)
+    for damage in ({"lm_weight": "1"}, {"beam_width": 0}, {"lm_weight": -1}, {"lm": 3}, {"word_bonus": True}):
+        write_tuned(run, arpa, **damage)
+        with pytest.raises(DataError, match="Delete it, or tune again"):
+            read_tuned(run)
+    for text in ("", "[]", '{"best": {}}', "[" * 100_000):
+        (run.evaluation / TUNED).write_text(text)
+        with pytest.raises(DataError, match="Delete it, or tune again"):
+            read_tuned(run)
+
+
+def test_the_backend_is_ours_unless_asked_for(run, tmp_path):
+    lexicon = tmp_path / "words.txt"
+    lexicon.write_text("ab\ncab\nxyz\n")
+    options = {"alphabet": ALPHABET, "run": run}
+    assert make_decoder(DecodingOptions("beam", lexicon=lexicon), **options).describe()["backend"] == "own"
+    assert make_decoder(DecodingOptions("beam", beam_backend="auto"), **options).describe()["backend"] == "own"
+    found = make_decoder(DecodingOptions("beam", lexicon=lexicon, beam_backend="auto"), **options)
+    assert found.describe()["backend"] == ("flashlight" if is_flashlight_installed() else "own")
+    assert found(logits_of("ab c ab", instead="ab b ab")[None], np.array([14]))[0] != ""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("ab a c\n", "words.txt:1: 'a c' is not the spelling of 'ab'"), ("xyz\n", "no word that the alphabet can write")],
+)
+def test_a_lexicon_that_cannot_be_meant_is_refused(run, tmp_path, text, reason):
+    (tmp_path / "words.txt").write_text(text)
+    with pytest.raises(DataError, match=reason):
+        make_decoder(DecodingOptions("beam", lexicon=tmp_path / "words.txt"), alphabet=ALPHABET, run=run)
+
+
+class Recorder(PrefixSearch):
+    """A search that reads "ab" if the weight is near 0.7 and the bonus near 1.6, and otherwise a worse text the farther off it is."""
+
+    def __call__(self, log_probs):
+        distance = abs(self.lm_weight - 0.7) + abs(self.word_bonus - 1.6)
+        return [SimpleNamespace(text="ab" + " c" * round(100 * distance))]
+
+
+def test_tuning_finds_the_point_nearest_to_the_best_and_repeats_none():
+    scores = [lm_tuning.Scores("ab", np.zeros((3, 5), np.float32))]
+    points = lm_tuning.search_points(Recorder(ALPHABET, 4), scores, by_words=True)
+    assert (points[0].lm_weight, points[0].word_bonus) == (0.75, 1.5)  # on the grid refined to 0.125 and 0.25
+    tried = [(point.lm_weight, point.word_bonus) for point in points]
+    assert len(set(tried)) == len(tried)
+    assert [point.words.errors for point in points] == sorted(point.words.errors for point in points)
+
+
+def test_of_equal_points_the_smaller_weights_win():
+    scores = [lm_tuning.Scores("ab", logits_of("ab"))]
+    best = lm_tuning.search_points(PrefixSearch(ALPHABET, 4), scores, by_words=True)[0]
+    assert (best.lm_weight, best.word_bonus) == (0.0, -0.75)  # bonuses that the refinements reach
+
+
+@pytest.fixture
+def trained(run, tmp_path, monkeypatch):
+    for name in ("dev", "test"):
+        row = {"audio_filepath": "a.wav", "duration": 1, "text": f"ab {name}"}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    data = SimpleNamespace(dev=str(tmp_path / "dev.jsonl"), test=str(tmp_path / "test.jsonl"))
+    found = SimpleNamespace(run=run, alphabet=ALPHABET, step=7, config=SimpleNamespace(data=data))
+    monkeypatch.setattr(lm_tuning, "load_run", lambda path, checkpoint: found)
+    scores = [lm_tuning.Scores("ab ab", logits_of("ab ab", instead="ab cb"))]
+    monkeypatch.setattr(lm_tuning, "class_scores", lambda *arguments, **options: scores)
+    return found
+
+
+def test_tuning_writes_what_beam_search_then_uses_and_prints_a_table(trained, run, arpa):
+    found = CliRunner().invoke(app, ["eval", str(run.path), "--tune-lm", "--lm", str(arpa), "--beam-width", "16"])
+    assert found.exit_code == 0, found.output
+    assert "by weight of the language model" in found.stdout
+    tuned = read_tuned(run)
+    assert tuned.beam_width == 16
+    assert tuned.lm_weight > 0  # without the model the misheard word stays
+    decoder = make_decoder(DecodingOptions("beam"), alphabet=ALPHABET, run=run)
+    assert isinstance(decoder, BeamDecoder)
+    assert decoder(logits_of("ab ab", instead="ab cb")[None], np.array([10])) == ["ab ab"]
+
+
+def test_tuning_refuses_the_test_set_by_name_and_by_content_unless_told(trained, run, arpa, tmp_path):
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(Path(trained.config.data.test).read_bytes())
+    options = {"checkpoint": "best", "batch": None}
+    for manifest in (Path(trained.config.data.test), copy):
+        with pytest.raises(UsageError, match="test set"):
+            lm_tuning.tune_lm(
+                run.path, DecodingOptions("beam", lm=arpa), manifest=manifest, allow_test=False, **options
+            )
+    lm_tuning.tune_lm(run.path, DecodingOptions("beam", lm=arpa), manifest=copy, allow_test=True, **options)
+    assert read_tuned(run) is not None
+
+
+def test_mistaken_options_of_tuning_are_told_before_anything_is_loaded(run, arpa):
+    def message(*arguments):
+        found = CliRunner().invoke(app, ["eval", str(run.path), *map(str, arguments)])
+        return str(found.exception)
+
+    assert "add --lm FILE.arpa" in message("--tune-lm")
+    assert "leave them out" in message("--tune-lm", "--lm", arpa, "--lm-weight", 1)
+    assert "--html" in message("--tune-lm", "--lm", arpa, "--html", "page.html")
+    assert "--allow-test is for --tune-lm" in message("--allow-test")
+    assert "add --decoder beam" in message("--lm", arpa)
+
+
+def test_log_probabilities_of_a_row_come_from_its_valid_frames_alone():
+    seen = []
+
+    class Seen(PrefixSearch):
+        def __call__(self, log_probs):
+            seen.append(log_probs)
+            return super().__call__(log_probs)
+
+    logits = np.stack([logits_of("ab"), logits_of("cb")])
+    padded = logits.copy()
+    padded[0, 2:] = np.nan
+    assert BeamDecoder(Seen(ALPHABET, 4))(padded, np.array([2, 4])) == ["a", "cb"]
+    np.testing.assert_array_equal(seen[0], log_softmax(logits[0, :2]))
