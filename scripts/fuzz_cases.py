@@ -9,7 +9,7 @@ import json
 import random
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -112,11 +112,18 @@ def manifest(rng: random.Random, folder: Path) -> Call:
     path = _written(folder / "list.jsonl", mutated_text(rng, "".join(json.dumps(row) + "\n" for row in rows)))
     if rng.random() < 0.2:
         return _command("data", "check", str(path), "--json")
-    from dsrun.speech import AudioSettings, check_manifest, read_manifest
+    from dsrun.errors import DsrunError
+    from dsrun.speech import AudioSettings, check_manifest, open_manifest, read_manifest
+
+    def problems(read: Callable[[Path], Sequence]) -> str:
+        try:
+            return "".join(utterance.id for utterance in read(path))
+        except DsrunError as error:
+            return str(error)
 
     def call() -> None:
-        utterances = read_manifest(path)
-        check_manifest(utterances, audio=AudioSettings(RATE))
+        assert problems(open_manifest) == problems(read_manifest), "two readers of one manifest that disagree"
+        check_manifest(read_manifest(path), audio=AudioSettings(RATE))
 
     return call
 

@@ -6,6 +6,7 @@ one with files that nobody may touch.
 """
 
 import ast
+import gzip
 import hashlib
 import io
 import json
@@ -13,6 +14,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -31,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from corpus import REPOSITORY
 
 from dsrun.config import load_config, to_yaml
+from dsrun.ctc.arpa import read_arpa
 from dsrun.errors import DsrunError
 from dsrun.evaluation.results import Evaluation
 from dsrun.inspection import list_runs
@@ -38,7 +42,7 @@ from dsrun.model import FrameStackSettings, ModelSettings, init_parameters, init
 from dsrun.record import EventLog, RunDir, differences, read_events, read_provenance
 from dsrun.record.magnitudes import FIELDS, Magnitudes, load_magnitudes
 from dsrun.scoring import write_details
-from dsrun.speech import Alphabet, FeatureCache, audio_digest, read_manifest
+from dsrun.speech import Alphabet, FeatureCache, audio_digest, log_spectrogram, read_manifest
 from dsrun.study.magnitudes import make_panels, tensor_rows, total_rows
 from dsrun.trained import load_run, require_complete, require_fitting
 from dsrun.training.checkpoint import Checkpoint, restore, save
@@ -648,3 +652,25 @@ def test_a_checkpoint_with_other_contents_is_a_message(work, harm, is_meta):
         Best(**found.meta["best"])
 
     only_messages(check)
+
+
+# --- what scripts/fuzz.py found
+
+
+def test_a_gzip_of_millions_of_blank_lines_is_no_language_model_and_is_not_read_to_its_end(work):
+    path = fresh(work / "model.arpa", gzip.compress(b"\n" * 50_000_000, 1))
+    started = time.monotonic()
+    with pytest.raises(DsrunError, match=r"model\.arpa:1001: more than 1000 blank lines in a row"):
+        read_arpa(path)
+    assert time.monotonic() - started < 5
+
+
+def test_features_of_ten_minutes_need_little_more_memory_than_they_take():
+    samples = np.zeros(600 * 16_000, np.float32)
+    tracemalloc.start()
+    try:
+        features = log_spectrogram(samples, sample_rate=16_000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < features.nbytes + 8_000_000  # of an hour at once it was 2 GiB

@@ -35,6 +35,7 @@ from dsrun.errors import DataError
 from dsrun.speech import list_problems
 
 LONGEST_LINE = 1 << 16  # bytes
+MOST_BLANK_LINES = 1000  # in a row; gzip packs millions of them into kilobytes
 HIGHEST_ORDER = 10
 LARGEST_COUNT = 10**10
 LARGEST_LOG10 = 10_000.0  # of a probability or weight; toolkits write -99 for never
@@ -175,7 +176,7 @@ class _Reader:
 
     def _next_filled(self) -> bytes:
         """The next line that is not blank, without white space at its ends."""
-        while True:
+        for _ in range(MOST_BLANK_LINES + 1):
             line = self._file.readline(LONGEST_LINE + 1)
             self._number += 1
             if not line:
@@ -184,6 +185,7 @@ class _Reader:
                 raise self._refusal(f"a line longer than {LONGEST_LINE} bytes.")
             if line := line.strip():
                 return line
+        raise self._refusal(f"more than {MOST_BLANK_LINES} blank lines in a row.")
 
     def _note(self, problem: str) -> None:
         self._problems.append(f"{self._path}:{self._number}: {problem}")
