@@ -115,14 +115,14 @@ def manifest(rng: random.Random, folder: Path) -> Call:
     from dsrun.errors import DsrunError
     from dsrun.speech import AudioSettings, check_manifest, open_manifest, read_manifest
 
-    def problems(read: Callable[[Path], Sequence]) -> str:
+    def ids(read: Callable[[Path], Sequence]) -> list[str] | None:
         try:
-            return "".join(utterance.id for utterance in read(path))
-        except DsrunError as error:
-            return str(error)
+            return [utterance.id for utterance in read(path)]
+        except DsrunError:
+            return None
 
     def call() -> None:
-        assert problems(open_manifest) == problems(read_manifest), "two readers of one manifest that disagree"
+        assert ids(open_manifest) == ids(read_manifest), "two readers of one manifest that disagree"
         check_manifest(read_manifest(path), audio=AudioSettings(RATE))
 
     return call

@@ -42,7 +42,15 @@ from dsrun.model import FrameStackSettings, ModelSettings, init_parameters, init
 from dsrun.record import EventLog, RunDir, differences, read_events, read_provenance
 from dsrun.record.magnitudes import FIELDS, Magnitudes, load_magnitudes
 from dsrun.scoring import write_details
-from dsrun.speech import Alphabet, FeatureCache, audio_digest, log_spectrogram, read_manifest
+from dsrun.speech import (
+    Alphabet,
+    FeatureCache,
+    audio_digest,
+    log_spectrogram,
+    open_manifest,
+    read_manifest,
+    utterance_digest,
+)
 from dsrun.study.magnitudes import make_panels, tensor_rows, total_rows
 from dsrun.trained import load_run, require_complete, require_fitting
 from dsrun.training.checkpoint import Checkpoint, restore, save
@@ -674,3 +682,21 @@ def test_features_of_ten_minutes_need_little_more_memory_than_they_take():
     finally:
         tracemalloc.stop()
     assert peak < features.nbytes + 8_000_000  # of an hour at once it was 2 GiB
+
+
+@pytest.mark.parametrize("name", ["/", ".", "..", "a/..", "./."])
+def test_a_manifest_may_name_a_folder_and_reading_its_recording_says_so(work, name):
+    path = fresh(work / "list.jsonl", json.dumps({"audio_filepath": name, "duration": 1, "text": "a"}).encode())
+    (utterance,) = read_manifest(path)
+    with pytest.raises(DsrunError, match="a folder"):
+        utterance_digest(utterance)
+
+
+def test_both_readers_of_manifests_take_a_lone_carriage_return_as_white_space_and_not_as_the_end_of_a_line(work):
+    row = json.dumps({"audio_filepath": "a.wav", "duration": 1, "text": "a"}).encode()
+    one = fresh(work / "one.jsonl", row.replace(b", ", b",\r") + b"\r\n")
+    two = fresh(work / "two.jsonl", row + b"\r" + row.replace(b"a.wav", b"b.wav"))
+    for read in (read_manifest, open_manifest):
+        assert [utterance.id for utterance in read(one)] == ["a"]
+        with pytest.raises(DsrunError, match="two.jsonl:1: not a JSON object"):
+            read(two)

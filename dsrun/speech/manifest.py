@@ -76,7 +76,9 @@ def read_manifest(path: Path | str, *, transcripts: Transcripts = "required") ->
     try:
         if path.exists() and not path.is_file():  # a pipe or a device has no end
             raise DataError(f"{path}: a folder, a pipe or a device cannot be read as a manifest.")
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode(
+            "utf-8-sig"
+        )  # as text a lone CR, which is white space in JSON, would end a line
     except FileNotFoundError:
         raise DataError(f"{path}: no such manifest.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -176,7 +178,13 @@ def make_utterance(row: Row, number: int, folder: Path) -> Utterance:
 
 def _default_id(name: str, member: TarMember | None, offset: float) -> str:
     place = f"#{member.offset}" if member else ""
-    return str(Path(name).with_suffix("")) + place + (f"@{offset:g}" if offset else "")
+    return without_ending(name) + place + (f"@{offset:g}" if offset else "")
+
+
+def without_ending(name: str) -> str:
+    """A path without the ending of its last part; `/` and `.` have no such part."""
+    path = Path(name)
+    return str(path.with_suffix("") if path.name else path)
 
 
 def _member(row: dict) -> TarMember:

@@ -23,6 +23,7 @@ from dsrun.speech.importers.rows import (
     Row,
 )
 from dsrun.speech.importers.tables import read_csv, read_lines, read_text
+from dsrun.speech.manifest import without_ending
 
 
 def read_deepspeech_csv(source: Path, options: ImportOptions) -> Found:
@@ -35,7 +36,7 @@ def read_deepspeech_csv(source: Path, options: ImportOptions) -> Found:
                 yield LeftOut(MALFORMED, f"{place}: the fields do not fit the header", table.stem)
                 continue
             name = row["wav_filename"]
-            yield Row(place, table.stem, str(Path(name).with_suffix("")), root / name, row["transcript"])
+            yield Row(place, table.stem, without_ending(name), root / name, row["transcript"])
 
 
 def read_deepspeech_pytorch(source: Path, options: ImportOptions) -> Found:
@@ -97,6 +98,6 @@ def _row(place: str, split: str, name: str, audio: Path, text: Path) -> Row | Le
     if not text.exists():
         return LeftOut(NO_TEXT if audio.is_file() else MISSING, f"{place}: no {text}", split)
     try:
-        return Row(place, split, str(Path(name).with_suffix("")), audio, read_text(text))
+        return Row(place, split, without_ending(name), audio, read_text(text))
     except DataError as error:
         return LeftOut(UNREADABLE_TEXT, str(error), split)

@@ -17,7 +17,7 @@ from dsrun.errors import DataError
 from dsrun.speech.importers.folders import tables_of
 from dsrun.speech.importers.rows import MALFORMED, MISSING, TEXT_KEYS, Found, ImportOptions, LeftOut, Row
 from dsrun.speech.importers.tables import read_json_lines
-from dsrun.speech.manifest import TarMember
+from dsrun.speech.manifest import TarMember, without_ending
 from dsrun.speech.tar_shards import list_members
 
 PATH_KEYS = ("audio_filepath", "feat", "key")
@@ -87,7 +87,7 @@ def _row(place: str, row: dict[str, Any], table: Path, root: Path, shards: "Shar
 
 def _default_id(name: str, times: dict[str, float]) -> str:
     """As a manifest without ids has it, and told apart from the next part of the same recording."""
-    return str(Path(name).with_suffix("")) + (f"@{times['offset']:g}" if times.get("offset") else "")
+    return without_ending(name) + (f"@{times['offset']:g}" if times.get("offset") else "")
 
 
 class Shards:
