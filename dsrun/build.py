@@ -8,7 +8,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -414,8 +414,8 @@ def build_training_data(config: Config, *, on_progress: OnProgress = None) -> Tr
     train = _load(
         config, spoken["train"], alphabet, notes, augmentation=build_augmentation(config), on_progress=on_progress
     )
-    normalization = estimate_normalization(clip[1.0] for clip in train.clips)
-    train = replace(train, normalization=normalization)
+    normalization = estimate_normalization(map(train.plain_features, range(len(train.ids))))
+    train = train.normalized_by(normalization)
     train, infeasible = _without_infeasible(config, train, alphabet, notes)
     dev = _load(config, spoken["dev"], alphabet, notes, normalization=normalization, on_progress=on_progress)
     references = {utterance.id: alphabet.normalize(utterance.text) for utterance in spoken["dev"]}

@@ -12,7 +12,7 @@ times the work; so does each stage before `normalize_and_mask`.
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ def _dataset(
             seed=config.seed,
         ),
     )
-    return replace(dataset, normalization=estimate_normalization(clip[1.0] for clip in dataset.clips))
+    return dataset.normalized_by(estimate_normalization(map(dataset.plain_features, range(len(dataset.ids)))))
 
 
 def _speeds(config: Config) -> list[float]:

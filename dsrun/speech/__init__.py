@@ -25,9 +25,9 @@ from dsrun.speech.augment import (
     spec_augment,
     utterance_rng,
 )
-from dsrun.speech.batching import Batch, Batcher
+from dsrun.speech.batching import AnyDataset, Batch, Batcher
 from dsrun.speech.check import CheckReport, check_manifest
-from dsrun.speech.dataset import Dataset, load_dataset
+from dsrun.speech.dataset import Dataset, Lengths, SampledDataset, load_dataset
 from dsrun.speech.examine import Depth
 from dsrun.speech.features import (
     FeatureCache,
@@ -43,12 +43,14 @@ from dsrun.speech.manifest import TarMember, Utterance, list_problems, read_mani
 from dsrun.speech.manifest_index import ManifestIndex, open_manifest
 from dsrun.speech.normalizers import NORMALIZERS, make_normalizer, normalize_all
 from dsrun.speech.padding import Padding, padding_by_buckets
+from dsrun.speech.streaming import StreamedDataset, scan_texts, stream
 from dsrun.speech.tar_shards import Member, list_members
 from dsrun.speech.workers import Workers, prefetch
 
 __all__ = [
     "NORMALIZERS",
     "Alphabet",
+    "AnyDataset",
     "AudioSettings",
     "Augmentation",
     "Bank",
@@ -61,14 +63,17 @@ __all__ = [
     "FeatureCache",
     "FeatureSettings",
     "Histogram",
+    "Lengths",
     "ManifestIndex",
     "Member",
     "Noise",
     "Normalization",
     "Padding",
     "Reverb",
+    "SampledDataset",
     "Split",
     "Stage",
+    "StreamedDataset",
     "TarMember",
     "Utterance",
     "Workers",
@@ -99,7 +104,9 @@ __all__ = [
     "read_manifest",
     "read_utterance",
     "reverberate",
+    "scan_texts",
     "spec_augment",
+    "stream",
     "unknown_text",
     "utterance_digest",
     "utterance_rng",

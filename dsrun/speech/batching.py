@@ -8,6 +8,8 @@ batches, where the cuts leave the least padding. A bucket has one shape: its lon
 In every epoch each utterance appears exactly once. One batch, in the bucket of the shortest clips where it costs least, is filled up
 with empty rows (no frames, no labels, id ""). The order is a keyed permutation: of the utterances within a bucket, then of the
 batches. There is no iterator state: step n of a run is (n // batches an epoch, n % batches an epoch). All ties are broken by id.
+Nothing here is a list of an epoch: of a million utterances four bytes each are held, their places in order of length; who is in
+batch k is computed when it is asked for (`permutation.py`).
 
 SortaGrad (Amodei et al. 2015): the first epoch in order of increasing length.
 """
@@ -15,19 +17,28 @@ SortaGrad (Amodei et al. 2015): the first epoch in order of increasing length.
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int, Int32
 
+from dsrun.errors import DataError
 from dsrun.speech.augment import utterance_rng
-from dsrun.speech.dataset import Dataset
+from dsrun.speech.dataset import Dataset, Unreadable
+from dsrun.speech.permutation import Listed, Order, Plain, shuffled
+from dsrun.speech.streaming import StreamedDataset
 from dsrun.speech.workers import Workers
+
+AnyDataset = Dataset | StreamedDataset
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A global batch; rows behind the last utterance are filler with id "" and lengths 0."""
+    """A global batch; rows behind the last utterance are filler with id "" and lengths 0.
+
+    `seconds` of recordings are in it. `unreadable` tells of utterances whose recording could not be used: their rows are filler too.
+    """
 
     features: Float32[np.ndarray, "batch frame bin"]
     num_frames: Int32[np.ndarray, " batch"]
@@ -36,13 +47,15 @@ class Batch:
     ids: tuple[str, ...]
     epoch: int
     index: int
+    seconds: float = 0.0
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Bucket:
     """Utterances (as places in the dataset, by length then id) and the padded shape of their batches."""
 
-    members: tuple[int, ...]
+    members: Int32[np.ndarray, " member"]
     frames: int
     labels: int
 
@@ -60,11 +73,12 @@ class Batcher:
         shuffle: False keeps the order of length in every epoch, for evaluation.
         rows: of a batch that are filled in; None for all. A process of several leaves out the rows of others' shards.
         workers: that make a batch's rows side by side; None makes them one after another.
+        unreadable: "drop" makes a filler row of an utterance whose recording cannot be used.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: AnyDataset,
         *,
         global_batch: int,
         buckets: int,
@@ -74,14 +88,18 @@ class Batcher:
         shuffle: bool = True,
         rows: range | None = None,
         workers: Workers | None = None,
+        unreadable: Unreadable = "error",
     ):
         self.dataset, self.global_batch, self.seed = dataset, global_batch, seed
         self.workers = workers or Workers()
         self.sort_first_epoch, self.shuffle = sort_first_epoch, shuffle
         self.rows = range(global_batch) if rows is None else rows
         self.buckets = _cut_into_buckets(dataset, buckets, frame_multiple, global_batch)
-        self.batches_per_epoch = sum(-(-len(bucket.members) // global_batch) for bucket in self.buckets)
-        self._latest: tuple[int, list[tuple[Bucket, tuple[int, ...]]]] | None = None
+        sizes = [-(-len(bucket.members) // global_batch) for bucket in self.buckets]
+        self._first = np.cumsum([0, *sizes]).tolist()  # batch of each bucket, all buckets one after another
+        self.batches_per_epoch = self._first[-1]
+        self.unreadable = unreadable
+        self._latest: _Plan | None = None
 
     def position(self, step: int) -> tuple[int, int]:
         """(epoch, index) of the batch that update number `step` (from 0) is made of."""
@@ -89,25 +107,38 @@ class Batcher:
 
     def batch(self, epoch: int, index: int) -> Batch:
         """Batch `index` of `epoch`; calling it again, or in another process, gives the same bytes."""
-        if self._latest is None or self._latest[0] != epoch:
-            self._latest = epoch, self._plan(epoch)
-        bucket, members = self._latest[1][index]
+        bucket, members = self._find(epoch, index)
         shape = (self.global_batch, bucket.frames, self.dataset.num_bins)
         features = np.zeros(shape, np.float32)
         labels = np.zeros((self.global_batch, bucket.labels), np.int32)
         num_frames = np.zeros(self.global_batch, np.int32)
         num_labels = np.zeros(self.global_batch, np.int32)
 
-        def fill(row: int) -> None:
+        def fill(row: int) -> str | None:
             member = members[row]
-            clip, label = self.dataset.features(member, epoch), self.dataset.labels[member]
+            try:
+                clip, label = self.dataset.features(member, epoch), self.dataset.labels[member]
+            except DataError as error:
+                if self.unreadable == "error":
+                    raise
+                return str(error)
             features[row, : len(clip)], num_frames[row] = clip, len(clip)
             labels[row, : len(label)], num_labels[row] = label, len(label)
+            return None
 
-        for _ in self.workers.map(fill, (row for row in range(len(members)) if row in self.rows)):
-            pass
-        ids = tuple(self.dataset.ids[member] for member in members) + ("",) * (self.global_batch - len(members))
-        return Batch(features, num_frames, labels, num_labels, ids, epoch, index)
+        rows = [row for row in range(len(members)) if row in self.rows]
+        problems = dict(zip(rows, self.workers.map(fill, rows), strict=True))
+        bad = {row: problem for row, problem in problems.items() if problem is not None}
+        if len(bad) == len(members):
+            raise DataError("\n".join(["no recording of a whole batch can be used:", *bad.values()]))
+        ids = ["" if row in bad else self.dataset.ids[member] for row, member in enumerate(members)]
+        ids += [""] * (self.global_batch - len(members))
+        seconds = float(sum(self.dataset.seconds[member] for row, member in enumerate(members) if row not in bad))
+        return Batch(features, num_frames, labels, num_labels, tuple(ids), epoch, index, seconds, tuple(bad.values()))
+
+    def members(self, epoch: int, index: int) -> list[int]:
+        """Who is in a batch, as places in the dataset, without reading anything."""
+        return self._find(epoch, index)[1]
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """All batches of an epoch, in order."""
@@ -119,42 +150,80 @@ class Batcher:
 
     def padding_waste(self) -> float:
         """Share of padded frames in an epoch at the clips' own speed, empty rows included."""
-        real = sum(self.dataset.num_frames(member, 1.0) for bucket in self.buckets for member in bucket.members)
+        real = int(self.dataset.lengths.plain.sum(dtype=np.int64))
         rows = [(-(-len(b.members) // self.global_batch) * self.global_batch, b.frames) for b in self.buckets]
         return 1.0 - real / sum(count * frames for count, frames in rows)
 
-    def _plan(self, epoch: int) -> list[tuple[Bucket, tuple[int, ...]]]:
+    def _find(self, epoch: int, index: int) -> tuple[Bucket, list[int]]:
+        plan = self._latest
+        if plan is None or plan.epoch != epoch:
+            plan = self._latest = self._plan(epoch)
+        number = int(plan.batches(np.array([index]))[0])
+        place = bisect_right(self._first, number) - 1
+        bucket, start = self.buckets[place], (number - self._first[place]) * self.global_batch
+        places = np.arange(start, min(start + self.global_batch, len(bucket.members)))
+        return bucket, bucket.members[plan.within[place](places)].tolist()
+
+    def _plan(self, epoch: int) -> "_Plan":
+        in_place: list[Order] = [Plain() for _ in self.buckets]
         if epoch == 0 and self.sort_first_epoch:
-            order = sorted(self._cut(False, epoch), key=lambda entry: max(self._length(m) for m in entry[1]))
-            return order
-        batches = self._cut(self.shuffle, epoch)
+            return _Plan(epoch, Listed(self._by_length), in_place)
         if not self.shuffle:
-            return batches
+            return _Plan(epoch, Plain(), in_place)
+        within = [
+            shuffled(len(bucket.members), utterance_rng(self.seed, epoch, str(number), "order within a bucket"))
+            for number, bucket in enumerate(self.buckets)
+        ]
         rng = utterance_rng(self.seed, epoch, "", "order of batches")
-        return [batches[i] for i in rng.permutation(len(batches))]
+        return _Plan(epoch, shuffled(self.batches_per_epoch, rng), within)
 
-    def _cut(self, shuffle: bool, epoch: int) -> list[tuple[Bucket, tuple[int, ...]]]:
-        batches = []
-        for number, bucket in enumerate(self.buckets):
-            members = bucket.members
-            if shuffle:
-                rng = utterance_rng(self.seed, epoch, str(number), "order within a bucket")
-                members = tuple(members[i] for i in rng.permutation(len(members)))
-            starts = range(0, len(members), self.global_batch)
-            batches += [(bucket, members[start : start + self.global_batch]) for start in starts]
-        return batches
-
-    def _length(self, member: int) -> tuple[int, str]:
-        return self.dataset.num_frames(member, 1.0), self.dataset.ids[member]
+    @cached_property
+    def _by_length(self) -> Int[np.ndarray, " batch"]:
+        """Batches of unshuffled buckets in order of their longest utterance at its own speed, ties broken by id."""
+        lengths, keys = self.dataset.lengths.plain, []
+        for bucket in self.buckets:
+            for start in range(0, len(bucket.members), self.global_batch):
+                members = bucket.members[start : start + self.global_batch]
+                frames = lengths[members]
+                longest = members[frames == frames.max()].tolist()
+                keys.append((int(frames.max()), max(self.dataset.ids[member] for member in longest)))
+        return np.array(sorted(range(len(keys)), key=keys.__getitem__))
 
 
-def _cut_into_buckets(dataset: Dataset, buckets: int, frame_multiple: int, global_batch: int) -> list[Bucket]:
+@dataclass(frozen=True)
+class _Plan:
+    """An epoch: which batch comes when, and the order within each bucket."""
+
+    epoch: int
+    batches: Order
+    within: list[Order]
+
+
+def _cut_into_buckets(dataset: AnyDataset, buckets: int, frame_multiple: int, global_batch: int) -> list[Bucket]:
     """Neighbours in length, at most `buckets` groups of whole batches, with the least padding that so many shapes allow."""
-    order = sorted(range(len(dataset.ids)), key=lambda m: (dataset.most_frames(m), dataset.ids[m]))
-    ends = list(range(len(order), 0, -global_batch))[::-1]  # whole batches from the longest down; the rest comes first
-    padded = [_round_up(dataset.most_frames(order[end - 1]), frame_multiple) for end in ends]
-    edges = [0, *(ends[cut - 1] for cut in _cheapest_cuts(padded, buckets)[1:])]
-    return [_bucket(dataset, order[a:b], frame_multiple) for a, b in pairwise(edges)]
+    lengths = dataset.lengths
+    order = _order(lengths.most, dataset.ids)
+    ends = np.arange(len(order), 0, -global_batch)[::-1]  # whole batches from the longest down; the rest comes first
+    padded = _round_up(lengths.most[order[ends - 1]].astype(np.int64), frame_multiple)
+    edges = [0, *(int(ends[cut - 1]) for cut in _cheapest_cuts(padded.tolist(), buckets)[1:])]
+    return [
+        Bucket(
+            members=order[a:b],
+            frames=int(_round_up(lengths.most[order[b - 1]], frame_multiple)),
+            labels=max(1, int(lengths.labels[order[a:b]].max())),
+        )
+        for a, b in pairwise(edges)
+    ]
+
+
+def _order(frames: Int[np.ndarray, " member"], ids: Sequence[str]) -> Int32[np.ndarray, " member"]:
+    """Members by number of frames, then id. Ids are looked at where frames are equal: never all of a million at once."""
+    order = np.argsort(frames, kind="stable").astype(np.int32)
+    edges = [0, *(np.flatnonzero(np.diff(frames[order])) + 1).tolist(), len(order)]
+    for start, end in pairwise(edges):
+        if end - start > 1:
+            order[start:end] = sorted(order[start:end].tolist(), key=ids.__getitem__)
+    return order
 
 
 def _cheapest_cuts(lengths: Sequence[int], pieces: int) -> list[int]:
@@ -174,11 +243,5 @@ def _cheapest_cuts(lengths: Sequence[int], pieces: int) -> list[int]:
     return list(best[len(lengths)][1])
 
 
-def _round_up(value: int, multiple: int) -> int:
+def _round_up(value, multiple: int):
     return -(-value // multiple) * multiple
-
-
-def _bucket(dataset: Dataset, members: Sequence[int], frame_multiple: int) -> Bucket:
-    longest = max(dataset.most_frames(member) for member in members)
-    labels = max(len(dataset.labels[member]) for member in members)
-    return Bucket(tuple(members), _round_up(longest, frame_multiple), max(labels, 1))

@@ -15,6 +15,7 @@ from dsrun.speech import (
     Augmentation,
     FeatureCache,
     FeatureSettings,
+    augment_samples,
     change_speed,
     estimate_normalization,
     load_dataset,
@@ -256,3 +257,42 @@ def test_training_data_is_augmented_and_evaluation_data_never(tmp_path):
         for member in range(3):
             plain = data.normalization.apply(dataset.clips[member][1.0]).tobytes()
             assert {dataset.features(member, epoch).tobytes() for epoch in range(4)} == {plain}
+
+
+LOUDER = replace(SPEEDS, gain_db=(-12.0, 6.0))
+
+
+def test_where_samples_vary_they_are_kept_and_features_are_those_of_the_augmented_clip_in_every_epoch(tmp_path):
+    dataset = load(write_clips(tmp_path), augmentation=LOUDER, seed=5)
+    dataset = dataset.normalized_by(estimate_normalization(map(dataset.plain_features, range(3))))
+    kept = load(write_clips(tmp_path), augmentation=SPEEDS, seed=5)
+    of_features = estimate_normalization(clip[1.0] for clip in kept.clips)
+    assert dataset.normalization.mean.tobytes() == of_features.mean.tobytes()
+    for member in range(3):
+        samples = read_audio(tmp_path / f"clip{member}.wav", AUDIO)
+        for epoch in range(4):
+            key = {"seed": 5, "epoch": epoch, "id": f"id{member}"}
+            heard = FEATURES.compute(augment_samples(samples, augmentation=LOUDER, sample_rate=RATE, **key))
+            rng = utterance_rng(5, epoch, f"id{member}", "masks")
+            expected = spec_augment(dataset.normalization.apply(heard), LOUDER, rng=rng)
+            np.testing.assert_array_equal(dataset.features(member, epoch), expected)
+            assert len(expected) == dataset.num_frames(member, dataset.speed(member, epoch))
+    lengths, same = dataset.lengths, kept.lengths
+    for name in ("plain", "most", "fewest", "labels"):
+        np.testing.assert_array_equal(getattr(lengths, name), getattr(same, name))
+    assert dataset.keep([True, False, True]).features(1, 3).tobytes() == dataset.features(2, 3).tobytes()
+
+
+def test_recordings_that_cannot_be_used_are_left_out_where_that_is_allowed_and_told(tmp_path):
+    manifest = write_clips(tmp_path)
+    (tmp_path / "clip1.wav").write_text("not audio")
+    for augmentation in (None, SPEEDS, LOUDER):
+        dataset = load(manifest, unreadable="drop", augmentation=augmentation)
+        assert dataset.ids == ("id0", "id2")
+        assert dataset.labels == ((), (1, 1))
+        assert dataset.seconds == (0.5, 0.3)
+        assert len(dataset.recordings) == 2
+        assert [line.split(":")[0] for line in dataset.unreadable] == ["utterance 'id1' (line 2)"]
+    for number in (0, 2):
+        (tmp_path / f"clip{number}.wav").unlink()
+    assert len(refusal(manifest, unreadable="drop").splitlines()) == 3
