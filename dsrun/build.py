@@ -35,6 +35,7 @@ from dsrun.model import (
 from dsrun.record import configure_runtime, require_in_force
 from dsrun.speech import (
     Alphabet,
+    AnyDataset,
     AudioSettings,
     Augmentation,
     Bank,
@@ -77,8 +78,8 @@ class TrainingData:
 
     alphabet: Alphabet
     normalization: Normalization
-    train: Dataset
-    dev: Dataset
+    train: AnyDataset
+    dev: AnyDataset
     dev_references: dict[str, str]
     infeasible: list[Infeasible]
     notes: list[str]
@@ -378,7 +379,7 @@ def build_loop_settings(config: Config) -> LoopSettings:
     )
 
 
-def build_batcher(config: Config, dataset: Dataset, *, purpose: str) -> Batcher:
+def build_batcher(config: Config, dataset: AnyDataset, *, purpose: str) -> Batcher:
     """Batches of a dataset for "train" (shuffled, first epoch sorted if asked) or "evaluate" (in order of length)."""
     batches = config.batches
     is_training = purpose == "train"
@@ -391,6 +392,7 @@ def build_batcher(config: Config, dataset: Dataset, *, purpose: str) -> Batcher:
         sort_first_epoch=batches.sort_first_epoch and is_training,
         shuffle=is_training,
         workers=Workers(batches.workers),
+        unreadable=config.data.unreadable if is_training else "error",
     )
 
 
@@ -408,12 +410,28 @@ def build_training_data(config: Config, *, on_progress: OnProgress = None) -> Tr
         DataError: anything wrong with manifests (test's too), text or audio, all problems of a kind at once; utterances that
             CTC cannot align where `data.infeasible` is `error`.
     """
+    if config.data.loading == "streamed":
+        from dsrun.streamed_data import build_streamed_data
+
+        return build_streamed_data(config, on_progress=on_progress)
+    from dsrun.streamed_data import require_memory
+
     notes: list[str] = []
-    spoken = {split: _with_text(config, read_manifest(path), path, notes) for split, path in _manifests(config).items()}
+    spoken = {split: _with_text(config, read_manifest(path), path, notes) for split, path in manifests(config).items()}
+    require_memory(config, spoken)
     alphabet = build_alphabet(config, spoken["train"])
     train = _load(
-        config, spoken["train"], alphabet, notes, augmentation=build_augmentation(config), on_progress=on_progress
+        config,
+        spoken["train"],
+        alphabet,
+        notes,
+        augmentation=build_augmentation(config),
+        on_progress=on_progress,
+        unreadable=config.data.unreadable,
     )
+    notes += [f"left out: {problem}" for problem in train.unreadable[:20]]
+    if train.unreadable:
+        notes.append(f"left out {len(train.unreadable)} utterances whose recording cannot be used")
     normalization = estimate_normalization(map(train.plain_features, range(len(train.ids))))
     train = train.normalized_by(normalization)
     train, infeasible = _without_infeasible(config, train, alphabet, notes)
@@ -433,9 +451,13 @@ def build_evaluation_data(
     *,
     cache: FeatureCache,
     on_progress: OnProgress = None,
-) -> tuple[Dataset, dict[str, str], Counter]:
+) -> tuple[AnyDataset, dict[str, str], Counter]:
     """A manifest as a dataset without augmentation, its references by id, and how often each character outside the alphabet
     occurs: they stay in the reference and count as errors; the labels, which only the loss reads, lack them."""
+    if config.data.loading == "streamed":
+        from dsrun.streamed_data import streamed_evaluation_data
+
+        return streamed_evaluation_data(config, manifest, alphabet, normalization)
     utterances = read_manifest(manifest)
     references = _normalized(utterances, alphabet.normalizer, manifest)
     encoded = encode_all({u.id: u.text for u in utterances}, alphabet, on_unknown="drop")
@@ -450,7 +472,8 @@ def cache_of(config: Config, *, access: Literal["read", "write"] = "write") -> F
     return FeatureCache(None if config.data.cache is None else Path(config.data.cache), access=access)
 
 
-def _manifests(config: Config) -> dict[str, Path]:
+def manifests(config: Config) -> dict[str, Path]:
+    """Of the splits that training needs."""
     return {"train": Path(config.data.train), "dev": Path(config.data.dev)}
 
 
@@ -461,12 +484,17 @@ def _with_text(config: Config, utterances: list[Utterance], path: Path, notes: l
         return utterances
     names = ", ".join(repr(utterance.id) for utterance in empty[:5])
     if config.data.empty_transcript == "error":
-        raise DataError(
-            f"{path}: {len(empty)} utterances have an empty transcript: {names}. Write what is said, or set "
-            "data.empty_transcript to drop or keep."
-        )
+        raise DataError(empty_text(path, len(empty), names))
     notes.append(f"{path}: dropped {len(empty)} utterances with an empty transcript: {names}")
     return [utterance for utterance in utterances if texts[utterance.id]]
+
+
+def empty_text(path: Path, count: int, names: str) -> str:
+    """The error of transcripts without text."""
+    return (
+        f"{path}: {count} utterances have an empty transcript: {names}. Write what is said, or set data.empty_transcript to drop or "
+        "keep."
+    )
 
 
 def _normalized(utterances: list[Utterance], normalizer: str, path: Path) -> dict[str, str]:
@@ -510,13 +538,18 @@ def _without_infeasible(
     )
     if not infeasible:
         return train, []
+    refuse_or_note_infeasible(config, infeasible, notes)
+    bad = {found.id for found in infeasible}
+    return train.keep([id not in bad for id in train.ids]), infeasible
+
+
+def refuse_or_note_infeasible(config: Config, infeasible: list[Infeasible], notes: list[str]) -> None:
+    """Raises DataError where the config does not allow to leave them out."""
     if config.data.infeasible == "error":
         raise DataError("\n".join(str(found) for found in infeasible[:20]) + f"\n{len(infeasible)} in all.")
     notes.append(
         f"dropped {len(infeasible)} utterances that CTC cannot align: {', '.join(f.id for f in infeasible[:5])}"
     )
-    bad = {found.id for found in infeasible}
-    return train.keep([id not in bad for id in train.ids]), infeasible
 
 
 def start_runtime(config: Config, *, devices: int = 1, autotune: Mapping[str, Path] | None = None) -> None:

@@ -186,6 +186,13 @@ class Data(Section):
     """A longer recording is an error."""
     cache: FilePath | None = None
     """Folder for computed features; null keeps them in memory only."""
+    loading: Literal["memory", "streamed"] = "memory"
+    """memory: everything is loaded at the start. streamed: a recording is read whenever a batch needs it, for corpora larger than memory;
+    no cache of features is used, and padding is planned from the manifest's durations."""
+    normalization_utterances: Count = 1000
+    """Of streamed data: training utterances, drawn by the seed, that mean and deviation of the features are estimated from."""
+    unreadable: Literal["error", "drop"] = "error"
+    """What to do with a training recording that cannot be used; drop leaves the utterance out and tells. Dev and test: always an error."""
 
 
 class LogSpectrogram(Section):

@@ -406,7 +406,7 @@ def _loop(
         steps_per_epoch=batcher.batches_per_epoch,
         evaluate=_dev_evaluation(experiment, partial(_noticed, stop if processes.is_alone else None, watchdog)),
         recorder=recorder,
-        audio_seconds=lambda batch: experiment.data.train.audio_seconds(batch.ids),
+        audio_seconds=lambda batch: batch.seconds,
         settings=settings,
         progress=progress,
         watcher=Watcher(experiment.step, frames=_watched_lengths(batcher)),
@@ -433,11 +433,12 @@ def _shared_facts(config: Config, run: RunDir, experiment: Experiment, facts: Ma
             f"{run.path}: determinism is autotuned and no choice of kernels is there yet; each process would make its own. Start with one "
             "process, and with several once there is a checkpoint; or write determinism: strict."
         )
+    # In the manifests' order, and those are the same by their digests; dev's decide which checkpoint is best, so when to stop.
     recordings = "".join(
-        f"{digest} {id}\n"
-        for part in (data.train, data.dev)  # dev's decide which checkpoint is best, so when to stop
-        for id, (_, digest) in zip(part.ids, part.recordings, strict=True)
-    ) + "".join(f"{digest}\n" for _, digest in _augmentation_recordings(data))
+        f"{digest}\n"
+        for files in (data.train.recordings, data.dev.recordings, _augmentation_recordings(data))
+        for _, digest in files
+    )
     arrays = data.normalization.to_arrays()
     content = [name.encode() + arrays[name].tobytes() for name in sorted(arrays)]
     return decisive(facts) | {
@@ -685,7 +686,7 @@ def describe(resolved: Resolved, *, run_dir: Path | None, devices: int | None) -
         "steps_per_epoch": experiment.batcher.batches_per_epoch,
         "total_steps": config.training.epochs * experiment.batcher.batches_per_epoch,
         "utterances": len(experiment.data.train.ids),
-        "audio_seconds": sum(experiment.data.train.seconds),
+        "audio_seconds": float(sum(experiment.data.train.seconds)),
         "classes": experiment.settings.num_classes,
         "infeasible": [str(found) for found in experiment.data.infeasible],
         "notes": experiment.data.notes,

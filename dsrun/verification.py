@@ -166,8 +166,8 @@ def _replay(experiment: Experiment, last: int) -> Iterator[tuple[int, TrainState
             figures = {
                 name: float(getattr(record, name)) for name in ("loss", "grad_norm", "learning_rate", "blank_share")
             }
-            audio = experiment.data.train.audio_seconds(batch.ids)
-            progress.step(number, figures, utterances=sum(map(bool, batch.ids)), audio_seconds=audio, wait_seconds=wait)
+            count = sum(map(bool, batch.ids))
+            progress.step(number, figures, utterances=count, audio_seconds=batch.seconds, wait_seconds=wait)
 
 
 def _finite(loss: Any) -> float | None:

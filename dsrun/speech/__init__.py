@@ -12,6 +12,7 @@ from dsrun.speech.audio import (
     audio_digest,
     place_of,
     read_audio,
+    read_header,
     read_utterance,
     utterance_digest,
 )
@@ -43,7 +44,7 @@ from dsrun.speech.manifest import TarMember, Utterance, list_problems, read_mani
 from dsrun.speech.manifest_index import ManifestIndex, open_manifest
 from dsrun.speech.normalizers import NORMALIZERS, make_normalizer, normalize_all
 from dsrun.speech.padding import Padding, padding_by_buckets
-from dsrun.speech.streaming import StreamedDataset, scan_texts, stream
+from dsrun.speech.streaming import StreamedDataset, TextFacts, scan_texts, stream
 from dsrun.speech.tar_shards import Member, list_members
 from dsrun.speech.workers import Workers, prefetch
 
@@ -75,6 +76,7 @@ __all__ = [
     "Stage",
     "StreamedDataset",
     "TarMember",
+    "TextFacts",
     "Utterance",
     "Workers",
     "add_noise",
@@ -101,6 +103,7 @@ __all__ = [
     "place_of",
     "prefetch",
     "read_audio",
+    "read_header",
     "read_manifest",
     "read_utterance",
     "reverberate",

@@ -84,7 +84,7 @@ class StreamedDataset:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that this and its index hold, lengths included."""
-        own = self.members.nbytes + self.num_labels.nbytes + self.repeats.nbytes + self.lengths.nbytes
+        own = self.members.nbytes + self.repeats.nbytes + self.lengths.nbytes  # of which num_labels is one
         return self.index.nbytes + own + (0 if self.seconds is self.index.seconds else self.seconds.nbytes)
 
     @cached_property

@@ -168,6 +168,7 @@ class Loop:
         self.total_steps = settings.epochs * steps_per_epoch
         self._compiled: set[tuple[int, ...]] = set()
         self._waited = self._spent = 0.0  # seconds since the last evaluation: for data, and in all
+        self._unreadable = 0  # utterances since the last epoch ended
         self._hash = StateHasher(len(step.devices))
         self.processes = processes or Processes()
         self._agreement = None if self.processes.is_alone else StopAgreement(step.reduction.devices)
@@ -319,6 +320,7 @@ class Loop:
                 audio_seconds=audio,
                 data_wait_seconds=pending.wait_seconds,
             )
+        self._tell_unreadable(pending.batch, pending.step)
         if pending.observation is not None:
             magnitudes = self.watcher.read(pending.observation, step=pending.step, loss_scale=record["loss_scale"])
             self.recorder.magnitudes(magnitudes)
@@ -334,6 +336,18 @@ class Loop:
                 f"Utterances: {', '.join(id for id in pending.batch.ids if id)}. Checkpoints from before are kept; "
                 "lower optimizer.learning_rate or training.clip_norm, use a format with more range, or a dynamic loss scale."
             )
+
+    def _tell_unreadable(self, batch: Any, step: int) -> None:
+        """Of utterances that a batch lacks: an event each time, and a line at the end of the epoch."""
+        if batch.unreadable:
+            self.recorder.event("unreadable", step, utterances=list(batch.unreadable))
+            self._unreadable += len(batch.unreadable)
+        if self._unreadable and step % self.steps_per_epoch == 0:
+            self.progress.message(
+                f"epoch {step // self.steps_per_epoch}: {self._unreadable} utterances left out, their recordings cannot be used "
+                "(events.jsonl)"
+            )
+            self._unreadable = 0
 
     def _evaluate(self, state: Replicas, number: int, epoch: int, best: Best) -> Best | None:
         """Best so far after an evaluation; None if a signal ended it."""
