@@ -185,3 +185,24 @@ def data_show(
     from dsrun.data_show import show_utterance
 
     print(show_utterance(manifest, utterance, config=config, epoch=epoch, output=output, audio=wav))
+
+
+@data_app.command("pack", epilog="Example: dsrun data pack corpus/train.jsonl packed/")
+def data_pack(
+    manifest: Annotated[Path, typer.Argument(help="JSON-lines manifest.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the tar shards and their manifest.")],
+    shard_mb: Annotated[int, typer.Option(min=1, max=1 << 20, help="MiB of recordings in a tar shard.")] = 256,
+    json_output: JsonOption = False,
+) -> None:
+    """Copy a manifest's recordings into tar shards, which training reads as they are (no unpacking, random access)."""
+    from dataclasses import asdict
+
+    from dsrun.speech.tar_packing import pack_manifest
+
+    packed = pack_manifest(manifest, out, shard_mb=shard_mb)
+    if json_output:
+        print(json.dumps(asdict(packed) | {"manifest": str(packed.manifest)}, ensure_ascii=False))
+    else:
+        print(
+            f"{packed.manifest}: {packed.utterances} utterances, {packed.bytes / 1e9:.3g} GB in {packed.shards} tar shards"
+        )

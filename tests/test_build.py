@@ -1,12 +1,18 @@
 """From a config to the things that train: what only the two together can tell is refused here."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from corpus import shortest_prompts, write_config, write_rows
+
 from dsrun import build
 from dsrun.config import load_config
 from dsrun.errors import UsageError
+from dsrun.speech import read_manifest
+from dsrun.streamed_data import require_memory
 
 CONFIG = Path(__file__).parent.parent / "configs" / "prompts_small_float32.yaml"
 FLOAT16 = "{format: float16, rounding: ties_to_even}"
@@ -71,3 +77,19 @@ def test_recomputed_gates_are_refused_where_they_would_not_come_out_as_they_were
     settings = build.build_model_settings(config, num_classes=5)
     with pytest.raises(UsageError, match="restores the gates of gru_0"):
         build.check_residuals(build.build_policy(config), settings)
+
+
+def test_data_that_memory_cannot_hold_is_refused_before_it_is_loaded(tmp_path, monkeypatch):
+    rows = shortest_prompts(4)
+    manifest = write_rows(tmp_path / "train.jsonl", rows)
+    config = load_config(write_config(tmp_path, train=manifest, dev=manifest)).config
+    # Seconds of train at one speed and of dev, 100 frames each, 161 numbers of 4 bytes.
+    speeds = config.augment.speeds if config.augment else (1.0,)
+    seconds = sum(row["duration"] for row in rows)
+    needed = seconds * (1 + sum(1 / speed for speed in {1.0, *speeds})) * 100 * 161 * 4
+    utterances = read_manifest(manifest)
+    monkeypatch.setattr("dsrun.streamed_data.memory_bytes", lambda: int(needed * 1.01))
+    require_memory(config, {"train": utterances, "dev": utterances})
+    monkeypatch.setattr("dsrun.streamed_data.memory_bytes", lambda: int(needed * 0.99))
+    with pytest.raises(UsageError, match=r"data.loading: memory: .* need .* GB .* Write data.loading: streamed"):
+        build.build_training_data(config)

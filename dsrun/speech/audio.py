@@ -174,6 +174,22 @@ def audio_digest(path: Path, member: TarMember | None = None) -> str:
         raise DataError(no_file(path, error)) from None
 
 
+def read_bytes(utterance: Utterance) -> bytes:
+    """The bytes of the recording that an utterance is in, at most as many as a tar's member may have.
+
+    Raises:
+        DataError: missing, longer, or of another sha256 than the manifest says.
+    """
+    path, member = utterance.audio, utterance.member
+    if not path.is_file():
+        raise DataError(no_file(path, None))
+    if not (size := path.stat().st_size):
+        raise DataError(f"{path}: holds nothing.")
+    content = _content(path, member or TarMember(0, size), utterance.sha256)
+    assert isinstance(content, bytes)
+    return content
+
+
 def place_of(path: Path, member: TarMember | None) -> str:
     """What a message calls a recording: its path, and the bytes of a tar file."""
     return f"{path}" if member is None else f"{path}@{member.offset}+{member.size}"
