@@ -128,8 +128,13 @@ def test_replacing_the_file_changes_nothing_and_writing_into_it_is_noticed(tmp_p
 
 
 def test_the_file_is_closed_with_the_last_reference(tmp_path):
-    index = open_manifest(write(tmp_path, row()))
-    before = len(os.listdir("/proc/self/fd"))
+    path = write(tmp_path, row())
+
+    def times_open() -> int:
+        return sum(os.path.realpath(f"/proc/self/fd/{name}") == str(path) for name in os.listdir("/proc/self/fd"))
+
+    index = open_manifest(path)
+    assert times_open() == 1
     del index
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before - 1
+    assert times_open() == 0

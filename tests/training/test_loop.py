@@ -43,6 +43,7 @@ class Batch:
     num_labels: np.ndarray
     ids: tuple[str, ...] = tuple("abcdefgh")
     epoch: int = 0
+    unreadable: tuple[str, ...] = ()
 
 
 def a_batch(**changes: Any) -> Batch:
