@@ -6,8 +6,10 @@ A text is one sentence a line, or a manifest (a name that ends in .jsonl), whose
 normalised as transcripts are; empty ones are left out and counted. A model of characters (for alphabets without a space) has each
 character as a word.
 
-`<unk>` stands for the words that the text does not have. kaldingram reserves nothing for it, so it is counted as one word that was
-seen once after one other: as probable as the rarest word, and all probabilities still add up to 1.
+`<unk>` stands for the words that the text does not have. kaldingram reserves nothing for it. Here it is counted as one word that was
+seen once after one other, and what that gives is shared among as many unseen words as the text has seen ones, since a decoder meets one
+of them at a time: with so many of them all probabilities add up to 1. (KenLM's estimator also gives it what one word of a uniform
+vocabulary gets. As probable as a word that was heard, it makes every misspelling one.)
 
 Kneser-Ney takes D = n1 / (n1 + 2 n2) from every count of an order, where n1 n-grams occur once and n2 twice. In a text so small that
 none occurs twice D is 1, and what the text does have would get probability 0; there 0.5 is taken, as KenLM's estimator falls back to.
@@ -103,7 +105,8 @@ def estimate_arpa(sentences: list[list[str]], *, order: int, name: str) -> str:
         for words in sentences:
             counts.add_raw_counts_from_line(" ".join(words))
         first = counts.counts[0][()]
-        if UNKNOWN not in first.word_to_count:
+        is_unknown_ours = UNKNOWN not in first.word_to_count
+        if is_unknown_ours:
             first.add_count(UNKNOWN, UNKNOWN, 1)
         if order == 1:  # no sentence begins in the middle of another; higher orders leave <s> out themselves
             first.total_count -= first.word_to_count[BEGIN]
@@ -116,7 +119,17 @@ def estimate_arpa(sentences: list[list[str]], *, order: int, name: str) -> str:
             counts.print_as_arpa(written)
         except ValueError:  # the logarithm of a backoff weight that is not positive
             raise DataError(f"{name}: too little text for n-grams of order {order}. Lower --order.") from None
-    return written.getvalue()
+    return _share_unknown(written.getvalue(), len(first.word_to_count)) if is_unknown_ours else written.getvalue()
+
+
+def _share_unknown(arpa: str, num_words: int) -> str:
+    """Divide the probability of `<unk>` by the number of seen words."""
+
+    def divided(line: re.Match) -> str:
+        return f"{float(line[1]) - math.log10(num_seen):.7f}\t{UNKNOWN}"
+
+    num_seen = num_words - 3  # without <unk>, <s> and </s>
+    return re.sub(rf"^(-[\d.]+)\t{UNKNOWN}", divided, arpa, count=1, flags=re.MULTILINE)
 
 
 def _sentences(path: Path, *, normalizer: str, characters: bool) -> tuple[list[list[str]], int]:

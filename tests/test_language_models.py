@@ -24,7 +24,7 @@ def written(path, text=TEXT):
     return path
 
 
-def test_probabilities_after_any_words_add_up_to_one_with_unk(tmp_path):
+def test_probabilities_after_any_words_add_up_to_one_with_as_many_unseen_words_as_seen_ones(tmp_path):
     for order in (1, 2, 3):
         train_language_model(written(tmp_path / "text.txt"), tmp_path / "lm.arpa", **OPTIONS | {"order": order})
         model = read_arpa(tmp_path / "lm.arpa")
@@ -32,7 +32,8 @@ def test_probabilities_after_any_words_add_up_to_one_with_unk(tmp_path):
             state = model.start
             for word in history:
                 state = model.score(state, word)[1]
-            total = math.fsum(math.exp(model.score(state, word)[0]) for word in [*model.vocabulary, "unheard"])
+            seen = math.fsum(math.exp(model.score(state, word)[0]) for word in model.vocabulary)
+            total = seen + len(model.vocabulary) * math.exp(model.score(state, "unheard")[0])
             assert total + math.exp(model.end(state)) == pytest.approx(1.0, abs=1e-5), (order, history)
 
 

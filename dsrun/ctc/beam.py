@@ -8,9 +8,11 @@ frame a beam of prefixes is kept with two log-probabilities each, of the paths t
 label after itself begins anew only behind a blank (Hannun et al. 2014, First-Pass Large Vocabulary Continuous Speech Recognition using
 Bi-Directional Recurrent DNNs; word scores as in Deep Speech 2). With a beam as wide as there are prefixes the result is exact.
 
-Words end at a space and at the end of the utterance; only then does the language model speak, and `</s>` is scored once, at the end. An
-alphabet without a space is taken as one whose every symbol is a word (Mandarin); the language model is then one of characters. A
-word that the model does not list is its `<unk>`: any text can be found, unless a lexicon says which words there are.
+Words end at a space and at the end of the utterance, where the language model scores them; `</s>` is scored once, at the end. What is
+certain before is counted before: the bonus of a word that has begun, and the score of one that no listed word begins like any more.
+That changes which prefixes survive and no text's score; without it misspellings look as good as words until their space comes, and
+fill the beam. An alphabet without a space is taken as one whose every symbol is a word (Mandarin); the language model is then one of
+characters. A word that the model does not list is its `<unk>`: any text can be found, unless a lexicon says which words there are.
 
 All in float64 and natural logarithms. Of equal scores the text whose class ids come first wins; in the beam, the prefix that was there
 before. An utterance's result does not depend on the batch that it is in.
@@ -44,6 +46,10 @@ class LanguageModel(Protocol):
 
     def end(self, state: Any) -> float:
         """Log-probability that the sentence ends."""
+        ...
+
+    def begins_word(self, text: str) -> bool:
+        """Whether a listed word begins so. All words that are not listed have one score, and leave the same state."""
         ...
 
 
@@ -113,7 +119,7 @@ class _Fusion:
 class _Prefix:
     """A prefix of a text, and what is known of it once and for all: its words' scores do not depend on the frame."""
 
-    __slots__ = ("children", "label", "lm_log_prob", "num_words", "parent", "spelled", "state", "word")
+    __slots__ = ("children", "foreseen", "label", "lm_log_prob", "num_words", "parent", "spelled", "state", "word")
 
     def __init__(self, parent: "_Prefix | None", label: int):
         self.parent = parent
@@ -121,7 +127,8 @@ class _Prefix:
         self.children: dict[int, _Prefix] = {}
         self.word = ""  # begun and not ended
         self.lm_log_prob = 0.0  # of the words that have ended
-        self.num_words = 0
+        self.foreseen: float | None = None  # of `word`, once it cannot become a listed one any more
+        self.num_words = 0  # with the one that has begun
         self.state: Any = None
         self.spelled = 0  # the lexicon's node of `word`
 
@@ -143,6 +150,7 @@ class _Search:
         self._width = beam_width
         self._floor = min_log_prob
         self._space = fusion.space
+        self._unlisted: dict[Any, float] = {}  # log-probability of a word that is not listed, by state
         # Paths begin as behind a space: leading ones add nothing.
         root = _Prefix(None, BLANK if self._space is None else self._space)
         root.state = fusion.lm.start if fusion.lm else None
@@ -195,19 +203,28 @@ class _Search:
 
         The language model is asked only about words that could enter the beam if it gave them probability 1.
         """
-        ends_word = classes == self._space if self._space is not None else np.ones(len(classes), bool)
-        optimistic = longer + self._added[:, None] + np.where(ends_word, self._fusion.word_bonus, 0.0)
-        certain = optimistic[:, ~ends_word] if self._fusion.lm else optimistic
-        certain = np.concatenate([stay, certain.ravel()])
-        needed = -np.inf
-        if len(certain) > self._width:
-            needed = np.partition(certain, len(certain) - self._width)[len(certain) - self._width]
-        rows, columns = np.nonzero((optimistic >= needed) & (longer > -np.inf))
-        prefixes = [
-            self._extended(self._beam[row], label)
-            for row, label in zip(rows.tolist(), classes[columns].tolist(), strict=True)
-        ]
+        begins = np.array([not prefix.word for prefix in self._beam])
+        optimistic = (
+            longer + self._added[:, None] + self._fusion.word_bonus * (begins[:, None] & (classes != self._space))
+        )
+        scores = optimistic.ravel()
+        first = _best(scores, self._width)
+        needed = _edge(np.concatenate([stay, self._actual(first, longer, classes)]), self._width)
+        chosen = np.flatnonzero((scores >= needed) & (longer.ravel() > -np.inf))
+        rows, columns = np.divmod(chosen, max(len(classes), 1))
+        prefixes = self._all_extended(rows, classes[columns])
         return prefixes, longer[rows, columns], np.array([self._score_added(prefix) for prefix in prefixes])
+
+    def _actual(self, places: np.ndarray, longer: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Scores of the longer prefixes at these places of the flattened array."""
+        rows, columns = np.divmod(places, max(len(classes), 1))
+        added = [self._score_added(prefix) for prefix in self._all_extended(rows, classes[columns])]
+        return longer[rows, columns] + np.array(added)
+
+    def _all_extended(self, rows: np.ndarray, labels: np.ndarray) -> list["_Prefix"]:
+        return [
+            self._extended(self._beam[row], label) for row, label in zip(rows.tolist(), labels.tolist(), strict=True)
+        ]
 
     def _keep_best(
         self, blank: np.ndarray, label: np.ndarray, prefixes: list["_Prefix"], new: np.ndarray, added: np.ndarray
@@ -218,6 +235,8 @@ class _Search:
         added = np.concatenate([self._added, added])
         score = np.logaddexp(blank, label) + added
         kept = _best(score, self._width)
+        if not len(kept):  # nothing has a probability: go on with anything, to say so at the end
+            kept = np.zeros(1, np.int64)
         self._beam = [beam[k] for k in kept.tolist()]
         self._blank, self._label, self._added = blank[kept], label[kept], added[kept]
 
@@ -225,30 +244,39 @@ class _Search:
         if (found := prefix.children.get(label)) is not None:
             return found
         longer = _Prefix(prefix, label)
+        longer.lm_log_prob, longer.state, longer.num_words = prefix.lm_log_prob, prefix.state, prefix.num_words
         if label == self._space:
-            longer.lm_log_prob, longer.state, longer.num_words = self._with_word(prefix, prefix.word)
+            self._end_word(longer, prefix.word)
         else:
-            symbol = self._fusion.alphabet.symbols[label - 1]
-            longer.lm_log_prob, longer.state, longer.num_words = prefix.lm_log_prob, prefix.state, prefix.num_words
-            if self._space is None:
-                longer.lm_log_prob, longer.state, longer.num_words = self._with_word(prefix, symbol)
-            else:
-                longer.word = prefix.word + symbol
-            if self._fusion.lexicon:
-                longer.spelled = self._fusion.lexicon.after(prefix.spelled, label)
+            self._write(longer, prefix, self._fusion.alphabet.symbols[label - 1])
         prefix.children[label] = longer
         return longer
 
-    def _with_word(self, prefix: _Prefix, word: str) -> tuple[float, Any, int]:
-        """Language model score, its state and the number of words, after one word more."""
-        if self._fusion.lm is None:
-            return 0.0, None, prefix.num_words + 1
-        log_prob, state = self._fusion.lm.score(prefix.state, word)
-        return prefix.lm_log_prob + log_prob, state, prefix.num_words + 1
+    def _write(self, longer: _Prefix, prefix: _Prefix, symbol: str) -> None:
+        longer.num_words += not prefix.word
+        if self._space is None:
+            self._end_word(longer, symbol)
+            return
+        longer.word = prefix.word + symbol
+        if self._fusion.lexicon:
+            longer.spelled = self._fusion.lexicon.after(prefix.spelled, longer.label)
+        lm = self._fusion.lm
+        longer.foreseen = prefix.foreseen
+        if lm and longer.foreseen is None and not lm.begins_word(longer.word):
+            if prefix.state not in self._unlisted:
+                self._unlisted[prefix.state] = lm.score(prefix.state, longer.word)[0]
+            longer.foreseen = self._unlisted[prefix.state]
+
+    def _end_word(self, prefix: _Prefix, word: str) -> None:
+        if self._fusion.lm:
+            log_prob, prefix.state = self._fusion.lm.score(prefix.state, word)
+            prefix.lm_log_prob += log_prob
 
     def _score_added(self, prefix: _Prefix, end: float = 0.0) -> float:
         score = self._fusion.word_bonus * prefix.num_words
-        return score + self._fusion.lm_weight * (prefix.lm_log_prob + end) if self._fusion.lm else score
+        if self._fusion.lm:
+            score += self._fusion.lm_weight * (prefix.lm_log_prob + (prefix.foreseen or 0.0) + end)
+        return score
 
     def _hypotheses(self) -> list[Hypothesis]:
         log_probs = np.logaddexp(self._blank, self._label).tolist()
@@ -265,7 +293,8 @@ class _Search:
         ended = prefix
         if prefix.word:
             ended = _Prefix(prefix, BLANK)
-            ended.lm_log_prob, ended.state, ended.num_words = self._with_word(prefix, prefix.word)
+            ended.lm_log_prob, ended.state, ended.num_words = prefix.lm_log_prob, prefix.state, prefix.num_words
+            self._end_word(ended, prefix.word)
         end = self._fusion.lm.end(ended.state) if self._fusion.lm else 0.0
         return Hypothesis(
             text=self._fusion.alphabet.decode(labels),
@@ -290,13 +319,18 @@ def best_first(found: list[Hypothesis]) -> list[Hypothesis]:
     return sorted(texts.values(), key=lambda hypothesis: (-hypothesis.score, hypothesis.labels))
 
 
+def _edge(scores: Float[np.ndarray, " candidate"], width: int) -> float:
+    """The score of the last that a beam keeps; minus infinity while there is room."""
+    return float(np.partition(scores, len(scores) - width)[len(scores) - width]) if len(scores) >= width else -np.inf
+
+
 def _best(scores: Float[np.ndarray, " candidate"], width: int) -> Int[np.ndarray, " kept"]:
     """Places of the best scores in their order of occurrence; of equal ones at the edge the first. Never one of probability 0."""
     alive = np.flatnonzero(scores > -np.inf)
     if len(alive) <= width:
-        return alive if len(alive) else np.zeros(1, np.int64)
+        return alive
     # The edge is a value, which every selection algorithm agrees on; places of equal values are not.
-    edge = np.partition(scores[alive], len(alive) - width)[len(alive) - width]
+    edge = _edge(scores[alive], width)
     above, at_edge = alive[scores[alive] > edge], alive[scores[alive] == edge]
     return np.sort(np.concatenate([above, at_edge[: width - len(above)]]))
 

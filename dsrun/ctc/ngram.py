@@ -56,6 +56,7 @@ class NgramModel:
         """Words by id, 0, 1, ... without a gap, and the n-grams of order 1, 2, ...; `arpa.read_arpa` makes them."""
         self._ids = dict(words)
         self._grams = tuple(grams)
+        self._sorted = sorted(self._ids)
         self.order = len(self._grams)
         self.lists_unknown = UNKNOWN in self._ids
         self._num_words = len(self._ids)
@@ -74,6 +75,11 @@ class NgramModel:
 
     def __contains__(self, word: str) -> bool:
         return word in self._ids
+
+    def begins_word(self, text: str) -> bool:
+        """Whether a listed word begins so."""
+        index = bisect_left(self._sorted, text)
+        return index < len(self._sorted) and self._sorted[index].startswith(text)
 
     def score(self, state: State, word: str) -> tuple[float, State]:
         """Natural log-probability of a word after a state, and the state after it."""

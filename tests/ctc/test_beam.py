@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrun.ctc import ctc_loss
+from dsrun.ctc import ctc_loss, read_arpa
 from dsrun.ctc.beam import beam_search, log_softmax
 from dsrun.ctc.lexicon import Lexicon
 from dsrun.speech import Alphabet
@@ -32,6 +32,9 @@ class HashedModel:
 
     def end(self, state):
         return self._log_prob(state, "</s>")
+
+    def begins_word(self, text):
+        return True  # every text is listed
 
     def sentence(self, words):
         state, total = self.start, 0.0
@@ -69,6 +72,22 @@ def test_a_wide_beam_finds_every_text_with_the_score_of_all_its_paths(symbols, o
             np.testing.assert_allclose(
                 [h.score for h in found], [score for score, _ in expected], atol=1e-12, rtol=1e-12
             )
+
+
+@pytest.mark.parametrize("word_bonus", [0.0, -2.0, 3.0])
+def test_what_is_counted_before_a_word_ends_changes_no_score(tmp_path, word_bonus):
+    path = tmp_path / "lm.arpa"
+    path.write_text("\\data\\\nngram 1=4\n\n\\1-grams:\n-2 <unk>\n-99 <s>\n-0.5 </s>\n-0.1 ab\n\n\\end\\\n")
+    lm = read_arpa(path)  # one listed word, so that most texts leave the list while they are written
+    options = {"lm_weight": 0.7, "word_bonus": word_bonus}
+    for seed in range(4):
+        log_probs = emissions(5, 4, seed=seed)
+        expected = reference.ranked_texts(
+            log_probs, " ab", sentence_log_prob=lambda words: lm.score_sentence(words).log_prob, **options
+        )
+        found = search(log_probs, " ab", lm=lm, **options)
+        assert [h.text for h in found] == [text for _, text in expected]
+        np.testing.assert_allclose([h.score for h in found], [score for score, _ in expected], atol=1e-12, rtol=1e-12)
 
 
 def test_every_width_from_the_number_of_texts_on_is_exact():
