@@ -20,10 +20,12 @@ from dsrun.cli_bits import DIFF_EXAMPLE, VERIFY_EXAMPLE, diff, verify
 from dsrun.cli_data import data_app
 from dsrun.cli_lm import lm_app
 from dsrun.cli_options import ConfigOption, JsonOption, SetOption
-from dsrun.cli_recognise import evaluate, transcribe
+from dsrun.cli_recognise import evaluate
 from dsrun.cli_scores import print_scores
 from dsrun.cli_study import print_json, study_app
 from dsrun.cli_tables import print_description, print_table
+from dsrun.cli_transcribe import EXAMPLE as TRANSCRIBE_EXAMPLE
+from dsrun.cli_transcribe import transcribe
 from dsrun.errors import DsrunError, UsageError
 from dsrun.record.runtime import ask_for_large_pages
 from dsrun.training.stop import Stopped, StopRequest
@@ -42,7 +44,7 @@ app.add_typer(lm_app, name="lm")
 app.add_typer(study_app, name="study")
 app.add_typer(bench_app, name="bench")
 app.command("eval")(evaluate)
-app.command("transcribe")(transcribe)
+app.command("transcribe", epilog=TRANSCRIBE_EXAMPLE)(transcribe)
 app.command("diff", epilog=DIFF_EXAMPLE)(diff)
 app.command("verify", epilog=VERIFY_EXAMPLE)(verify)
 

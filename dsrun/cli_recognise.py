@@ -1,7 +1,5 @@
-"""`dsrun eval` and `dsrun transcribe`: what a trained network makes of recordings."""
+"""`dsrun eval`: how well a trained network recognises what a manifest lists."""
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +18,7 @@ from dsrun.cli_decoding import (
     WordBonusOption,
     print_tuning,
 )
-from dsrun.cli_options import JsonOption, RunArgument
+from dsrun.cli_options import JsonOption
 from dsrun.cli_scores import print_breakdown, print_comparison, print_scores, printable
 from dsrun.errors import UsageError
 
@@ -233,68 +231,3 @@ def _score(source: Path, options: dict[str, Any]) -> "Scored":
     from dsrun.scoring import score_run
 
     return score_run(source, **options)
-
-
-def transcribe(
-    run: RunArgument,
-    audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Audio files at the config's sample rate.")],
-    checkpoint: Annotated[str, typer.Option(help="best, last, or a step number.")] = "best",
-    resample: Annotated[bool, typer.Option("--resample", help="Convert other sample rates.")] = False,
-    channel: Annotated[int | None, typer.Option(min=0, help="Which channel of a file with several.")] = None,
-    stream: Annotated[
-        bool, typer.Option("--stream", help="Print text while one recording (a file, or - for standard input) comes.")
-    ] = False,
-    chunk_ms: Annotated[
-        float | None,
-        typer.Option(
-            min=1.0, max=60_000.0, help="With --stream: sound taken in at a time, in milliseconds. Default: 200."
-        ),
-    ] = None,
-    raw_rate: Annotated[
-        int | None,
-        typer.Option(
-            metavar="HZ",
-            min=1000,
-            max=768_000,
-            help="With --stream -: bare samples, signed 16-bit little-endian, one channel.",
-        ),
-    ] = None,
-    realtime: Annotated[
-        bool, typer.Option("--realtime", help="With --stream: a file at the speed of sound, as a microphone would be.")
-    ] = False,
-    json_output: JsonOption = False,
-) -> None:
-    """Print what was said in each file, one line a file.
-
-    With --stream the text so far, as soon as it is known: a network of forward layers (model.direction) gives the same text in the end
-    as for the whole file. Its latency is printed to stderr; with --json each change is a line.
-    """
-    if stream:
-        from dsrun.cli_stream import transcribe_stream
-
-        transcribe_stream(
-            run,
-            audio,
-            as_json=json_output,
-            checkpoint=checkpoint,
-            chunk_ms=chunk_ms or 200.0,
-            resample=resample,
-            channel=channel,
-            raw_rate=raw_rate,
-            is_paced=realtime,
-        )
-        return
-    if chunk_ms is not None or raw_rate is not None or realtime:
-        raise UsageError("--chunk-ms, --raw-rate and --realtime belong to --stream: add it, or leave them out.")
-    from dsrun.transcription import transcribe_files
-
-    results, failures = transcribe_files(run, audio, checkpoint=checkpoint, resample=resample, channel=channel)
-    if json_output:
-        print(json.dumps({"results": results, "failures": failures}, indent=2, ensure_ascii=False))
-    else:
-        for result in results:
-            print(f"{result['file']}: {result['text']}" if len(audio) > 1 else result["text"])
-    for failure in failures:
-        print(failure["error"], file=sys.stderr)
-    if failures:
-        raise typer.Exit(3)

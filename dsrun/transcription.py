@@ -1,47 +1,331 @@
-"""Transcription: audio files to texts, with a run's network.
+"""Transcription: audio files of any length to texts with times, with a run's network.
 
-On the roof, between `trained.py` (a run folder, ready to recognise) and the command line.
+On the roof, between `trained.py` (a run folder, ready to recognise) and the command line. Here is the flow: a thread decodes, cuts and
+computes features, file after file; chunks of all files wait in one queue and are recognised in batches; each file's are stitched,
+and its transcript is handed on as soon as it and all files before it are done. A file that cannot be read becomes a failure in its
+place and stops nobody. No more is in memory than a few batches, whatever the files' length.
+
+Whole networks only: `--stream`, which gives partial results while somebody speaks, has an engine of its own.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dsrun import build
 from dsrun.config import Config
-from dsrun.errors import DataError
-from dsrun.speech import Dataset, Utterance, load_dataset
-from dsrun.trained import Trained, load_run
+from dsrun.errors import DataError, UsageError
+from dsrun.evaluation.batch_queue import BatchQueue
+from dsrun.evaluation.decoders import Decoder, GreedyDecoder
+from dsrun.evaluation.recognise import Recogniser, ladder
+from dsrun.evaluation.stitching import Stitcher, certain_blank
+from dsrun.evaluation.words import Word, join_words, separator_of
+from dsrun.model import output_frames, time_stride
+from dsrun.speech import AudioSettings, prefetch
+from dsrun.speech.audio import require_rate_and_channel
+from dsrun.speech.chunks import Chunk, ChunkSettings, cut_into_chunks
+from dsrun.speech.recording import Channels, RawFormat, Recording, open_recording
+from dsrun.trained import Trained
+
+LONGEST_CHUNK = 20.0  # seconds; less where the network was trained on less
+OVERLAP = 2.0  # seconds: several words, so that a pause between two is in it
+ROWS = 8  # of a batch
+PREFETCH = 16  # chunks ahead of the network
+TELL_EVERY = 30.0  # seconds
 
 
-def transcribe_files(
-    path: Path, files: Sequence[Path], *, checkpoint: str, resample: bool, channel: int | None
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Texts of audio files, and what is wrong with those that cannot be read."""
-    trained = load_run(path, checkpoint)
-    data = trained.config.data
-    wanted = {"resample": data.resample or resample, "channel": data.channel if channel is None else channel}
-    config = trained.config.model_copy(update={"data": data.model_copy(update=wanted)})
-    results, failures = [], []
-    for file in files:
-        utterance = Utterance(id=str(file), audio=file, duration=None, text="")
-        try:
-            dataset = load_dataset(
-                [utterance],
-                [[]],
-                audio=build.build_audio(config),
-                features=build.build_features(config),
-                cache=build.cache_of(config, access="read"),
-                normalization=trained.normalization,
-            )
-        except DataError as error:
-            failures.append({"file": str(file), "error": str(error)})
-            continue
-        results.append({"file": str(file), "text": _transcribe(trained, config, dataset)})
-    return results, failures
+@dataclass(frozen=True)
+class Source:
+    """A file to transcribe, what it is called in messages and results, and the format of one without a header."""
+
+    path: Path
+    name: str
+    raw: RawFormat | None = None
 
 
-def _transcribe(trained: Trained, config: Config, dataset: Dataset) -> str:
-    one = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": 1})})
-    batch = build.build_batcher(one, dataset, purpose="evaluate").batch(0, 0)
-    return trained.evaluator.decode(trained.weights, trained.statistics, batch, trained.alphabet)[0]
+@dataclass(frozen=True)
+class Settings:
+    """How to read files and how to cut them.
+
+    Fields:
+        channel: "mix", a number, or None for what the config says, and the mix where it says mono.
+        is_strict: refuse what is not as the config says, instead of converting it.
+        chunk_seconds, overlap_seconds: None for 20 s, or what the config's data.max_seconds allows, and 2 s. rows: of a batch.
+    """
+
+    channel: Channels | None = None
+    is_strict: bool = False
+    chunk_seconds: float | None = None
+    overlap_seconds: float | None = None
+    rows: int = ROWS
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a file, and what was done to its samples: the channel taken (None of one), the rate converted to (None if kept)."""
+
+    file: str
+    text: str
+    words: tuple[Word, ...]
+    seconds: float
+    sample_rate: int
+    channels: int
+    channel: Channels | None
+    resampled_to: int | None
+    chunks: int
+    separator: str  # between words, "" where every character is one
+
+    @property
+    def confidence(self) -> float | None:
+        """Mean of the words', by their length in seconds; None without words."""
+        lengths = [word.end - word.start for word in self.words]
+        return float(np.average([w.confidence for w in self.words], weights=lengths)) if sum(lengths) else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Times rounded to milliseconds, which is finer than they are."""
+        fields = {name: getattr(self, name) for name in ("file", "text", "sample_rate", "channels", "channel")}
+        return fields | {
+            "resampled_to": self.resampled_to,
+            "seconds": round(self.seconds, 3),
+            "chunks": self.chunks,
+            "confidence": None if self.confidence is None else round(self.confidence, 4),
+            "words": [_word_json(word) for word in self.words],
+        }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that cannot be transcribed, and why."""
+
+    file: str
+    error: str
+
+    def to_json(self) -> dict[str, Any]:
+        """For the list of failures."""
+        return {"file": self.file, "error": self.error}
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A chunk of a file and its number there; its first output frame, how many frames, their features (None: digital silence)."""
+
+    file: int
+    number: int
+    first_frame: int
+    frames: int
+    features: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A file has been read to its end."""
+
+    file: int
+    recording: Recording
+    chunks: int
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """A file cannot be read, or no further."""
+
+    file: int
+    failure: Failure
+
+
+class _File:
+    """One file on its way: pieces are stitched in order, whichever was recognised first."""
+
+    def __init__(self, stitcher: Stitcher):
+        self.stitcher = stitcher
+        self.outcome: Transcript | Failure | None = None
+        self.whole: _Whole | None = None
+        self._ready: dict[int, tuple[int, np.ndarray]] = {}
+        self._stitched = 0
+
+    def add(self, piece: _Piece, scores: np.ndarray) -> None:
+        """Scores of a piece."""
+        self._ready[piece.number] = piece.first_frame, scores
+        while not self.outcome and self._stitched in self._ready:
+            self.stitcher.add(*self._ready.pop(self._stitched))
+            self._stitched += 1
+
+    @property
+    def is_stitched(self) -> bool:
+        """Everything was read and recognised."""
+        return self.whole is not None and self._stitched == self.whole.chunks
+
+
+class Transcriber:
+    """A run's network, ready for files of any length.
+
+    Args:
+        decoder: class scores to texts; greedy if None.
+        say: takes a line for people, such as what was done to a file's samples.
+
+    Raises:
+        UsageError: the settings contradict each other or the run's config.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        settings: Settings,
+        *,
+        decoder: Decoder | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ):
+        self.alphabet, self.normalization, self.say = trained.alphabet, trained.normalization, say
+        self.decoder = decoder or GreedyDecoder(trained.alphabet)
+        self.clock = build.build_clock(trained.config, trained.settings)
+        self.chunks = _chunk_settings(trained, settings)
+        self.audio, self.is_strict = _audio_settings(trained.config, settings), settings.is_strict
+        self.model = trained.settings
+        self.audio_seconds = 0.0  # of the files handed on
+        self._told = time.monotonic()
+        self.recogniser = Recogniser(
+            trained.settings,
+            build.build_policy(trained.config),
+            trained.weights,
+            trained.statistics,
+            rows=settings.rows,
+            lengths=ladder(self.chunks.frames, self.chunks.stride),
+        )
+
+    def __call__(self, sources: Sequence[Source]) -> Iterator[Transcript | Failure]:
+        """One result a file, in the order of the files, each as soon as it is known."""
+        queue: BatchQueue[_Piece] = BatchQueue(self.recogniser)
+        files: dict[int, _File] = {}
+        next_out = 0
+        for event, _ in prefetch(lambda: self._events(sources), PREFETCH):
+            file = files.setdefault(event.file, _File(Stitcher(self.decoder, self.alphabet, self.clock)))
+            if isinstance(event, _Broken):
+                file.outcome = event.failure
+            elif isinstance(event, _Whole):
+                file.whole = event
+            elif event.features is None:
+                silence = certain_blank(output_frames(self.model, event.frames), self.model.num_classes)
+                self._place(files, [(event, silence)], sources)
+            else:
+                self._place(files, queue.put(event, event.features), sources)
+            self._finish(file, sources[event.file])
+            while next_out in files and (outcome := files[next_out].outcome):
+                yield self._handed_on(outcome)
+                del files[next_out]
+                next_out += 1
+        self._place(files, queue.flush(), sources)
+        for number in range(next_out, len(sources)):
+            self._finish(files[number], sources[number])
+            outcome = files[number].outcome
+            assert outcome, "a file that was read to its end and recognised has a result"
+            yield self._handed_on(outcome)
+
+    def _handed_on(self, outcome: Transcript | Failure) -> Transcript | Failure:
+        self.audio_seconds += 0.0 if isinstance(outcome, Failure) else outcome.seconds
+        return outcome
+
+    def _events(self, sources: Iterable[Source]) -> Iterator[_Piece | _Whole | _Broken]:
+        """Everything that reading the files brings, in order; runs in a thread beside the network."""
+        for number, source in enumerate(sources):
+            try:
+                yield from self._read(number, source)
+            except DataError as error:
+                yield _Broken(number, Failure(source.name, str(error)))
+            except OSError as error:
+                yield _Broken(number, Failure(source.name, f"{source.name}: {error.strerror or error}."))
+
+    def _read(self, number: int, source: Source) -> Iterator[_Piece | _Whole]:
+        channel: Channels = "mix" if self.audio.channel == "mono" else self.audio.channel
+        rate, count = self.audio.sample_rate, 0
+        opened = open_recording(source.path, sample_rate=rate, channel=channel, name=source.name, raw=source.raw)
+        with opened as recording:
+            if self.is_strict:
+                require_rate_and_channel(recording.name, recording.file.samplerate, recording.file.channels, self.audio)
+            if recording.conversion:
+                self.say(f"{recording.name}: {recording.conversion}")
+            for chunk in cut_into_chunks(recording.samples(), self.chunks):
+                yield self._piece(number, count, recording.name, chunk)
+                count += 1
+            yield _Whole(number, recording, count)
+
+    def _piece(self, file: int, number: int, name: str, chunk: Chunk) -> _Piece:
+        features = self.chunks.features
+        if not (frames := features.num_frames(len(chunk.samples))):
+            raise DataError(f"{name}: {len(chunk.samples)} samples, shorter than one window of {features.window}.")
+        is_silent = chunk.is_digital_silence
+        shown = None if is_silent else self.normalization.apply(features.compute(chunk.samples))
+        return _Piece(file, number, chunk.first_frame, frames, shown)
+
+    def _place(
+        self, files: dict[int, _File], results: list[tuple[_Piece, np.ndarray]], sources: Sequence[Source]
+    ) -> None:
+        """Give recognised pieces to their files; one that failed in the meantime has no use for them."""
+        for piece, scores in results:
+            if (file := files.get(piece.file)) and not file.outcome:
+                try:
+                    file.add(piece, scores)
+                except DataError as error:
+                    name = sources[piece.file].name
+                    file.outcome = Failure(name, f"{name}: {error}")
+                self._finish(file, sources[piece.file])
+                self._tell_progress(sources[piece.file].name, piece)
+
+    def _tell_progress(self, name: str, piece: _Piece) -> None:
+        """A line every half minute, for recordings that take long."""
+        if time.monotonic() - self._told >= TELL_EVERY:
+            self._told = time.monotonic()
+            minutes, seconds = divmod(int(self.clock.end(piece.first_frame + piece.frames // self.chunks.stride)), 60)
+            self.say(f"{name}: recognised up to {minutes}:{seconds:02d}")
+
+    def _finish(self, file: _File, source: Source) -> None:
+        """A file's result, if everything for it is there."""
+        if file.outcome or not file.is_stitched:
+            return
+        assert file.whole
+        recording = file.whole.recording
+        rate, channels = recording.file.samplerate, recording.file.channels
+        words = file.stitcher.finish(recording.seconds)
+        file.outcome = Transcript(
+            file=source.name,
+            text=join_words(words, self.alphabet),
+            words=words,
+            seconds=recording.seconds,
+            sample_rate=rate,
+            channels=channels,
+            channel=None if channels == 1 else recording.channel,
+            resampled_to=None if rate == recording.sample_rate else recording.sample_rate,
+            chunks=file.whole.chunks,
+            separator=separator_of(self.alphabet),
+        )
+
+
+def _chunk_settings(trained: Trained, settings: Settings) -> ChunkSettings:
+    features, stride = build.build_features(trained.config), time_stride(trained.settings.front_end)
+    step = stride * features.hop / features.sample_rate
+    seconds = settings.chunk_seconds or min(LONGEST_CHUNK, trained.config.data.max_seconds)
+    overlap = min(OVERLAP, seconds / 2) if settings.overlap_seconds is None else settings.overlap_seconds
+    if seconds < 2 * step or overlap > seconds / 2:
+        raise UsageError(
+            f"--chunk-seconds {seconds:g} with --overlap-seconds {overlap:g}: a chunk is at least {2 * step:g} s, and the overlap "
+            "half of it at most."
+        )
+    length = int(seconds / step + 1e-6)
+    return ChunkSettings(length, min(int(overlap / step + 1e-6), length // 2), stride, features)
+
+
+def _audio_settings(config: Config, settings: Settings) -> AudioSettings:
+    """The config's, with the channel that was asked for; "mono" stands for the mix where the config is not strict."""
+    channel = settings.channel
+    if settings.is_strict and channel == "mix":
+        raise UsageError("--strict converts nothing, so it cannot mix channels. Name one, or leave --strict out.")
+    wanted = config.data.channel if channel is None else "mono" if channel == "mix" else channel
+    return replace(build.build_audio(config), channel=wanted)
+
+
+def _word_json(word: Word) -> dict[str, Any]:
+    times = {"start": round(word.start, 3), "end": round(word.end, 3)}
+    return {"word": word.text} | times | {"confidence": round(word.confidence, 4)}

@@ -72,7 +72,12 @@ def timed_words(
 
 def join_words(words: tuple[Word, ...], alphabet: Alphabet) -> str:
     """The text: what `Alphabet.decode` makes of the same labels."""
-    return (SPACE if SPACE in alphabet.symbols else "").join(word.text for word in words)
+    return separator_of(alphabet).join(word.text for word in words)
+
+
+def separator_of(alphabet: Alphabet) -> str:
+    """What stands between words: a space, or nothing where every character is one."""
+    return SPACE if SPACE in alphabet.symbols else ""
 
 
 def _group(spans: tuple[Span, ...], alphabet: Alphabet) -> list[list[Span]]:

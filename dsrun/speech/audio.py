@@ -234,10 +234,12 @@ def _opened(
         yield content, file
 
 
-def open_decoder(name: str, content: Path | bytes) -> soundfile.SoundFile:
+def open_decoder(
+    name: str, content: Path | bytes, kind: type[soundfile.SoundFile] = soundfile.SoundFile
+) -> soundfile.SoundFile:
     """libsndfile's view of a file or of its bytes. Raises DataError for what it does not read."""
     try:
-        return soundfile.SoundFile(str(content) if isinstance(content, Path) else io.BytesIO(content))
+        return kind(str(content) if isinstance(content, Path) else io.BytesIO(content))
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         reason = getattr(error, "error_string", str(error))
         raise DataError(f"{name}: not an audio file that can be read ({reason.rstrip('.')}).") from None
@@ -300,8 +302,7 @@ def require_rate_and_channel(name: str, rate: int, channels: int, settings: Audi
     problems = []
     if rate != settings.sample_rate and not settings.resample:
         problems.append(
-            f"{rate} Hz, the config says {settings.sample_rate} (convert it, or allow resampling: data.resample: "
-            "true, or --resample of transcribe)"
+            f"{rate} Hz, the config says {settings.sample_rate} (convert it, or allow resampling: data.resample: true)"
         )
     if settings.channel == "mono" and channels != 1:
         problems.append(

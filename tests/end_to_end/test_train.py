@@ -168,17 +168,21 @@ def test_eval_and_transcribe_a_finished_run(finished, tmp_path):
     assert (run / "evaluation" / "dev.jsonl").read_bytes() == official
     one_by_one = json.loads(dsrun("eval", run, "--batch", 2, "--json").stdout)
     assert one_by_one["characters"] == report["characters"]
-    clip = shortest_prompts(1)[0]["audio_filepath"]
+    row = shortest_prompts(12)[-1]
+    clip = row["audio_filepath"]
     spoken = dsrun("transcribe", run, clip)
     assert spoken.returncode == 0, spoken.stderr
+    found = {line["id"]: line["hypothesis"] for line in map(json.loads, official.splitlines())}
+    assert spoken.stdout == f"{found[row['id']]}\n"
     stereo = write_tone(tmp_path / "stereo.wav", rate=44_100, channels=2)
     text = tmp_path / "text.wav"
     text.write_text("no audio")
-    bad = dsrun("transcribe", run, stereo, text, clip)
+    bad = dsrun("transcribe", run, stereo, text, clip, "--strict")
     require_message(bad, 3, "44100 Hz", "2 channels", "not an audio file")
     assert bad.stdout.startswith(str(clip))
-    mended = dsrun("transcribe", run, stereo, "--resample", "--channel", 1)
-    assert mended.returncode == 0, mended.stderr
+    converted = dsrun("transcribe", run, stereo)
+    assert converted.returncode == 0, converted.stderr
+    assert "2 channels mixed, 44100 Hz resampled" in converted.stderr
 
 
 def stopped_copy(run, target):
