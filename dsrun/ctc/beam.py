@@ -207,10 +207,12 @@ class _Search:
         optimistic = (
             longer + self._added[:, None] + self._fusion.word_bonus * (begins[:, None] & (classes != self._space))
         )
-        scores = optimistic.ravel()
-        first = _best(scores, self._width)
-        needed = _edge(np.concatenate([stay, self._actual(first, longer, classes)]), self._width)
-        chosen = np.flatnonzero((scores >= needed) & (longer.ravel() > -np.inf))
+        scores = np.where(longer > -np.inf, optimistic, -np.inf).ravel()
+        chosen = np.flatnonzero((scores >= _edge(stay, self._width)) & (scores > -np.inf))
+        if len(chosen) > self._width:
+            likely = chosen[_best(scores[chosen], self._width)]
+            needed = _edge(np.concatenate([stay, self._actual(likely, longer, classes)]), self._width)
+            chosen = chosen[scores[chosen] >= needed]
         rows, columns = np.divmod(chosen, max(len(classes), 1))
         prefixes = self._all_extended(rows, classes[columns])
         return prefixes, longer[rows, columns], np.array([self._score_added(prefix) for prefix in prefixes])

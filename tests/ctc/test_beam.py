@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsrun.ctc import ctc_loss, read_arpa
+from dsrun.ctc import beam, ctc_loss, read_arpa
 from dsrun.ctc.beam import beam_search, log_softmax
 from dsrun.ctc.lexicon import Lexicon
 from dsrun.speech import Alphabet
@@ -135,6 +135,26 @@ def test_equal_scores_are_ordered_by_class_ids():
     ties = [h.labels for h in found if h.score == found[0].score]
     assert ties == sorted(ties)
     assert len(ties) == 2  # "b" and "a" from three paths each
+
+
+@pytest.mark.parametrize("symbols", [" abc", "abc"])
+@pytest.mark.parametrize("word_bonus", [0.0, 2.0, -1.0])
+def test_asking_the_model_only_about_what_can_enter_the_beam_changes_no_beam(
+    monkeypatch, tmp_path, symbols, word_bonus
+):
+    path = tmp_path / "lm.arpa"
+    path.write_text("\\data\\\nngram 1=5\n\n\\1-grams:\n-2 <unk>\n-9 <s>\n-0.5 </s>\n-0.1 a\n-0.3 ab\n\n\\end\\\n")
+    options = {"width": 7, "lm": read_arpa(path), "lm_weight": 1.2, "word_bonus": word_bonus}
+    batch = [emissions(25, len(symbols) + 1, seed=seed, sharpness=1.5) for seed in range(3)]
+    found = [search(log_probs, symbols, **options) for log_probs in batch]
+
+    def every_candidate(self, longer, classes, stay):
+        rows, columns = np.nonzero(longer > -np.inf)
+        prefixes = self._all_extended(rows, classes[columns])
+        return prefixes, longer[rows, columns], np.array([self._score_added(prefix) for prefix in prefixes])
+
+    monkeypatch.setattr(beam._Search, "_candidates", every_candidate)
+    assert [search(log_probs, symbols, **options) for log_probs in batch] == found
 
 
 def test_a_narrow_beam_repeats_itself_and_ignores_padding_and_neighbours():
