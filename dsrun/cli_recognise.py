@@ -75,7 +75,7 @@ def evaluate(
     any insertion and 0 without. Each utterance's reference, hypothesis and errors go to RUN/evaluation/<manifest>.jsonl.
 
     Beam search (--decoder beam) writes to a file of its own, named after its settings. What is not said of it comes from the run's
-    tuning (RUN/evaluation/lm.json), if --tune-lm has left one.
+    tuning (RUN/evaluation/lm.json), if --tune-lm has left one; --lm-weight 0 is beam search alone.
 
     Then where the errors are: by length, by speaker where the manifest has speakers (with an interval that draws speakers instead
     of utterances), and which words and characters are confused.

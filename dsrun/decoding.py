@@ -1,8 +1,8 @@
 """Which decoder the command line asks for, and what the run's tuning remembers.
 
 On the roof. `dsrun eval --tune-lm` leaves RUN/evaluation/lm.json: the language model by path and sha256, and the weights that were best
-on the dev set. Beam search takes what the command line does not say from there, and says so; weights that were tuned for other bytes
-are not used. Without tuning a language model gets the weights below, which are a start and nobody's measurement.
+on the dev set. Beam search takes what the command line does not say from there, and says so (--lm-weight 0 is beam search alone);
+weights that were tuned for other bytes are not used. Without tuning a language model gets the weights below, which are a start and nobody's measurement.
 """
 
 import json
@@ -49,7 +49,7 @@ def make_decoder(options: DecodingOptions, *, alphabet: Alphabet, run: RunDir) -
     if options.decoder == "greedy":
         return GreedyDecoder(alphabet)
     tuned = read_tuned(run)
-    if tuned and options.lm is None and options.lexicon is None:
+    if tuned and options.lm is None and options.lexicon is None and options.lm_weight != 0:
         options = _from_tuning(options, tuned, run)
     elif options.lm is None and options.lm_weight:
         raise UsageError("--lm-weight weighs a language model: add --lm FILE.arpa.")
@@ -75,7 +75,10 @@ def make_decoder(options: DecodingOptions, *, alphabet: Alphabet, run: RunDir) -
 
 def make_search(options: DecodingOptions, *, alphabet: Alphabet, lm_weight: float, word_bonus: float) -> Search:
     """The search of a beam decoder; files are read and checked here."""
-    lm: NgramModel | None = None if options.lm is None else read_arpa(options.lm)
+    lm: NgramModel | None = None
+    if options.lm is not None:
+        lm = read_arpa(options.lm)
+        _require_words_in_common(lm, options.lm, alphabet)
     lexicon: Lexicon | None = None
     if options.lexicon is not None:
         lexicon = read_lexicon(options.lexicon, alphabet)
@@ -86,6 +89,23 @@ def make_search(options: DecodingOptions, *, alphabet: Alphabet, lm_weight: floa
     if choose_backend(options) == "flashlight":
         return FlashlightSearch(alphabet=alphabet, beam_width=beam_width, lm=options.lm, **weights)
     return PrefixSearch(alphabet=alphabet, beam_width=beam_width, lm=lm, **weights)
+
+
+def _require_words_in_common(lm: NgramModel, path: Path, alphabet: Alphabet) -> None:
+    """Say how many of a model's words the alphabet cannot write; raises DataError if that is all.
+
+    The trap is case: models of LibriSpeech's text are upper case, and to a network of lower-case letters all of it is `<unk>`.
+    """
+    symbols = set(alphabet.symbols)
+    words = lm.vocabulary
+    foreign = [word for word in words if not symbols.issuperset(word)]
+    if words and len(foreign) == len(words):
+        raise DataError(
+            f"{path}: the run's alphabet can write none of its {len(words)} words, e.g. {foreign[0]!r}. Train it on text in the form that "
+            "the network writes (`dsrun lm train --normalizer`), of characters if the alphabet has no space (--characters)."
+        )
+    if foreign:
+        _say(f"{path}: the alphabet cannot write {len(foreign)} of its {len(words)} words, e.g. {foreign[0]!r}")
 
 
 def choose_backend(options: DecodingOptions) -> str:

@@ -76,6 +76,15 @@ def test_a_language_model_without_weights_is_used_with_the_default_ones_and_that
     assert "not tuned" in capsys.readouterr().err
 
 
+def test_a_model_none_of_whose_words_can_be_written_is_refused_and_some_are_counted(run, arpa, capsys):
+    arpa.write_text(ARPA.replace("ab", "AB"))
+    with pytest.raises(DataError, match="can write none of its 1 words, e.g. 'AB'"):
+        make_decoder(DecodingOptions("beam", lm=arpa), alphabet=ALPHABET, run=run)
+    arpa.write_text(ARPA.replace("ngram 1=4", "ngram 1=5").replace("-0.1\tab", "-0.1\tab\n-0.2\tABBA"))
+    make_decoder(DecodingOptions("beam", lm=arpa), alphabet=ALPHABET, run=run)
+    assert "cannot write 1 of its 2 words, e.g. 'ABBA'" in capsys.readouterr().err
+
+
 def write_tuned(run, arpa, **changes):
     from dsrun.speech import audio_digest
 
@@ -98,6 +107,8 @@ def test_beam_takes_from_the_tuning_what_is_not_said_and_says_so(run, arpa, caps
     assert "--lm-weight 0.25 --word-bonus 2.5" in capsys.readouterr().err
     wider = make_decoder(DecodingOptions("beam", beam_width=99, word_bonus=0.0), alphabet=ALPHABET, run=run).describe()
     assert (wider["lm_weight"], wider["word_bonus"], wider["beam_width"]) == (0.25, 0.0, 99)
+    alone = make_decoder(DecodingOptions("beam", lm_weight=0.0), alphabet=ALPHABET, run=run).describe()
+    assert (alone["lm"], alone["word_bonus"]) == (None, 0.0)
     named = make_decoder(DecodingOptions("beam", lm=arpa), alphabet=ALPHABET, run=run).describe()
     assert (named["lm_weight"], named["word_bonus"]) == (0.25, 2.5)
 
