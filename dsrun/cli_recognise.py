@@ -121,12 +121,10 @@ OPTIONS_OF_RESULTS = {"run", "against", "html", "json_output"}
 
 def _check_sources(context: typer.Context, sources: Sequence[Path]) -> None:
     """Refuse, before any work, options that nothing would obey and two runs that one process cannot score."""
-    from dsrun.scored import is_results_file
+    from dsrun.scored import is_results_file, refuse_another_runtime
 
     runs = [source for source in sources if not is_results_file(source)]
     if len(runs) == 2:
-        from dsrun.scoring import refuse_another_runtime
-
         refuse_another_runtime(*runs)
     if not runs and (unused := _given(context, besides=OPTIONS_OF_RESULTS)):
         raise UsageError(

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dsrun.config import load_config
 from dsrun.errors import UsageError
 from dsrun.evaluation.breakdown import breakdown
 from dsrun.evaluation.comparison import compare
 from dsrun.evaluation.results import Evaluation, read_results
-from dsrun.record import write_atomically
+from dsrun.record import RunDir, write_atomically
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,25 @@ def score_file(path: Path) -> Scored:
     """
     result = read_results(path)
     return Scored({"results": str(path), **result.summary(), **where_errors_are(result), "details": str(path)}, result)
+
+
+def refuse_another_runtime(first: Path, second: Path) -> None:
+    """Raises UsageError for two runs whose settings of XLA differ: they are made once a process, before it computes anything."""
+    if first.resolve() == second.resolve() or not all(RunDir(path).config.is_file() for path in (first, second)):
+        return  # what is no run folder is refused where it is opened
+    needs = []
+    for path in (first, second):
+        config = load_config(RunDir(path).config).config
+        needs.append((config.batches.shards, config.determinism))
+    if needs[0] == needs[1] and needs[0][1] != "autotuned":
+        return
+    texts = (
+        f"{path}: batches.shards {n}, determinism {d}" for path, (n, d) in zip((first, second), needs, strict=True)
+    )
+    raise UsageError(
+        f"{'; '.join(texts)}. One process cannot have the settings of both. Score each with `dsrun eval RUN --manifest FILE`, then "
+        "compare the results: `dsrun eval RUN/evaluation/NAME.jsonl --against OTHER/evaluation/NAME.jsonl`."
+    )
 
 
 def check_page(path: Path) -> None:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dsrun import build
-from dsrun.config import load_config
 from dsrun.decoding import make_decoder
 from dsrun.decoding_options import GREEDY, DecodingOptions
-from dsrun.errors import DataError, UsageError
+from dsrun.errors import DataError
 from dsrun.evaluation.results import Evaluation
 from dsrun.record import RunDir, read_provenance, write_atomically
 from dsrun.scored import Scored, where_errors_are
@@ -25,23 +24,6 @@ from dsrun.trained import load_run
 def evaluate_run(path: Path, **options: Any) -> dict[str, Any]:
     """The report of `score_run`."""
     return score_run(path, **options).report
-
-
-def refuse_another_runtime(first: Path, second: Path) -> None:
-    """Raises UsageError for two runs whose settings of XLA differ: they are made once a process, before it computes anything."""
-    configs = [load_config(RunDir(path).config).config for path in (first, second) if RunDir(path).config.is_file()]
-    needs = [(config.batches.shards, config.determinism) for config in configs]
-    is_alike = len(set(needs)) < 2 and not (
-        needs and needs[0][1] == "autotuned" and first.resolve() != second.resolve()
-    )
-    if not is_alike:
-        texts = (
-            f"{path}: batches.shards {n}, determinism {d}" for path, (n, d) in zip((first, second), needs, strict=True)
-        )
-        raise UsageError(
-            f"{'; '.join(texts)}. One process cannot have the settings of both. Score each with `dsrun eval RUN --manifest FILE`, "
-            "then compare the results: `dsrun eval RUN/evaluation/NAME.jsonl --against OTHER/evaluation/NAME.jsonl`."
-        )
 
 
 def score_run(

@@ -1,14 +1,20 @@
 """`dsrun eval` on results that evaluations left: no network, no JAX, in this process."""
 
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+sys.path.insert(0, str(Path(__file__).parent))
+from corpus import REPOSITORY
+
 from dsrun.cli import app
 from dsrun.errors import DataError, UsageError
 from dsrun.evaluation.results import Evaluation, score_utterance
+from dsrun.scored import refuse_another_runtime
 
 HOSTILE = "<script>alert(1)</script> \u202eevil\x1b[2J"
 
@@ -108,3 +114,14 @@ def test_a_plot_needs_an_utterance_a_figures_name_and_no_option_of_scoring(resul
     ]:
         with pytest.raises(UsageError, match=reason):
             dsrun_eval(results, *options)
+
+
+def test_two_runs_that_one_process_cannot_score_are_refused_before_any_work_with_the_way_out(tmp_path):
+    for name, settings in [("a", ""), ("b", "batches: {shards: 4}\n"), ("c", "determinism: 'off'\n")]:
+        (tmp_path / name).mkdir()
+        text = f"base: {REPOSITORY}/configs/prompts_float32.yaml\n{settings}"
+        (tmp_path / name / "config.yaml").write_text(text, encoding="utf-8")
+    for name in "bc":
+        with pytest.raises(UsageError, match="One process cannot have the settings of both.*--against"):
+            dsrun_eval(tmp_path / "a", "--against", tmp_path / name)
+    refuse_another_runtime(tmp_path / "a", tmp_path / "a")

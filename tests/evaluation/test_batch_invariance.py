@@ -1,6 +1,6 @@
 """Results of an utterance do not depend on which others are evaluated with it, on buckets, or on what lies in the padding.
 
-On trained weights in whole runs: tests/end_to_end/test_batch_invariance.py.
+On trained weights in whole runs: tests/end_to_end/test_evaluation.py.
 """
 
 from dataclasses import replace
