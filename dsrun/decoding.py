@@ -2,7 +2,8 @@
 
 On the roof. `dsrun eval --tune-lm` leaves RUN/evaluation/lm.json: the language model by path and sha256, and the weights that were best
 on the dev set. Beam search takes what the command line does not say from there, and says so (--lm-weight 0 is beam search alone);
-weights that were tuned for other bytes are not used. Without tuning a language model gets the weights below, which are a start and nobody's measurement.
+weights that were tuned for other bytes are not used. Without tuning a language model gets the weights below, which are a start and
+nobody's measurement.
 """
 
 import json
