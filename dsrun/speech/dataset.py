@@ -131,14 +131,6 @@ class Dataset:
     def _kept_as_well(self, wanted: Sequence[bool]) -> dict[str, Any]:
         return {}
 
-    def audio_seconds(self, ids: Sequence[str]) -> float:
-        """Seconds of recordings behind these ids; "" counts nothing."""
-        return sum(self._seconds_by_id[id] for id in ids if id)
-
-    @cached_property
-    def _seconds_by_id(self) -> dict[str, float]:
-        return dict(zip(self.ids, self.seconds, strict=True))
-
 
 @dataclass(frozen=True)
 class SampledDataset(Dataset):
