@@ -26,42 +26,16 @@ import numpy as np
 import soundfile
 
 from benchmarks.turns import Contender, compete, ratio, serve
-from dsrun.speech import (
-    AudioSettings,
-    Batcher,
-    FeatureSettings,
-    Utterance,
-    Workers,
-    prefetch,
-    read_manifest,
-    read_utterance,
-)
+from dsrun import build
+from dsrun.config import load_config
+from dsrun.speech import AudioSettings, Batcher, prefetch, read_manifest, read_utterance, write_manifest
 
 PEER = Path(__file__).parent / "peers" / "torch_data.py"
+CONFIG = Path(__file__).parent.parent / "configs" / "prompts_float32.yaml"
 MANIFEST = Path(__file__).parent.parent / "data" / "prompts_en" / "train.jsonl"
 FORMATS = {"flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "VORBIS"), "wav": ("WAV", "PCM_16")}
 RATE, ROWS, AHEAD = 16_000, 16, 2
 WORKERS = (0, 1, 2)
-
-
-class Streamed:
-    """As much of a dataset as a Batcher asks for, read and computed anew each time."""
-
-    def __init__(self, utterances: Sequence[Utterance]):
-        self.utterances = utterances
-        self.audio, self.settings = AudioSettings(RATE), FeatureSettings("log_spectrogram", RATE)
-        self.ids = tuple(utterance.id for utterance in utterances)
-        self.labels = ((1,),) * len(utterances)
-        self.num_bins = self.settings.num_bins
-
-    def num_frames(self, member: int, speed: float) -> int:
-        return self.settings.num_frames(round((self.utterances[member].duration or 0.0) * RATE))
-
-    def most_frames(self, member: int) -> int:
-        return self.num_frames(member, 1.0)
-
-    def features(self, member: int, epoch: int) -> np.ndarray:
-        return self.settings.compute(read_utterance(self.utterances[member], self.audio))
 
 
 def write_problem(folder: Path, *, utterances: int, join: int) -> float:
@@ -75,9 +49,14 @@ def write_problem(folder: Path, *, utterances: int, join: int) -> float:
     files: dict[str, list[str]] = {}
     for name, (format, subtype) in FORMATS.items():
         for number, clip in enumerate(clips):
-            path = folder / f"{number}.{name}"
+            path = folder / f"{number:06d}.{name}"
             soundfile.write(path, clip, RATE, format=format, subtype=subtype)
             files.setdefault(name, []).append(str(path))
+        lines = zip(files[name], clips, strict=True)
+        write_manifest(
+            folder / f"{name}.jsonl",
+            ({"audio_filepath": path, "duration": len(clip) / RATE, "text": "a"} for path, clip in lines),
+        )
     order = sorted(range(len(clips)), key=lambda number: (len(clips[number]), number))
     batches = [order[start : start + ROWS] for start in range(0, len(order), ROWS)]
     cases = [(name, workers) for name in FORMATS for workers in WORKERS]
@@ -86,18 +65,23 @@ def write_problem(folder: Path, *, utterances: int, join: int) -> float:
     return sum(map(len, clips)) / RATE
 
 
+def batcher_of(manifest: Path, workers: int) -> Batcher:
+    """dsrun's side of a case, as training streams its data."""
+    values = {
+        "data.train": manifest, "data.dev": manifest, "data.test": "null", "data.loading": "streamed", "augment": "null",
+        "batches.workers": workers, "batches.global_batch": ROWS, "batches.frame_multiple": 1, "data.max_seconds": 60.0,
+    }  # fmt: skip
+    config = load_config(CONFIG, [f"{key}={value}" for key, value in values.items()]).config
+    return build.build_batcher(config, build.build_training_data(config).train, purpose="evaluate")
+
+
 def work(folder: Path) -> None:
     """dsrun's worker: a pass over one case's batches for each line on stdin."""
     problem = json.loads((folder / "problem.json").read_text())
-    batchers = []
-    for format, workers in problem["cases"]:
-        lengths = zip(problem["files"][format], problem["samples"], strict=True)
-        utterances = [Utterance(f"{n:06d}", Path(path), size / RATE, "") for n, (path, size) in enumerate(lengths)]
-        data: Any = Streamed(utterances)
-        batcher = Batcher(
-            data, global_batch=ROWS, buckets=8, frame_multiple=1, seed=1, sort_first_epoch=False, shuffle=False, workers=Workers(workers)
-        )  # fmt: skip
-        batchers.append((f"{format}, {workers} workers", batcher, AHEAD if workers else 0))
+    batchers = [
+        (f"{format}, {workers} workers", batcher_of(folder / f"{format}.jsonl", workers), AHEAD if workers else 0)
+        for format, workers in problem["cases"]
+    ]
     turn = 0
 
     def unit() -> dict[str, Any]:
