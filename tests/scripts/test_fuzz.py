@@ -1,0 +1,67 @@
+"""The fuzzer sees what it looks for, and a few cases of every kind find nothing."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from corpus import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+import fuzz
+import fuzz_cases
+from fuzz_mutations import mutated_bytes, mutated_text
+
+from dsrun.errors import DataError
+
+
+def refuse():
+    raise DataError("no")
+
+
+def break_down():
+    raise KeyError("a bug")
+
+
+@pytest.mark.parametrize(
+    ("call", "outcome"),
+    [
+        (lambda: None, "used"),
+        (refuse, "refused"),
+        (lambda: Path("/nowhere/at/all").read_bytes(), "refused by the system"),
+        (break_down, "traceback"),
+        (lambda: Path("left").write_text(""), "stray"),
+    ],
+)
+def test_what_came_of_a_case_is_called_by_its_name(call, outcome, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "case").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.setitem(fuzz_cases.KINDS, "audio", lambda rng, folder: call)
+    result = fuzz.run_case(1, 1, ["audio"], tmp_path / "case")
+    assert result["outcome"] == outcome
+    assert (outcome in fuzz.FINDINGS) == (outcome in ("traceback", "stray"))
+
+
+def test_a_case_is_a_function_of_its_number():
+    def made(seed):
+        rng = random.Random(seed)
+        return mutated_bytes(rng, bytes(range(200)), b"other"), mutated_text(rng, "a b 1.5\nc d 2\n")
+
+    assert made("1 7") == made("1 7")
+    assert len({made(f"1 {number}") for number in range(50)}) > 40
+
+
+@pytest.mark.slow
+def test_some_cases_of_every_kind_are_used_or_refused(tmp_path):
+    command = [sys.executable, "scripts/fuzz.py", "--cases", "150", "--seed", "7", "--workers", "1"]
+    command += ["--keep", str(tmp_path / "found"), "--json", str(tmp_path / "results.jsonl")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert result.returncode == 0, result.stdout + result.stderr
+    results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert len(results) == 150
+    assert {row["kind"] for row in results} == set(fuzz_cases.KINDS)
