@@ -129,7 +129,7 @@ def _print_data(report: dict[str, Any]) -> None:
             for row in report["rows"]
         ]
     )
-    print("hours are of recordings at their own speed; stages up to the features work at every speed; one thread")
+    print("hours are of recordings at their own speed; cold stages and loading work at every speed")
 
 
 def _print_scaling(report: dict[str, Any]) -> None:

@@ -171,8 +171,9 @@ def data(
 ) -> None:
     """Hours of audio a second: decoding, changed speeds, features, augmentation, batches.
 
-    Cold: every stage by itself, without a cache. As in training: features read from a cache, batches from the loader's thread. One thread
-    of the host, no device. The cache is a temporary one.
+    Cold: every stage by itself, in one thread, without a cache. As in training, from memory: loaded by one thread, by batches.workers,
+    and from a cache; batches from the loader's thread. As in training, streamed: from files to batches by 0, 1 and 2 workers. No
+    device. The cache is a temporary one.
     """
     from dsrun.config import load_config
 
