@@ -1,12 +1,14 @@
 """Generated corpora: three short tones with a text each, laid out as every kind that `dsrun data import` reads has it.
 
 `FIXTURES[kind](folder, utterances)` writes the corpus and returns what is to be imported. An utterance's `text` None means that the corpus
-has the recording and no text; `missing` that it has the text and no recording. `unusual` lists what else a kind can be asked for.
+has the recording and no text; `missing` that it has the text and no recording. As a program (`scripts/import_fixtures.sh`) it writes
+every kind, with one utterance of each fault, into a folder.
 """
 
 import csv
 import io
 import json
+import sys
 import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -231,3 +233,18 @@ FIXTURES = {
 def with_second(**changes):
     """The three, the second changed."""
     return (PLAIN[0], replace(PLAIN[1], **changes), PLAIN[2])
+
+
+FAULTY = (
+    PLAIN[0],
+    Spoken("0004", "GONE", missing=True),
+    Spoken("0005", " "),
+    Spoken("0006", None),
+    Spoken("0007", 'SAY "HI, A', copies=2),
+    PLAIN[2],
+)
+
+if __name__ == "__main__":
+    for kind, fixture in FIXTURES.items():
+        fixture(Path(sys.argv[1]) / kind, FAULTY)
+        print(kind)

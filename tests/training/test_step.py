@@ -364,3 +364,31 @@ def test_the_chosen_kernel_is_what_walks_ctcs_lattice(part, monkeypatch):
     }
     with pytest.raises(Reached):
         calls[part]()
+
+
+@pytest.mark.slow
+def test_a_step_with_five_thousand_classes_learns_from_labels_all_over_the_alphabet():
+    settings = replace(SETTINGS, num_classes=5_001, dropout=0.0)
+    optimizer = Optimizer(sgd_direction(momentum=0.0, nesterov=False, weight_decay=0.0), constant_schedule(0.05))
+    step = TrainStep(
+        settings,
+        FLOAT32_POLICY,
+        optimizer,
+        clip_norm=None,
+        shards=2,
+        seed=3,
+        statistics_momentum=0.9,
+        devices=jax.devices()[:1],
+    )
+    batch = make_batch(rows=4)
+    labels = np.random.default_rng(2).permutation(5_000)[:16].reshape(4, 4).astype(np.int32) + 1
+    batch = replace(batch, labels=labels)
+    start = step.start()
+    before = np.asarray(start.first.master["output_bias"])
+    state, record = step(start, split_batch(batch, 2))
+    after = np.asarray(state.first.master["output_bias"])
+    assert record.finite
+    spoken = {int(label) for row, count in zip(labels, batch.num_labels, strict=True) for label in row[:count]}
+    assert set(np.flatnonzero(after > before)) == spoken | {
+        0
+    }  # blank and what was said become more probable, all else less
