@@ -166,7 +166,7 @@ def read_extent(path: Path, member: TarMember | None = None) -> Extent:
 def audio_digest(path: Path, member: TarMember | None = None) -> str:
     """sha256 of the file's bytes, or of a tar member's, hexadecimal."""
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device that a manifest names has no end
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device that a manifest names has no end
             raise DataError(f"{path}: a folder, a pipe or a device, not an audio file.")
         content = path.read_bytes() if member is None else _member_bytes(path, member)
         return hashlib.sha256(content).hexdigest()
@@ -227,7 +227,7 @@ def _member_bytes(path: Path, member: TarMember) -> bytes:
 def _opened(
     path: Path, member: TarMember | None, sha256: str | None
 ) -> Iterator[tuple[Path | bytes, soundfile.SoundFile]]:
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file also of a name that is too long for a file
         raise DataError(no_file(path, None))
     content = _content(path, member, sha256)
     with open_decoder(place_of(path, member), content) as file:

@@ -607,6 +607,32 @@ def test_a_link_to_a_folder_above_is_not_followed_for_ever(tmp_path):
     assert import_corpus("folder", source, tmp_path / "out")["splits"]["all"]["utterances"] == 3
 
 
+def test_names_too_long_for_a_file_are_missing_files(tmp_path):
+    long = "x" * 300
+    source = FIXTURES["deepspeech_csv"](tmp_path / "csv", PLAIN)
+    write(source / "dev.csv", f"wav_filename,transcript\nclips/0001.wav,one\n{long}.wav,two\n")
+    assert counts(import_corpus("deepspeech_csv", source, tmp_path / "out")) == {"missing file": 1}
+    source = FIXTURES["librispeech"](tmp_path / "libri", PLAIN)
+    write(source / "dev-clean" / "84" / "121" / "84-121.trans.txt", f"84-121-0001 ONE\n84-{long} TWO\n")
+    assert counts(import_corpus("librispeech", source, tmp_path / "out2")) == {
+        "missing file": 1,
+        "audio without text": 2,
+    }
+    source = kaldi(tmp_path / "kaldi", PLAIN) / "dev"
+    write(source / "wav.scp", f"spk-0001 0001.wav\nspk-0002 {long}\nspk-0003 {long}.ark:5\n")
+    assert counts(import_corpus("kaldi", source, tmp_path / "out3")) == {"missing file": 2}
+
+
+def test_the_file_of_a_command_that_only_decodes_it_is_read_and_the_command_is_not_run(tmp_path):
+    source = kaldi(tmp_path / "corpus", PLAIN) / "dev"
+    write_tone(source / "a b.flac", 0.24)
+    lines = ["spk-0001 flac -c -d -s 'a b.flac' |", "spk-0002 cat 0002.wav |", "spk-0003 0003.wav"]
+    write(source / "wav.scp", "\n".join(lines))
+    report = import_corpus("kaldi", source, tmp_path / "out", strict=True)
+    assert report["splits"]["dev"]["utterances"] == 3
+    assert read_manifest(tmp_path / "out" / "dev.jsonl")[0].audio == source / "a b.flac"
+
+
 # Tables
 
 

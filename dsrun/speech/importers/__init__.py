@@ -103,7 +103,10 @@ def import_corpus(
             percents=percents,
             on_progress=on_progress,
         )
-        totals, left_out = output.write(items)
+        try:
+            totals, left_out = output.write(items)
+        except OSError as error:  # a folder or a table that may not be read
+            raise DataError(f"{error.filename or source}: {error.strerror}.") from None
         report = {
             "kind": kind,
             "source": str(source.absolute()),

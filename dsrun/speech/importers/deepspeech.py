@@ -8,6 +8,7 @@ split of its name; of a folder all tables are read.
 """
 
 import json
+import os
 from pathlib import Path
 
 from dsrun.errors import DataError
@@ -55,7 +56,7 @@ def _csv(table: Path, root: Path) -> Found:
         # No quoting, so a path may hold a comma: the first cut that leaves two files, else the first of all.
         cuts = [k for k, character in enumerate(line) if character == ","]
         pairs = [(line[:k].strip(), line[k + 1 :].strip()) for k in cuts]
-        pair = next((p for p in pairs if (root / p[0]).is_file()), pairs[0] if pairs else None)
+        pair = next((p for p in pairs if os.path.isfile(root / p[0])), pairs[0] if pairs else None)
         if pair is None or not all(pair):
             yield LeftOut(MALFORMED, f"{place}: not `recording,text file`", table.stem)
         else:
@@ -95,8 +96,8 @@ def _folder(source: Path) -> Found:
 
 
 def _row(place: str, split: str, name: str, audio: Path, text: Path) -> Row | LeftOut:
-    if not text.exists():
-        return LeftOut(NO_TEXT if audio.is_file() else MISSING, f"{place}: no {text}", split)
+    if not os.path.exists(text):
+        return LeftOut(NO_TEXT if os.path.isfile(audio) else MISSING, f"{place}: no {text}", split)
     try:
         return Row(place, split, without_ending(name), audio, read_text(text))
     except DataError as error:

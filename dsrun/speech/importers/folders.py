@@ -14,8 +14,12 @@ AUDIO_SUFFIXES = (
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """Each folder below, itself first, with its files' names; sorted, hidden ones left out, links followed but no folder twice."""
+
+    def unreadable(error: OSError) -> None:  # os.walk would pass over it in silence
+        raise error
+
     seen = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         identity = os.stat(root)
         if (identity.st_dev, identity.st_ino) in seen:  # a link to a folder above would never end
@@ -38,7 +42,7 @@ def find_files(folder: Path, suffix: str) -> list[Path]:
 def find_recording(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path:
     """The file of that name with the first of these endings that is there; with the first of all if none is."""
     paths = [folder / f"{stem}{suffix}" for suffix in suffixes]
-    return next((path for path in paths if path.is_file()), paths[0])
+    return next((path for path in paths if os.path.isfile(path)), paths[0])
 
 
 def require_some(found: list[Path], source: Path, expected: str) -> list[Path]:

@@ -12,6 +12,7 @@ A corpus is one such folder, or a folder of them (`data/train`, `data/dev`): the
 """
 
 import math
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ class _Recordings:
     def _look(self, name: str, line: str) -> tuple[Path, TarMember | None] | LeftOut:
         if not line.endswith("|"):
             archive = ARCHIVE.fullmatch(line)
-            if archive is None or (self.root / line).exists():
+            if archive is None or os.path.exists(self.root / line):
                 return self.root / line, None
             return _in_archive(self.root / archive[1], int(archive[2]))
         command = line[:-1].strip()

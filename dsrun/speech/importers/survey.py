@@ -7,6 +7,7 @@ needs no more memory than its ids.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -158,7 +159,7 @@ def _extent(place: Place) -> Extent | LeftOut:
     try:
         return read_extent(path, member)
     except DataError as error:
-        return LeftOut(UNREADABLE if path.is_file() else MISSING, str(error))
+        return LeftOut(UNREADABLE if os.path.isfile(path) else MISSING, str(error))
 
 
 def _measure(row: Row, extent: Extent | LeftOut) -> Measured | LeftOut:
