@@ -95,11 +95,12 @@ class StreamRecognizer:
         self._logits.restart()
         self._features, self._labels = self._new_features(), GreedyStream()
         self._found: list[int] = []
+        self.text = ""  # what has been recognised so far
 
     @property
-    def text(self) -> str:
-        """What has been recognised so far."""
-        return self.alphabet.decode(self._found)
+    def logits_given(self) -> int:
+        """Output frames whose label is decided."""
+        return self._logits.given
 
     def hear(self, samples: np.ndarray) -> bool:
         """Take in samples that follow; is there new text?"""
@@ -114,9 +115,10 @@ class StreamRecognizer:
         start, calls = time.perf_counter(), self._logits.calls
         labels = self._labels.push(logits())
         self._found += labels
+        before, self.text = self.text, self.alphabet.decode(self._found) if labels else self.text
         if made := self._logits.calls - calls:
             self.seconds_a_call += [(time.perf_counter() - start) / made] * made
-        return bool(labels)
+        return self.text != before  # a space at the end is a label, and no text yet
 
 
 def stream_file(

@@ -114,7 +114,7 @@ class LogitStream:
         """Begin another utterance."""
         self._carried = self._start
         self._waiting = np.zeros((0, self.settings.num_bins), np.float32)
-        self._num_frames = self._given = self.calls = 0
+        self._num_frames = self.given = self.calls = 0
 
     def push(self, features: Float32[np.ndarray, "_ bin"]) -> Float32[np.ndarray, "_ class"]:
         """Frames that follow those pushed before; any number."""
@@ -130,7 +130,7 @@ class LogitStream:
         """The utterance has ended: all logits that are left."""
         total = front_end_frames(self.settings.front_end, self._num_frames)
         found = [np.zeros((0, self.settings.num_classes), np.float32)]
-        while self._given < total:
+        while self.given < total:
             rest = np.zeros((self.frames_a_chunk, self.settings.num_bins), np.float32)
             rest[: len(self._waiting)], self._waiting = self._waiting, self._waiting[:0]
             found.append(self._call(rest, np.int32(self._num_frames)))
@@ -143,7 +143,7 @@ class LogitStream:
         self.calls += 1
         stop = min(first + self.chunk, front_end_frames(self.settings.front_end, int(num_frames)))
         fresh = np.asarray(logits)[max(-first, 0) : max(stop - first, 0)]
-        self._given += len(fresh)
+        self.given += len(fresh)
         return fresh
 
 

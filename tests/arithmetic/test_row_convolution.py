@@ -58,6 +58,7 @@ def test_operands_and_the_incoming_error_are_rounded_to_the_compute_format():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_narrow_sums_round_each_product_and_each_addition_and_a_chunk_only_behind_it():
     for chunk in (1, 3):
         policy = Policy(accumulate=Rounding(FLOAT16), chunk=chunk)
@@ -73,7 +74,7 @@ def test_narrow_sums_round_each_product_and_each_addition_and_a_chunk_only_behin
             assert 0 < np.max(np.abs(found - exact)) < 2e-2  # 18 sums of order 1, each rounded to 2^-11
 
 
-@pytest.mark.parametrize("format", [FLOAT16, BFLOAT16], ids=str)
+@pytest.mark.parametrize("format", [pytest.param(FLOAT16, marks=pytest.mark.slow), BFLOAT16], ids=str)
 def test_native_arrays_give_the_bits_of_emulated_ones(format):
     rounding = Rounding(format)
     x, kernel = round_to(X, format), round_to(KERNEL, format)
@@ -88,6 +89,7 @@ def test_native_arrays_give_the_bits_of_emulated_ones(format):
         np.testing.assert_array_equal(found, round_to(jnp.asarray(wide), format))
 
 
+@pytest.mark.slow
 def test_random_roundings_repeat_by_key_and_differ_by_it():
     policy = Policy(compute=Rounding(BFLOAT16, "stochastic"))
     keys = [pass_key(1, jnp.uint32(step), jnp.uint32(0)) for step in (1, 1, 2)]

@@ -114,7 +114,9 @@ def test_other_utterances_and_padding_do_not_change_a_bit_of_the_logits_at_equal
         np.testing.assert_array_equal(first.logits[row, :count], second.logits[row, :count])
 
 
-@pytest.mark.parametrize("settings", [SMALL, CONV, AHEAD], ids=["stack", "conv", "lookahead"])
+@pytest.mark.parametrize(
+    "settings", [SMALL, CONV, pytest.param(AHEAD, marks=pytest.mark.slow)], ids=["stack", "conv", "lookahead"]
+)
 def test_nan_in_padded_frames_changes_no_bit_of_loss_statistics_or_gradients(settings):
     features, num_frames = batch()
     step = compiled_gradient(settings)
@@ -144,7 +146,9 @@ def test_shard_of_nothing_but_filler_rows_has_zero_gradients():
     assert all(np.all(np.asarray(g) == 0.0) for g in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("settings", [SMALL, CONV, AHEAD], ids=["stack", "conv", "lookahead"])
+@pytest.mark.parametrize(
+    "settings", [SMALL, CONV, pytest.param(AHEAD, marks=pytest.mark.slow)], ids=["stack", "conv", "lookahead"]
+)
 def test_gradient_is_the_slope_of_the_loss_and_reaches_every_parameter(settings):
     features, num_frames = batch()
     step, start = compiled_gradient(settings), parameters_of(settings)

@@ -1,0 +1,212 @@
+"""`dsrun transcribe --stream`: the text of the whole pass, early, with the delay that is stated."""
+
+import io
+import itertools
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+import dsrun.streaming
+from dsrun import build
+from dsrun.cli import app
+from dsrun.cli_stream import latency_line
+from dsrun.config import load_config
+from dsrun.errors import UsageError
+from dsrun.evaluation.evaluate import Evaluator
+from dsrun.model import FrameStackSettings, ModelSettings, init_parameters, initial_statistics
+from dsrun.speech import Alphabet, FeatureSettings, Normalization
+from dsrun.speech.live import LiveAudio
+from dsrun.streaming import StreamRecognizer, paced, stream_latency
+
+CONFIG = "configs/prompts_streaming.yaml"
+RATE = 16_000
+CLIP = (0.1 * np.random.default_rng(3).standard_normal(RATE)).astype(np.float32)  # 98 frames, 33 output frames
+
+
+@pytest.fixture(scope="module")
+def trained(request):
+    """A run that was never trained: its texts are noise, and as many as one likes."""
+    config = load_config(request.config.rootpath / CONFIG, ["model.hidden=16", "model.layers=1"]).config
+    alphabet = Alphabet(tuple(" abcdefg"))
+    settings = build.build_model_settings(config, num_classes=alphabet.num_classes)
+    policy = build.build_policy(config)
+    parameters = init_parameters(settings, 1)
+    random = np.random.default_rng(0)
+    parameters["output_kernel"] = jnp.asarray(random.standard_normal((16, 9)), jnp.float32)
+    parameters["lookahead_kernel"] = jnp.asarray(random.standard_normal((21, 16)), jnp.float32)
+    return SimpleNamespace(
+        run=SimpleNamespace(path="runs/noise"),
+        config=config,
+        settings=settings,
+        alphabet=alphabet,
+        normalization=Normalization(np.full(161, -12.0, np.float32), np.full(161, 2.0, np.float32)),
+        weights=parameters,
+        statistics=initial_statistics(settings),
+        evaluator=Evaluator(settings, policy),
+    )
+
+
+@pytest.fixture(scope="module")
+def recognizer(trained):
+    return StreamRecognizer(trained, chunk_ms=200)
+
+
+@pytest.fixture(scope="module")
+def whole_text(trained):
+    """Of the whole pass."""
+    features = trained.normalization.apply(build.build_features(trained.config).compute(CLIP))
+    batch = SimpleNamespace(
+        features=features[None],
+        num_frames=np.int32([len(features)]),
+        labels=np.zeros((1, 1), np.int32),
+        num_labels=np.zeros(1, np.int32),
+    )
+    (text,) = trained.evaluator.decode(trained.weights, trained.statistics, batch, trained.alphabet)
+    assert len(text) > 10
+    return text
+
+
+@pytest.mark.parametrize("size", [100, 2880, RATE])
+def test_pieces_of_sound_give_the_text_of_the_whole_pass_and_never_take_a_letter_back(recognizer, whole_text, size):
+    recognizer.restart()
+    texts = []
+    for start in range(0, RATE, size):
+        is_new = recognizer.hear(CLIP[start : start + size])
+        assert is_new == (recognizer.text != (texts[-1] if texts else ""))
+        texts.append(recognizer.text)
+    recognizer.finish()
+    texts.append(recognizer.text)
+    assert texts[-1] == whole_text
+    assert all(later.startswith(text) for text, later in itertools.pairwise(texts))
+    if size < RATE:
+        assert texts[-2]  # some of it before the end
+
+
+def test_latency_is_the_sum_of_what_is_waited_for(recognizer):
+    """Chunk: 6 output frames of 30 ms, the most that 200 ms hold. Stack of 5 frames: 2 later ones. Lookahead: 20 output frames."""
+    assert recognizer.latency.to_json() == {
+        "chunk_ms": 180.0,
+        "window_ms": 20.0,
+        "front_end_ms": 20.0,
+        "lookahead_ms": 600.0,
+        "total_ms": 820.0,
+    }
+
+
+def test_logits_are_there_when_the_stated_latency_has_passed(trained):
+    recognizer = StreamRecognizer(trained, chunk_ms=90)
+    for spoken in range(80, len(CLIP), 80):  # 5 ms at a time
+        recognizer.hear(CLIP[spoken - 80 : spoken])
+        due = (1000.0 * spoken / RATE - recognizer.latency.total) / 30.0  # output frames that began so long ago
+        assert recognizer.logits_given >= due
+    assert recognizer.logits_given > 0
+
+
+def test_a_chunk_is_at_least_one_output_frame_and_never_longer_than_asked_for_beyond():
+    settings = ModelSettings(161, 9, FrameStackSettings(3, 2, 8), 8, 1, "forward", "none", 0.0, 20.0)
+    features = FeatureSettings("log_spectrogram", RATE)
+    assert stream_latency(settings, features, chunk=1).to_json()["total_ms"] == 20 + 20 + 10
+    ahead = stream_latency(replace(settings, lookahead=5), features, chunk=1)
+    assert (ahead.lookahead, ahead.total) == (100.0, 150.0)
+
+
+def test_a_bidirectional_network_is_refused_with_the_reason_and_the_way_out(trained):
+    other = SimpleNamespace(**vars(trained) | {"settings": replace(trained.settings, direction="bidirectional")})
+    with pytest.raises(UsageError, match="runs/noise.*bidirectional.*direction: forward"):
+        StreamRecognizer(other, chunk_ms=200)
+
+
+def test_a_paced_file_comes_at_the_speed_of_sound(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(dsrun.streaming.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(dsrun.streaming.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    blocks = [np.zeros((RATE // 10, 1), np.float32)] * 3
+    times = []
+    for _ in paced(LiveAudio("-", RATE, 1, iter(blocks))).blocks:
+        times.append(clock[0])
+        clock[0] += 0.02  # what whoever hears it takes does not add up
+    np.testing.assert_allclose(times, [0.1, 0.2, 0.3])
+
+
+# --- the command ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(monkeypatch, trained, tmp_path):
+    """`dsrun transcribe` of that run; the clip as a file of 32-bit floats."""
+    monkeypatch.setattr("dsrun.streaming.load_run", lambda path, checkpoint: trained)
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, CLIP, RATE, subtype="FLOAT")
+    return lambda *arguments, **options: CliRunner().invoke(
+        app, ["transcribe", "RUN", *(str(path) if a == "CLIP" else a for a in arguments)], **options
+    )
+
+
+def test_the_command_prints_the_text_alone_and_its_latency_to_stderr(command, whole_text):
+    result = command("CLIP", "--stream")
+    assert result.exit_code == 0
+    assert result.stdout == whole_text + "\n"
+    assert result.stderr.startswith(
+        "latency at most 820 ms (chunk 180, window 20, front end 20, lookahead 600) and computing: "
+    )
+
+
+def test_json_is_a_line_a_change_and_a_last_one_with_the_figures(command, whole_text):
+    lines = [json.loads(line) for line in command("CLIP", "--stream", "--json").stdout.splitlines()]
+    assert [line["is_final"] for line in lines] == [False] * (len(lines) - 1) + [True]
+    assert len(lines) > 2
+    assert lines[-1]["text"] == whole_text
+    assert lines[-1]["latency"]["total_ms"] == 820.0
+    assert set(lines[-1]["compute"]) == {"chunks", "median_ms", "max_ms", "share_of_real_time"}
+    assert all(0 < a["seconds"] < b["seconds"] <= 1.0 for a, b in itertools.pairwise(lines[:-1]))
+
+
+def test_standard_input_is_a_wav_or_bare_samples(command, trained):
+    content = np.round(CLIP * 32767).astype("<i2").tobytes()
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.frombuffer(content, "<i2"), RATE, subtype="PCM_16", format="WAV")
+    raw = command("-", "--stream", "--raw-rate", "16000", input=content)
+    piped = command("-", "--stream", input=buffer.getvalue())
+    assert raw.exit_code == piped.exit_code == 0
+    assert len(raw.stdout) > 10
+    assert raw.stdout == piped.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["CLIP", "CLIP", "--stream"], "one recording"),
+        (["CLIP", "--stream", "--raw-rate", "16000"], "--raw-rate is for bare samples"),
+        (["-", "--stream", "--realtime"], "--realtime paces a file"),
+        (["CLIP", "--chunk-ms", "100"], "belong to --stream"),
+    ],
+)
+def test_options_that_nothing_would_obey_are_refused(command, arguments, says):
+    result = command(*arguments)
+    assert result.exit_code == 2
+    assert says in str(result.exception) + result.output
+
+
+def test_a_wider_text_shows_its_end_on_a_terminal(monkeypatch, capsys):
+    from dsrun.cli_stream import _rewrite_line
+
+    monkeypatch.setenv("COLUMNS", "10")
+    _rewrite_line("abcdefghijkl", 1.0)
+    _rewrite_line("short\x1b", 1.0)
+    assert capsys.readouterr().out == "\r…efghijkl\x1b[K\rshort\\x1b\x1b[K"
+
+
+def test_the_resampler_is_in_the_latency_where_there_is_one():
+    report = {
+        "latency": {"chunk_ms": 30.0, "window_ms": 20.0, "front_end_ms": 0.0, "lookahead_ms": 0.0, "resampler_ms": 7.5,
+                    "total_ms": 57.5},
+        "compute": {"median_ms": 1.0, "max_ms": 2.0, "share_of_real_time": 0.03},
+        "seconds": 2.0,
+    }  # fmt: skip
+    assert "at most 57.5 ms (chunk 30, window 20, front end 0, lookahead 0, resampler 7.5)" in latency_line(report)
