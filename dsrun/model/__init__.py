@@ -4,9 +4,9 @@ Conventions: batch first outside, time-major inside the GRU stack; lengths are i
 frames never influence a real one, in the convolutions, in the statistics and in the backward direction; `Policy`
 decides every format. Structure is flax NNX; the recurrent unit and the normalisations are our own, because flax keeps
 a float32 carry and float32 statistics in a float16 network, and here every cast is visible. Logits are float32,
-natural scale, blank is class 0.
+natural scale, blank is class 0. `streaming` runs a forward network in pieces, with the same logits.
 
-Not here: the loss (`dsrun.ctc`), the loop and the update (`dsrun.training`), streaming, language models.
+Not here: the loss (`dsrun.ctc`), the loop and the update (`dsrun.training`), language models.
 """
 
 from dsrun.model.deep_speech import (
