@@ -26,7 +26,10 @@ from dsrun.streaming import StreamRecognizer, paced, stream_latency
 
 CONFIG = "configs/prompts_streaming.yaml"
 RATE = 16_000
-CLIP = (0.1 * np.random.default_rng(3).standard_normal(RATE)).astype(np.float32)  # 98 frames, 33 output frames
+SECONDS = 2
+# Another tone every 100 ms, so that the network has something to answer to.
+TONES = np.random.default_rng(3).uniform(100, 7000, 10 * SECONDS).repeat(RATE // 10)
+CLIP = (0.4 * np.sin(2 * np.pi * np.cumsum(TONES) / RATE)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +71,15 @@ def whole_text(trained):
         num_labels=np.zeros(1, np.int32),
     )
     (text,) = trained.evaluator.decode(trained.weights, trained.statistics, batch, trained.alphabet)
-    assert len(text) > 10
+    assert len(text) > 5
     return text
 
 
-@pytest.mark.parametrize("size", [100, 2880, RATE])
+@pytest.mark.parametrize("size", [100, 2880, len(CLIP)])
 def test_pieces_of_sound_give_the_text_of_the_whole_pass_and_never_take_a_letter_back(recognizer, whole_text, size):
     recognizer.restart()
     texts = []
-    for start in range(0, RATE, size):
+    for start in range(0, len(CLIP), size):
         is_new = recognizer.hear(CLIP[start : start + size])
         assert is_new == (recognizer.text != (texts[-1] if texts else ""))
         texts.append(recognizer.text)
@@ -84,7 +87,7 @@ def test_pieces_of_sound_give_the_text_of_the_whole_pass_and_never_take_a_letter
     texts.append(recognizer.text)
     assert texts[-1] == whole_text
     assert all(later.startswith(text) for text, later in itertools.pairwise(texts))
-    if size < RATE:
+    if size < len(CLIP):
         assert texts[-2]  # some of it before the end
 
 
@@ -164,7 +167,7 @@ def test_json_is_a_line_a_change_and_a_last_one_with_the_figures(command, whole_
     assert lines[-1]["text"] == whole_text
     assert lines[-1]["latency"]["total_ms"] == 820.0
     assert set(lines[-1]["compute"]) == {"chunks", "median_ms", "max_ms", "share_of_real_time"}
-    assert all(0 < a["seconds"] < b["seconds"] <= 1.0 for a, b in itertools.pairwise(lines[:-1]))
+    assert all(0 < a["seconds"] < b["seconds"] <= SECONDS for a, b in itertools.pairwise(lines[:-1]))
 
 
 def test_standard_input_is_a_wav_or_bare_samples(command, trained):
@@ -174,7 +177,7 @@ def test_standard_input_is_a_wav_or_bare_samples(command, trained):
     raw = command("-", "--stream", "--raw-rate", "16000", input=content)
     piped = command("-", "--stream", input=buffer.getvalue())
     assert raw.exit_code == piped.exit_code == 0
-    assert len(raw.stdout) > 10
+    assert len(raw.stdout) > 5
     assert raw.stdout == piped.stdout
 
 
@@ -189,8 +192,8 @@ def test_standard_input_is_a_wav_or_bare_samples(command, trained):
 )
 def test_options_that_nothing_would_obey_are_refused(command, arguments, says):
     result = command(*arguments)
-    assert result.exit_code == 2
-    assert says in str(result.exception) + result.output
+    assert isinstance(result.exception, UsageError)
+    assert says in str(result.exception)
 
 
 def test_a_wider_text_shows_its_end_on_a_terminal(monkeypatch, capsys):

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import soundfile
@@ -46,6 +46,7 @@ ENCODINGS = {
 RAW = (1, 16)
 
 
+@runtime_checkable
 class Pipe(Protocol):
     """What is read of a binary stream: as much as is there, at most so many bytes; nothing at its end."""
 

@@ -9,7 +9,7 @@ import soundfile
 
 from dsrun.errors import DataError
 from dsrun.speech import AudioSettings, read_audio
-from dsrun.speech.live import LiveAudio, LiveSamples, live_file, live_pipe
+from dsrun.speech.live import LiveSamples, live_file, live_pipe
 
 SETTINGS = AudioSettings(16_000)
 CLIP = np.random.default_rng(0).uniform(-0.9, 0.9, 5003).astype(np.float32)
@@ -108,10 +108,3 @@ def test_a_file_that_is_missing_or_cut_off_is_refused_before_its_first_block(tmp
     (tmp_path / "cut.wav").write_bytes(wav()[:-100])
     with pytest.raises(DataError, match="cut off"):
         live_file(tmp_path / "cut.wav", block_seconds=0.1)
-
-
-def test_an_endless_pipe_is_never_held_in_memory():
-    """A hundred hours of sound; blocks are taken one by one and given away."""
-    block = np.zeros((16_000 * 360, 1), np.float32)
-    audio = LiveAudio("-", 16_000, 1, (block for _ in range(1000)))
-    assert sum(len(samples) for samples in LiveSamples(audio, SETTINGS)) == 16_000 * 360_000
