@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -44,11 +45,13 @@ from dsrun.record.magnitudes import FIELDS, Magnitudes, load_magnitudes
 from dsrun.scoring import write_details
 from dsrun.speech import (
     Alphabet,
+    AudioSettings,
     FeatureCache,
     audio_digest,
     log_spectrogram,
     open_manifest,
     read_manifest,
+    read_utterance,
     utterance_digest,
 )
 from dsrun.study.magnitudes import make_panels, tensor_rows, total_rows
@@ -700,3 +703,15 @@ def test_both_readers_of_manifests_take_a_lone_carriage_return_as_white_space_an
         assert [utterance.id for utterance in read(one)] == ["a"]
         with pytest.raises(DsrunError, match="two.jsonl:1: not a JSON object"):
             read(two)
+
+
+def test_a_name_too_long_for_any_file_is_a_missing_recording_and_stops_no_import_of_the_others(work):
+    from dsrun.speech.importers import import_corpus
+
+    soundfile.write(work / "a.wav", np.ones(8000, np.float32) / 2, 16_000)
+    rows = [{"audio_filepath": name, "duration": 0.5, "text": "hi"} for name in ("a.wav", "x" * 5000 + ".wav")]
+    path = fresh(work / "dev.json", "\n".join(map(json.dumps, rows)).encode())
+    with pytest.raises(DsrunError, match="no such file"):
+        read_utterance(read_manifest(path)[1], AudioSettings(16_000))
+    report = import_corpus("nemo", path, work / "out")
+    assert [entry["count"] for entry in report["left_out"].values()] == [1]

@@ -7,6 +7,7 @@ one of them taken, another rate converted by the same converter (soxr, whose pie
 encoders that write to a pipe cannot state it.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ def open_recording(
         DataError: no such file, no audio, cut off, or no such channel.
     """
     name = name or str(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(no_file(path, None))
     if raw is None:
         decoder = open_decoder(name, path, _Forwards)

@@ -78,7 +78,7 @@ def _require_files(index: ManifestIndex) -> None:
     problems: list[str] = []
     more, seen = 0, None
     for utterance in index:
-        if utterance.audio == seen or utterance.audio.is_file():
+        if utterance.audio == seen or os.path.isfile(utterance.audio):
             seen = utterance.audio
         elif len(problems) < MOST_PROBLEMS:
             problems.append(f"{index.path}:{utterance.line}: {no_file(utterance.audio, None)}")
