@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dsrun.cli_options import ConfigOption, JsonOption
+from dsrun.cli_options import ConfigOption, JsonOption, SetOption
 from dsrun.cli_tables import print_check, print_import
 from dsrun.errors import UsageError
 
@@ -206,3 +206,23 @@ def data_pack(
         print(
             f"{packed.manifest}: {packed.utterances} utterances, {packed.bytes / 1e9:.3g} GB in {packed.shards} tar shards"
         )
+
+
+@data_app.command("augment")
+def data_augment(
+    manifest: Annotated[Path, typer.Argument(help="JSON-lines manifest.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the copy; must not be there yet.")],
+    config: ConfigOption = Path("configs/prompts_float32.yaml"),
+    set_: SetOption = None,
+    epoch: Annotated[int, typer.Option(min=0, help="Epoch whose draws are taken.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that work side by side.")] = 2,
+    json_output: JsonOption = False,
+) -> None:
+    """Write a copy of a manifest's clips as the config's augmentation makes them: a test set in noise, in rooms, at other speeds."""
+    from dsrun.data_augment import augment_manifest
+
+    report = augment_manifest(manifest, out, config=config, sets=set_ or (), epoch=epoch, workers=workers)
+    if json_output:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        print("  ".join(f"{name} {value}" for name, value in report.items()))

@@ -116,9 +116,10 @@ def check_manifest(
     texts = _Texts(alphabet)
     headers: dict[str, Counter[str]] = {"rate": Counter(), "channels": Counter(), "encoding": Counter()}
     is_spaced = np.zeros(len(utterances), bool)
-    found = (workers or Workers()).map(
-        lambda utterance: (utterance, examine(utterance, audio, depth=depth)), utterances
-    )
+    pool = (
+        workers if workers and depth != "nothing" else Workers()
+    )  # without reading there is nothing to do side by side
+    found = pool.map(lambda utterance: (utterance, examine(utterance, audio, depth=depth)), utterances)
     for number, (utterance, examined) in enumerate(found):
         _note_recording(utterance, examined, errors, warnings)
         _count_header(examined.header, headers)
