@@ -69,6 +69,38 @@ def bomb(rng: random.Random, folder: Path) -> Call:
     return _reads(rng, _written(folder / "clip.flac", mutated_bytes(rng, content) if rng.random() < 0.7 else content))
 
 
+def recording(rng: random.Random, folder: Path) -> Call:
+    """Damaged recordings as `transcribe` reads them: forwards in pieces, as a file that is followed, and from a pipe."""
+    kind = rng.choice(list(AUDIO))
+    content = mutated_bytes(rng, clip(kind, rng.choice((1, 2))), clip(rng.choice(list(AUDIO))))
+    path, way = _written(folder / f"clip.{kind}", content), rng.choice(("pieces", "followed", "pipe", "raw"))
+    from dsrun.speech.live import live_file, live_pipe
+    from dsrun.speech.recording import open_recording
+
+    def call() -> None:
+        if way == "pieces":
+            with open_recording(path, sample_rate=8000, channel=rng.choice(("mix", 0, 1))) as opened:
+                assert sum(len(piece) for piece in opened.samples()), "no samples and no word about it"
+        elif way == "followed":
+            sum(len(block) for block in live_file(path, block_seconds=0.1).blocks)
+        else:
+            with path.open("rb") as pipe:
+                rate = RATE if way == "raw" else None
+                sum(len(block) for block in live_pipe(pipe, name="-", raw_rate=rate, block_seconds=0.1).blocks)
+
+    return call
+
+
+def lexicon(rng: random.Random, folder: Path) -> Call:
+    """Damaged lexicons."""
+    path = _written(folder / "words.txt", mutated_text(rng, "hello\nworld w o r l d |\nit's\n\nGood-bye\n"))
+    normalizer = rng.choice(("nfkc_lower", "english", "as_is"))
+    from dsrun.ctc.lexicon import read_lexicon
+    from dsrun.speech import Alphabet
+
+    return lambda: read_lexicon(path, Alphabet(tuple(" '-abcdefghijklmnopqrstuvwxyz"), normalizer))
+
+
 def _reads(rng: random.Random, path: Path) -> Call:
     from dsrun.speech import AudioSettings, FeatureSettings, audio_digest, read_audio
 
@@ -320,20 +352,13 @@ def _written(path: Path, content: bytes) -> Path:
 KINDS: dict[str, Callable[[random.Random, Path], Call]] = {
     "audio": audio,
     "audio bomb": bomb,
+    "recording": recording,
     "manifest": manifest,
     "config": config,
     "arpa": arpa,
+    "lexicon": lexicon,
     "alphabet": alphabet,
     "tar": tar,
     "importer": importer,
 }
-WEIGHTS = {
-    "audio": 30,
-    "audio bomb": 1,
-    "manifest": 15,
-    "config": 15,
-    "arpa": 12,
-    "alphabet": 6,
-    "tar": 11,
-    "importer": 10,
-}  # of 100 cases
+WEIGHTS = dict(zip(KINDS, (24, 1, 10, 15, 13, 11, 3, 5, 9, 9), strict=True))  # of 100 cases
