@@ -9,7 +9,7 @@ worker threads, batches ahead in another, features in float64, rounded once. PyT
 
 Each side is a process of its own, bound to the same processors. They take turns (`turns`), a pass over all batches each, a case (format
 and number of workers) after another. The first pass of each case warms up and does not count. A ratio is the median of the
-ratios of neighbouring passes.
+ratios of neighbouring passes; with 0 workers there is one of processor time as well, which a busy machine disturbs less.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,10 @@ def work(folder: Path) -> None:
         nonlocal turn
         name, batcher, ahead = batchers[turn % len(batchers)]
         turn += 1
-        total = 0.0
+        total, started = 0.0, time.process_time()
         for batch, _ in prefetch(lambda: batcher.epoch(0), ahead):
             total += float(batch.features[0, 0].sum()) + int(batch.num_frames.sum())
-        return {"case": name, "sum": total}
+        return {"case": name, "sum": total, "cpu_seconds": time.process_time() - started}
 
     serve({"version": "dsrun"}, unit)
 
@@ -107,6 +108,9 @@ def rows(contenders: Sequence[Contender], hours: float, repeats: int) -> list[di
         row["audio_hours_per_second"] = {name: hours / statistics.median(times) for name, times in seconds.items()}
         for peer in contenders[1:]:
             row[f"ratio_{peer.name}"] = ratio(seconds[peer.name], seconds["dsrun"])
+            if case.endswith(" 0 workers"):  # all work is the process's own, so its processor time can be compared
+                own, other = ([c.results[turn]["cpu_seconds"] for turn in turns] for c in (contenders[0], peer))
+                row[f"cpu_ratio_{peer.name}"] = ratio(other, own)
         found.append(row)
     return found
 
@@ -161,8 +165,8 @@ def main() -> None:
     for row in result["rows"]:
         rates = "   ".join(f"{name} {rate:6.3f}" for name, rate in row["audio_hours_per_second"].items())
         ratios = "   ".join(
-            f"{name.removeprefix('ratio_')} / dsrun {found['median']:.2f} ({found['lowest']:.2f} to {found['highest']:.2f})"
-            for name, found in row.items() if name.startswith("ratio_")
+            f"{name.replace('ratio_', '').replace('cpu_', 'processor time of ')} / dsrun {found['median']:.2f} ({found['lowest']:.2f} to {found['highest']:.2f})"
+            for name, found in row.items() if "ratio_" in name
         )  # fmt: skip
         print(f"{row['case']:<16} {rates}   {ratios}")
     return None

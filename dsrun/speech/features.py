@@ -128,21 +128,29 @@ def _frames(
     size, hop = round(sample_rate * window_ms / 1000), round(sample_rate * hop_ms / 1000)
     if len(samples) < size:
         raise DataError(f"{len(samples)} samples are shorter than one window of {size} ({window_ms:g} ms).")
-    return np.lib.stride_tricks.sliding_window_view(samples, size)[::hop]
+    # As sliding_window_view(samples, size)[::hop], which takes a tenth of the time that a short clip's features do.
+    shape, strides = (1 + (len(samples) - size) // hop, size), (hop * samples.strides[0], samples.strides[0])
+    return np.lib.stride_tricks.as_strided(samples, shape, strides, writeable=False)
 
 
 def _power(
     frames: np.ndarray, sample_rate: int, fft_size: int
 ) -> Iterator[tuple[slice, Float64[np.ndarray, "block_frame bin"]]]:
-    """Power of each frame's bins, some frames at a time: an hour of audio at once would be 2 GiB of complex numbers."""
-    size = frames.shape[1]
+    """Power of each frame's bins, some frames at a time: an hour of audio at once would be 2 GiB of complex numbers.
+
+    What it yields is the consumer's until the next block, which takes the same memory.
+    """
+    size, block = frames.shape[1], min(BLOCK, len(frames))
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)  # periodic Hann, scipy's default
     density = sample_rate * np.sum(window**2)
+    windowed, spectrum = np.empty((block, size)), np.empty((block, fft_size // 2 + 1), np.complex128)
+    magnitude = np.empty(spectrum.shape)
     for start in range(0, len(frames), BLOCK):
-        rows = slice(start, start + BLOCK)
-        windowed = frames[rows].astype(np.float64)
-        windowed *= window
-        power = np.abs(np.fft.rfft(windowed, fft_size, axis=1))
+        rows = slice(start, min(start + BLOCK, len(frames)))
+        part = slice(0, rows.stop - start)
+        np.multiply(frames[rows], window, out=windowed[part])
+        np.fft.rfft(windowed[part], fft_size, axis=1, out=spectrum[part])
+        power = np.abs(spectrum[part], out=magnitude[part])
         power *= power
         power /= density
         power[:, 1 : -1 if fft_size % 2 == 0 else None] *= 2  # the last bin of an odd size has a negative twin

@@ -176,6 +176,10 @@ def make_utterance(row: Row, number: int, folder: Path) -> Utterance:
     )
 
 
+# Nothing that a Path would leave out or read otherwise: no empty part, no `.` or `..`.
+_IS_PLAIN = re.compile(r"/?(?!\.\.?(?:/|$))[^/]+(?:/(?!\.\.?(?:/|$))[^/]+)*", re.DOTALL).fullmatch
+
+
 def _default_id(name: str, member: TarMember | None, offset: float) -> str:
     place = f"#{member.offset}" if member else ""
     return without_ending(name) + place + (f"@{offset:g}" if offset else "")
@@ -183,6 +187,11 @@ def _default_id(name: str, member: TarMember | None, offset: float) -> str:
 
 def without_ending(name: str) -> str:
     """A path without the ending of its last part; `/` and `.` have no such part."""
+    if _IS_PLAIN(
+        name
+    ):  # what a Path would say of it, in a tenth of the time: every line of a manifest of millions asks
+        dot = name.rfind(".", name.rfind("/") + 2)  # a first dot is part of the name
+        return name[:dot] if 0 < dot < len(name) - 1 else name
     path = Path(name)
     return str(path.with_suffix("") if path.name else path)
 

@@ -10,6 +10,7 @@ line has another id than it had.
 
 import codecs
 import os
+import threading
 import weakref
 from array import array
 from collections.abc import Iterator, Sequence
@@ -65,6 +66,7 @@ class ManifestIndex(Sequence[Utterance]):
     ):
         self.path, self.ids, self.seconds = path, ids, seconds
         self._file, self._starts, self._lines = file, starts, lines
+        self._latest = threading.local()  # a batch asks for an utterance's recording and then for its text
         weakref.finalize(self, os.close, file)
 
     @property
@@ -96,9 +98,11 @@ class ManifestIndex(Sequence[Utterance]):
         Raises:
             DataError: the file has been written into since it was opened.
         """
-        start = int(self._starts[index])
-        content = os.pread(self._file, int(self._starts[index + 1]) - start, start)
-        return self._row(index, content)
+        if getattr(self._latest, "index", None) != index:
+            start = int(self._starts[index])
+            self._latest.row = self._row(index, os.pread(self._file, int(self._starts[index + 1]) - start, start))
+            self._latest.index = index
+        return self._latest.row
 
     def rows(self) -> Iterator[Row]:
         """All of them in order, for who goes through the whole manifest."""

@@ -123,7 +123,7 @@ class StreamedDataset:
         """
         key: dict[str, Any] = {"seed": self.seed, "epoch": epoch, "id": self.ids[member]}
 
-        def compute(utterance: Utterance) -> Float32[np.ndarray, "frame bin"]:
+        def compute(utterance: Utterance) -> np.ndarray:
             samples = read_utterance(utterance, self.audio)
             return augmented_features(samples, self.settings, self.augmentation, **key)
 
