@@ -139,6 +139,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _shown(name: str, found: dict[str, float]) -> str:
+    what = name.replace("cpu_", "processor time of ").replace("ratio_", "")
+    return f"{what} / dsrun {found['median']:.2f} ({found['lowest']:.2f} to {found['highest']:.2f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Time files to batches, beside PyTorch's DataLoader where it is available."
@@ -164,10 +169,7 @@ def main() -> None:
     )
     for row in result["rows"]:
         rates = "   ".join(f"{name} {rate:6.3f}" for name, rate in row["audio_hours_per_second"].items())
-        ratios = "   ".join(
-            f"{name.replace('ratio_', '').replace('cpu_', 'processor time of ')} / dsrun {found['median']:.2f} ({found['lowest']:.2f} to {found['highest']:.2f})"
-            for name, found in row.items() if "ratio_" in name
-        )  # fmt: skip
+        ratios = "   ".join(_shown(name, found) for name, found in row.items() if "ratio_" in name)
         print(f"{row['case']:<16} {rates}   {ratios}")
     return None
 

@@ -66,7 +66,7 @@ class ManifestIndex(Sequence[Utterance]):
     ):
         self.path, self.ids, self.seconds = path, ids, seconds
         self._file, self._starts, self._lines = file, starts, lines
-        self._latest = threading.local()  # a batch asks for an utterance's recording and then for its text
+        self._latest = threading.local()  # by thread, its index and row
         weakref.finalize(self, os.close, file)
 
     @property
@@ -98,11 +98,14 @@ class ManifestIndex(Sequence[Utterance]):
         Raises:
             DataError: the file has been written into since it was opened.
         """
-        if getattr(self._latest, "index", None) != index:
-            start = int(self._starts[index])
-            self._latest.row = self._row(index, os.pread(self._file, int(self._starts[index + 1]) - start, start))
-            self._latest.index = index
-        return self._latest.row
+        start = int(self._starts[index])
+        row = self._row(index, os.pread(self._file, int(self._starts[index + 1]) - start, start))
+        self._latest.index, self._latest.row = index, row
+        return row
+
+    def row_again(self, index: int) -> Row:
+        """As `row`; not read anew if it is the one that this thread read last: a batch asks for a recording and then for its text."""
+        return self._latest.row if getattr(self._latest, "index", None) == index else self.row(index)
 
     def rows(self) -> Iterator[Row]:
         """All of them in order, for who goes through the whole manifest."""

@@ -137,7 +137,7 @@ class StreamedDataset:
             raise DataError(f"utterance {utterance.id!r} (line {utterance.line}): {error}") from None
 
     def _labels(self, place: int) -> list[int]:
-        text = self.alphabet.normalize(self.index.row(place).fields["text"])
+        text = self.alphabet.normalize(self.index.row_again(place).fields["text"])
         return [self.alphabet.classes[character] for character in text if character in self.alphabet.classes]
 
     def normalized_by(self, normalization: Normalization) -> "StreamedDataset":
