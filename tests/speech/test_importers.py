@@ -1,10 +1,12 @@
 """`dsrun data import`: every kind of corpus, and every way in which one is wrong."""
 
 import json
+import os
 import shutil
 import sys
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +22,10 @@ from corpora import FIXTURES, PLAIN, RATE, Spoken, kaldi, tone, with_second, wri
 from dsrun.cli import app
 from dsrun.cli_data import IMPORT_KINDS
 from dsrun.errors import DataError, UsageError
-from dsrun.speech import AudioSettings, read_manifest, read_utterance
+from dsrun.speech import AudioSettings, open_manifest, read_manifest, read_utterance
 from dsrun.speech.importers import KINDS, ImportOptions, import_corpus
 from dsrun.speech.importers.tables import read_csv, read_lines
-from dsrun.speech.importers.tedlium import clean
+from dsrun.speech.importers.tedlium import LINE, clean
 
 SPLIT = {
     "librispeech": "dev-clean", "libritts": "dev-clean", "common_voice": "train", "ljspeech": "all", "hf_folder": "train",
@@ -197,7 +199,125 @@ def test_text_that_the_normaliser_refuses_is_left_out_and_other_text_stays_as_wr
     assert [u.text for u in utterances] == ["HELLO WORLD", "GOODBYE"]
 
 
+# Names and numbers that a manifest cannot hold
+
+
+def test_a_file_name_that_is_no_utf8_is_left_out_with_an_example_that_can_be_written(tmp_path):
+    source = FIXTURES["folder"](tmp_path / "corpus", PLAIN)
+    for name in (b"caf\xe9.wav", b"th\xe9.txt", b"th\xe9.wav"):  # the first without text
+        Path(os.fsdecode(bytes(source / "sub" / "0001.wav").rpartition(b"/")[0] + b"/" + name)).write_bytes(b"a text")
+    report = import_corpus("folder", source, tmp_path / "out")
+    assert counts(report) == {"audio without text": 1, "malformed line": 1}
+    assert r"caf\udce9.wav" in report["left_out"]["audio without text"]["examples"][0]
+    assert json.loads((tmp_path / "out" / "import.json").read_text(encoding="utf-8")) == report
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"note": "\ud800"}, "malformed line"),
+        ({"more": [{"deep\udfff": 1}]}, "malformed line"),
+        ({"duration": 10**400}, "malformed line"),
+        ({"offset": 10**400}, "malformed line"),
+        ({"shard_id": [[]]}, "malformed line"),
+        ({"offset": 0.1, "duration": 0}, "part beyond its recording"),
+    ],
+)
+def test_a_foreign_row_that_no_manifest_can_hold_is_counted_and_the_others_are_written(row, reason, tmp_path):
+    source = FIXTURES["nemo"](tmp_path / "corpus", PLAIN)
+    with (source / "dev.json").open("a") as file:
+        file.write(json.dumps({"audio_filepath": "audio/0001.wav", "id": "odd", "text": "x"} | row) + "\n")
+    report = import_corpus("nemo", source, tmp_path / "out")
+    assert counts(report) == {reason: 1}
+    assert len(read_manifest(tmp_path / "out" / "dev.jsonl")) == 3
+
+
+def test_keys_that_mean_something_in_our_manifests_are_not_copied_from_a_stranger(tmp_path):
+    source = FIXTURES["nemo"](tmp_path / "corpus", PLAIN[:1])
+    row = json.loads((source / "dev.json").read_text()) | {"sha256": "ABC", "tar_size": -1, "lang": "de"}
+    write(source / "dev.json", json.dumps(row))
+    import_corpus("nemo", source, tmp_path / "out", strict=True)
+    (utterance,) = read_manifest(tmp_path / "out" / "dev.jsonl")
+    assert (utterance.sha256, utterance.member, utterance.extra) == (None, None, {"lang": "de"})
+
+
+def test_two_splits_whose_names_look_alike_as_files_are_two_manifests(tmp_path):
+    source = FIXTURES["nemo"](tmp_path / "corpus", PLAIN)
+    for name in ("a b", "a_b", "a(b"):
+        shutil.copy(source / "dev.json", source / f"{name}.json")
+    report = import_corpus("nemo", source, tmp_path / "out", strict=True)
+    assert {name: totals["utterances"] for name, totals in report["splits"].items()} == dict.fromkeys(
+        ("a_b", "a_b_2", "a_b_3", "dev"), 3
+    )
+    for name in report["splits"]:
+        assert len(read_manifest(tmp_path / "out" / f"{name}.jsonl")) == 3
+
+
+def test_an_id_of_librispeech_that_leads_out_of_the_corpus_is_refused_unless_allowed(tmp_path):
+    source = FIXTURES["librispeech"](tmp_path / "corpus", PLAIN)
+    write_tone(tmp_path / "secret.flac", 0.2)
+    table = source / "dev-clean" / "84" / "121" / "84-121.trans.txt"
+    write(table, table.read_text() + f"../../../../secret ONE\n{tmp_path}/secret TWO\n")
+    assert counts(import_corpus("librispeech", source, tmp_path / "out")) == {"path outside the corpus": 2}
+    allowed = import_corpus("librispeech", source, tmp_path / "allowed", ImportOptions(allow_outside=True))
+    assert allowed["splits"]["dev-clean"]["utterances"] == 5
+
+
+@pytest.mark.parametrize("end", ["(" + "-" * 100_000, "<" + "," * 100_000, "{" * 100_000, "." * 100_000])
+def test_a_line_of_a_hundred_thousand_marks_takes_no_longer_than_its_length(end):
+    line = f"a 1 s 0 1 {end}"
+    start = time.process_time()
+    LINE.fullmatch(line), clean(f"x {end}")
+    assert time.process_time() - start < 0.5  # two minutes where each mark reads the rest again
+
+
+def test_a_line_of_commas_is_a_malformed_line_of_deepspeech_pytorch_and_not_a_million_paths(tmp_path):
+    source = FIXTURES["deepspeech_pytorch"](tmp_path / "corpus", PLAIN)
+    write(source / "dev.csv", (source / "dev.csv").read_text() + "," * 100_000 + "\n")
+    start = time.process_time()
+    assert counts(import_corpus("deepspeech_pytorch", source, tmp_path / "out")) == {"malformed line": 1}
+    assert time.process_time() - start < 2
+
+
 # The output folder
+
+
+def test_relative_paths_are_right_where_the_output_lies_behind_a_link(tmp_path):
+    source = FIXTURES["folder"](tmp_path / "corpus", PLAIN)
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "deep")
+    (tmp_path / "near").symlink_to(source)
+    import_corpus("folder", tmp_path / "near", tmp_path / "link" / "out", relative=True)
+    import_corpus("folder", tmp_path / "link" / ".." / ".." / "corpus", tmp_path / "plain")
+    for manifest in (tmp_path / "link" / "out" / "all.jsonl", tmp_path / "plain" / "all.jsonl"):
+        for read in (read_manifest, open_manifest):
+            assert [u.audio.is_file() for u in read(manifest)] == [True] * 3
+
+
+def test_an_import_that_was_killed_between_its_two_renames_is_taken_back_by_the_next(tmp_path, monkeypatch):
+    source, out = FIXTURES["folder"](tmp_path / "corpus", PLAIN), tmp_path / "out"
+    import_corpus("folder", source, out)
+    before = (out / "all.jsonl").read_bytes()
+    (source / "sub" / "0003.txt").unlink()
+    shutil.copytree(out, tmp_path / ".out.part")
+    out.rename(tmp_path / ".out.old")  # here the kill
+    with pytest.raises(UsageError, match="--overwrite replaces"):
+        import_corpus("folder", source, out)
+    assert (out / "all.jsonl").read_bytes() == before
+    rename = os.rename
+
+    def fails(old, new):
+        if str(old).endswith(".part"):
+            raise OSError(5, "Input/output error")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", fails)
+    with pytest.raises(DataError, match="Input/output error"):
+        import_corpus("folder", source, out, overwrite=True)
+    assert (out / "all.jsonl").read_bytes() == before
+    monkeypatch.undo()
+    assert import_corpus("folder", source, out, overwrite=True)["splits"]["all"]["utterances"] == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"corpus", "out"}
 
 
 def test_an_existing_folder_is_replaced_only_when_asked_and_only_if_an_import_made_it(tmp_path):
@@ -347,6 +467,8 @@ def test_marks_go_and_words_stay():
 def test_blanks_go_between_chinese_words_and_stay_between_latin_ones(tmp_path):
     _, utterances = imported("aishell", tmp_path, with_second(text="我 爱 T V 和 kaldi tool 们"))
     assert utterances[1].text == "我爱T V和kaldi tool们"
+    _, utterances = imported("aishell", tmp_path / "wide", with_second(text="hello  world \t 我  爱"))
+    assert utterances[1].text == "hello world我爱"
 
 
 def test_an_aishell_whose_clips_are_still_packed_says_so(tmp_path):
@@ -484,6 +606,39 @@ def test_kaldi_segments_are_parts_of_recordings(tmp_path):
     }  # fmt: skip
 
 
+def test_of_an_id_that_stands_twice_in_a_table_of_kaldi_the_first_line_counts(tmp_path):
+    source = kaldi(tmp_path / "corpus", PLAIN) / "dev"
+    scp = "\n".join(f"spk-{s.name} {s.name}.wav" for s in PLAIN)
+    write(source / "wav.scp", f"{scp}\nspk-0001 0002.wav\n")
+    write(source / "segments", "u1 spk-0001 0.05 0.15\nu1 spk-0003 0.10 0.2\nu2\tspk-0003\t0.1\t0.2\n")
+    write(source / "utt2spk", "u1 x\nu1 y\nu2\tz\n")
+    write(source / "text", "u1 one\nu1 again\nu2\tten and two\n")
+    report = import_corpus("kaldi", source, tmp_path / "out")
+    first, second = read_manifest(tmp_path / "out" / "dev.jsonl")
+    assert (first.audio.name, first.offset, first.text, first.speaker) == ("0001.wav", 0.05, "one", "x")
+    assert (second.id, second.text, second.speaker) == ("u2", "ten and two", "z")
+    assert counts(report) == {"duplicate id": 4}
+    write(source / "wav.scp", f"spk-0001 a.ark:{'9' * 5000}\nspk-0003 0003.wav\n")  # a number for no file
+    write(source / "segments", "u1 spk-0001 0 1\nu2 spk-0003 0.1 0.2\n")
+    assert counts(import_corpus("kaldi", source, tmp_path / "far"))["missing file"] == 2
+
+
+def test_a_channel_of_several_is_left_out_and_the_only_one_is_used(tmp_path):
+    source = kaldi(tmp_path / "kaldi", PLAIN) / "dev"
+    both = np.stack([tone(0.3), -tone(0.3)], axis=1)
+    soundfile.write(source / "0002.wav", both, RATE)
+    write(source / "segments", "u1 spk-0001 0 0.2 1\nu2 spk-0002 0 0.2 2\nu3 spk-0002 0 0.2\n")
+    write(source / "text", "u1 one\nu2 two\nu3 three\n")
+    report = import_corpus("kaldi", source, tmp_path / "out")
+    assert counts(report) == {"one channel of several": 1}
+    assert "channel 2 of 2" in report["left_out"]["one channel of several"]["examples"][0]
+    source = FIXTURES["tedlium"](tmp_path / "ted", PLAIN)
+    (source / "dev" / "sph" / "Talk.sph").unlink()
+    soundfile.write(source / "dev" / "sph" / "Talk.wav", np.repeat(tone(0.9)[:, None], 2, axis=1), RATE)
+    with pytest.raises(DataError, match="one channel of several: 3"):
+        import_corpus("tedlium", source, tmp_path / "out2")
+
+
 def test_a_wav_inside_a_kaldi_archive_is_read_where_it_lies(tmp_path):
     source = kaldi(tmp_path / "corpus", PLAIN) / "dev"
     ark, scp = b"", ""
@@ -599,6 +754,22 @@ def test_webdataset_reads_text_and_speaker_from_json_and_refuses_compressed_shar
     (packed / "x.tar.gz").write_bytes(b"\x1f\x8b")
     with pytest.raises(DataError, match="compressed tar has no random access"):
         import_corpus("webdataset", packed, tmp_path / "no")
+
+
+def test_a_damaged_tar_shard_is_counted_and_the_others_are_read(tmp_path):
+    source = FIXTURES["webdataset"](tmp_path / "corpus", PLAIN)
+    whole = (source / "train-000000.tar").read_bytes()
+    (source / "train-000001.tar").write_bytes(whole[: len(whole) // 2])
+    (source / "train-000002.tar").write_bytes(b"no tar at all")
+    report = import_corpus("webdataset", source, tmp_path / "out")
+    assert counts(report) == {"unreadable tar shard": 2}
+    ids = [u.id for u in read_manifest(tmp_path / "out" / "train.jsonl")]
+    assert [id for id in ids if id.startswith("train-000000")] == [f"train-000000/{s.name}" for s in PLAIN]
+    with pytest.raises(DataError, match="--strict, and 2 would be left out"):
+        import_corpus("webdataset", source, tmp_path / "strict", strict=True)
+    rows = [{"audio_filepath": "0001.flac", "text": "one", "shard_id": shard} for shard in (0, 2)]
+    write(source / "list.json", "".join(json.dumps(row) + "\n" for row in rows))
+    assert counts(import_corpus("nemo", source, tmp_path / "tarred")) == {"unreadable tar shard": 1}
 
 
 def test_a_link_to_a_folder_above_is_not_followed_for_ever(tmp_path):

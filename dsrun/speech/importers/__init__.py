@@ -28,7 +28,7 @@ from dsrun.speech.importers.kaldi import read_kaldi
 from dsrun.speech.importers.librispeech import read_librispeech, read_libritts, read_mls
 from dsrun.speech.importers.ljspeech import read_ljspeech
 from dsrun.speech.importers.nemo import read_nemo
-from dsrun.speech.importers.rows import Found, ImportOptions, LeftOut, Row
+from dsrun.speech.importers.rows import Found, ImportOptions, LeftOut, Row, readable
 from dsrun.speech.importers.survey import survey
 from dsrun.speech.importers.tedlium import read_tedlium
 from dsrun.speech.importers.webdataset import read_webdataset
@@ -109,11 +109,11 @@ def import_corpus(
             raise DataError(f"{error.filename or source}: {error.strerror}.") from None
         report = {
             "kind": kind,
-            "source": str(source.absolute()),
+            "source": readable(str(source.absolute())),
             "options": {
-                "splits": list(options.splits),
-                "text": options.text,
-                "audio_root": None if options.audio_root is None else str(options.audio_root),
+                "splits": list(map(readable, options.splits)),
+                "text": None if options.text is None else readable(options.text),
+                "audio_root": None if options.audio_root is None else readable(str(options.audio_root)),
                 "normalizer": normalizer,
                 "split_by_hash": None if percents is None else list(percents),
                 "allow_outside": options.allow_outside,

@@ -12,21 +12,17 @@ from dsrun.speech.importers.folders import find_files, is_audio, require_some, w
 from dsrun.speech.importers.rows import MISSING, NO_TEXT, Found, ImportOptions, LeftOut, Row
 from dsrun.speech.importers.tables import read_lines
 
-BLANK = re.compile(r"(?<![A-Za-z0-9'])\s+|\s+(?![A-Za-z0-9'])")
+BLANK = re.compile(r"(?<![A-Za-z0-9']) | (?![A-Za-z0-9'])")  # of single ones: of two each is beside a blank
 
 
 def read_aishell(source: Path, options: ImportOptions) -> Found:
     """One row a line of the table that has a clip."""
     tables = sorted((source / "transcript").glob("*.txt"))
     require_some(tables, source, "transcript/aishell_transcript_v0.8.txt and wav/SPLIT/SPEAKER/ID.wav")
-    clips: dict[str, Path] = {}
-    doubled: list[tuple[str, Path]] = []
+    clips: dict[str, list[Path]] = {}
     for folder, names in walk(source / "wav"):
         for name in filter(is_audio, names):
-            id = os.path.splitext(name)[0]
-            if id in clips:
-                doubled.append((id, folder / name))
-            clips.setdefault(id, folder / name)
+            clips.setdefault(os.path.splitext(name)[0], []).append(folder / name)
     if not clips:
         archives = find_files(source / "wav", ".tar.gz")
         require_some(
@@ -35,18 +31,17 @@ def read_aishell(source: Path, options: ImportOptions) -> Found:
     named = set()
     for table in tables:
         for number, line in read_lines(table):
-            id, _, words = line.strip().partition(" ")
-            place, text = f"{table}:{number}", BLANK.sub("", words.strip())
+            id, *words = line.split()
+            place, text = f"{table}:{number}", BLANK.sub("", " ".join(words))
             named.add(id)
             if id not in clips:
                 yield LeftOut(MISSING, f"{place}: no {id}.wav below {source / 'wav'}")
                 continue
-            yield _row(place, source, id, clips[id], text)
-            for _, path in filter(lambda pair: pair[0] == id, doubled):
+            for path in clips[id]:
                 yield _row(place, source, id, path, text)
-    for id, path in clips.items():
+    for id, paths in clips.items():
         if id not in named:
-            yield LeftOut(NO_TEXT, f"{path}: no line in the transcript", _split(source, path))
+            yield LeftOut(NO_TEXT, f"{paths[0]}: no line in the transcript", _split(source, paths[0]))
 
 
 def _row(place: str, source: Path, id: str, audio: Path, text: str) -> Row:

@@ -26,6 +26,10 @@ from dsrun.speech.importers.rows import (
 from dsrun.speech.importers.tables import read_csv, read_lines, read_text
 from dsrun.speech.manifest import without_ending
 
+LONGEST_PATH = (
+    4096  # characters, and the least that PATH_MAX allows in bytes: a mebibyte of commas is no mebibyte of paths
+)
+
 
 def read_deepspeech_csv(source: Path, options: ImportOptions) -> Found:
     """One row a line of each table."""
@@ -54,13 +58,13 @@ def _csv(table: Path, root: Path) -> Found:
     for number, line in read_lines(table):
         place = f"{table}:{number}"
         # No quoting, so a path may hold a comma: the first cut that leaves two files, else the first of all.
-        cuts = [k for k, character in enumerate(line) if character == ","]
-        pairs = [(line[:k].strip(), line[k + 1 :].strip()) for k in cuts]
-        pair = next((p for p in pairs if os.path.isfile(root / p[0])), pairs[0] if pairs else None)
-        if pair is None or not all(pair):
-            yield LeftOut(MALFORMED, f"{place}: not `recording,text file`", table.stem)
+        cuts = [k for k, character in enumerate(line[:LONGEST_PATH]) if character == ","]
+        cut = next((k for k in cuts if os.path.isfile(root / line[:k].strip())), cuts[0] if cuts else len(line))
+        audio, text = line[:cut].strip(), line[cut + 1 :].strip()
+        if audio and text:
+            yield _row(place, table.stem, audio, root / audio, root / text)
         else:
-            yield _row(place, table.stem, pair[0], root / pair[0], root / pair[1])
+            yield LeftOut(MALFORMED, f"{place}: not `recording,text file`", table.stem)
 
 
 def _json(table: Path, root: Path) -> Found:

@@ -8,6 +8,9 @@ SPEAKER`. Without `segments` the utterance is the recording. A line of `wav.scp`
     REC flac -c -d -s path.flac |           or `cat path |`: the file is read, nothing is run
     REC any other command |                 refused; with --allow-commands run, and what it writes kept as a WAV in OUT/audio
 
+Of an id that stands twice in a table the first line counts. A fifth field of `segments` is a channel: a row is used only if its
+recording has no other.
+
 A corpus is one such folder, or a folder of them (`data/train`, `data/dev`): the splits are called as they are.
 """
 
@@ -23,6 +26,7 @@ from dsrun.speech.importers.folders import require_some
 from dsrun.speech.importers.rows import (
     BAD_PART,
     COMMAND,
+    DUPLICATE,
     FAILED_COMMAND,
     MALFORMED,
     MISSING,
@@ -36,7 +40,7 @@ from dsrun.speech.importers.rows import (
 from dsrun.speech.importers.tables import read_lines
 from dsrun.speech.manifest import TarMember
 
-ARCHIVE = re.compile(r"(.+):(\d+)")
+ARCHIVE = re.compile(r"(.+):(\d{1,18})")  # more digits are no place in a file
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class _Part:
     recording: str
     start: float
     end: float
+    channel: str | None = None
 
 
 def read_kaldi(source: Path, options: ImportOptions) -> Found:
@@ -56,8 +61,11 @@ def read_kaldi(source: Path, options: ImportOptions) -> Found:
 
 def _read_folder(folder: Path, options: ImportOptions) -> Found:
     split = folder.absolute().name
-    recordings = _Recordings(folder / "wav.scp", options)
-    speakers = dict(_pairs(folder / "utt2spk")) if (folder / "utt2spk").is_file() else {}
+    lines, doubled = _table(folder / "wav.scp", split)
+    yield from doubled
+    recordings = _Recordings(folder / "wav.scp", lines, options)
+    speakers, doubled = _table(folder / "utt2spk", split) if (folder / "utt2spk").is_file() else ({}, [])
+    yield from doubled
     parts: dict[str, _Part] | None = None
     if (folder / "segments").is_file():
         parts = {}
@@ -66,12 +74,14 @@ def _read_folder(folder: Path, options: ImportOptions) -> Found:
             part = _part(fields)
             if part is None:
                 yield LeftOut(MALFORMED, f"{place}: not `UTT REC start end`", split)
+            elif fields[0] in parts:
+                yield LeftOut(DUPLICATE, f"{place}: {fields[0]!r} stands there already", split)
             else:
                 parts[fields[0]] = part
     spoken = set()
     for number, line in read_lines(folder / "text"):
         place = f"{folder / 'text'}:{number}"
-        id, _, words = line.strip().partition(" ") if " " in line.strip() else line.strip().partition("\t")
+        id, words = [*line.split(maxsplit=1), ""][:2]
         spoken.add(id)
         part = _Part(id, 0.0, -1.0) if parts is None else parts.get(id)
         if part is None:
@@ -86,21 +96,31 @@ def _read_folder(folder: Path, options: ImportOptions) -> Found:
             yield LeftOut(BAD_PART, f"{place}: from {part.start:g} to {part.end:g} s", split)
             continue
         start = None if parts is None else part.start
-        yield Row(place, split, id, found[0], words.strip(), speakers.get(id), start, length, found[1])
+        yield Row(
+            place, split, id, found[0], words.strip(), speakers.get(id), start, length, found[1], channel=part.channel
+        )
     for id in (parts if parts is not None else recordings.lines) if spoken else ():
         if id not in spoken:
             yield LeftOut(NO_TEXT, f"{folder / 'text'}: no line for {id!r}", split)
 
 
-def _pairs(path: Path) -> list[tuple[str, str]]:
-    pairs = [line.split(maxsplit=1) for _, line in read_lines(path)]
-    return [(pair[0], pair[1].strip()) for pair in pairs if len(pair) == 2]
+def _table(path: Path, split: str) -> tuple[dict[str, str], list[LeftOut]]:
+    """What a table says of each id, and the lines whose id stood before; a line with an id alone says nothing."""
+    table: dict[str, str] = {}
+    doubled = []
+    for number, line in read_lines(path):
+        id, said = [*line.split(maxsplit=1), ""][:2]
+        if id in table:
+            doubled.append(LeftOut(DUPLICATE, f"{path}:{number}: {id!r} stands there already", split))
+        elif said:
+            table[id] = said.strip()
+    return table, doubled
 
 
 def _part(fields: list[str]) -> _Part | None:
     try:
         _, recording, start, end = fields[:4]
-        part = _Part(recording, float(start), float(end))
+        part = _Part(recording, float(start), float(end), *fields[4:5])
     except ValueError:
         return None
     return part if part.start >= 0 and all(map(math.isfinite, (part.start, part.end))) else None
@@ -109,10 +129,10 @@ def _part(fields: list[str]) -> _Part | None:
 class _Recordings:
     """`wav.scp`: where each recording lies; a command is run when its recording is first asked for."""
 
-    def __init__(self, path: Path, options: ImportOptions):
+    def __init__(self, path: Path, lines: dict[str, str], options: ImportOptions):
         self.root = options.audio_root or path.parent
         self.run, self.is_wanted = options.run_command, options.wants(path.absolute().parent.name)
-        self.lines = dict(_pairs(path))
+        self.lines = lines
         self._found: dict[str, tuple[Path, TarMember | None] | LeftOut] = {}
 
     def find(self, name: str) -> tuple[Path, TarMember | None] | LeftOut:

@@ -10,8 +10,18 @@ import os
 from pathlib import Path
 
 from dsrun.errors import DataError, UsageError
-from dsrun.speech.importers.folders import find_files, find_recording, is_audio, require_some, walk
-from dsrun.speech.importers.rows import MALFORMED, MISSING, NO_TEXT, UNREADABLE_TEXT, Found, ImportOptions, LeftOut, Row
+from dsrun.speech.importers.folders import find_files, find_recording, is_audio, leads_outside, require_some, walk
+from dsrun.speech.importers.rows import (
+    MALFORMED,
+    MISSING,
+    NO_TEXT,
+    OUTSIDE,
+    UNREADABLE_TEXT,
+    Found,
+    ImportOptions,
+    LeftOut,
+    Row,
+)
 from dsrun.speech.importers.tables import read_lines, read_text
 
 SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")  # people convert
@@ -29,6 +39,9 @@ def read_librispeech(source: Path, options: ImportOptions) -> Found:
         for number, line in read_lines(table):
             id, _, text = line.strip().partition(" ")
             named.add(id)
+            if leads_outside(id, options):
+                yield LeftOut(OUTSIDE, f"{table}:{number}: {id!r}; --allow-outside takes it", split)
+                continue
             audio = find_recording(table.parent, id, SUFFIXES)
             yield Row(f"{table}:{number}", split, id, audio, text.strip(), speaker)
         for name in sorted(os.listdir(table.parent)):

@@ -1,8 +1,8 @@
 """NeMo's and PaddleSpeech's manifests: JSON lines, which are nearly dsrun's own.
 
 `{"audio_filepath": ..., "duration": ..., "text": ...}`, perhaps `offset` (a part), `speaker`, `lang` and more; other keys are
-kept. Relative paths start from the manifest's folder or from `--audio-root`. Baidu's own release and old PaddleSpeech say `key`
-for the path, newer PaddleSpeech `feat` and `utt`.
+kept, but none that a dsrun manifest has with a meaning of its own (`sha256`). Relative paths start from the manifest's folder or
+from `--audio-root`. Baidu's own release and old PaddleSpeech say `key` for the path, newer PaddleSpeech `feat` and `utt`.
 
 Tarred: a row with `shard_id` N names a member of the tar that ends in N (`audio_N.tar`) beside the manifest. The member is read
 where it lies.
@@ -15,25 +15,23 @@ from typing import Any
 
 from dsrun.errors import DataError
 from dsrun.speech.importers.folders import tables_of
-from dsrun.speech.importers.rows import MALFORMED, MISSING, TEXT_KEYS, Found, ImportOptions, LeftOut, Row
+from dsrun.speech.importers.rows import (
+    MALFORMED,
+    MISSING,
+    TEXT_KEYS,
+    UNREADABLE_SHARD,
+    Found,
+    ImportOptions,
+    LeftOut,
+    Row,
+)
 from dsrun.speech.importers.tables import read_json_lines
-from dsrun.speech.manifest import TarMember, without_ending
+from dsrun.speech.manifest import KNOWN_KEYS, LONGEST, TarMember, without_ending
 from dsrun.speech.tar_shards import list_members
 
 PATH_KEYS = ("audio_filepath", "feat", "key")
-OUR_KEYS = {
-    *PATH_KEYS,
-    "duration",
-    "offset",
-    "speaker",
-    "utt2spk",
-    "id",
-    "utt",
-    "shard_id",
-    "tar_offset",
-    "tar_size",
-    "feat_shape",
-}
+# Read here, or read by a dsrun manifest as its own: a stranger's `sha256` may be of anything.
+OUR_KEYS = KNOWN_KEYS | {*PATH_KEYS, "utt2spk", "utt", "shard_id", "feat_shape"}
 
 
 def read_nemo(source: Path, options: ImportOptions) -> Found:
@@ -57,15 +55,20 @@ def _row(place: str, row: dict[str, Any], table: Path, root: Path, shards: "Shar
         return _malformed(place, table, f"needs {' or '.join(PATH_KEYS)} and {key or 'text'}, both texts")
     seconds = {k: row[k] for k in ("offset", "duration") if row.get(k) is not None}
     if not all(
-        isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 for value in seconds.values()
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST
+        for value in seconds.values()
     ):
         return _malformed(place, table, f"{seconds} are no seconds")
     times = {k: float(value) for k, value in seconds.items()}
     id = row.get("id") or row.get("utt") or _default_id(name, times)
     speaker = row.get("speaker") or row.get("utt2spk")
     member, audio = None, root / name
+    if any(isinstance(value, dict | list) for value in (id, speaker, row.get("shard_id"))):
+        return _malformed(place, table, "an id, a speaker or a shard_id that is no text and no number")
     if row.get("shard_id") is not None:
         found = shards.find(row["shard_id"], name)
+        if isinstance(found, str):
+            return LeftOut(UNREADABLE_SHARD, f"{place}: {found}", table.stem)
         if found is None:
             return LeftOut(
                 MISSING, f"{place}: no tar of shard_id {row['shard_id']!r} below {root} has {name!r}", table.stem
@@ -81,7 +84,8 @@ def _row(place: str, row: dict[str, Any], table: Path, root: Path, shards: "Shar
         str(speaker) if speaker else None,
         member=member,
         extra=extra,
-        **times,
+        offset=times.get("offset"),
+        duration=times.get("duration"),
     )
 
 
@@ -95,17 +99,20 @@ class Shards:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._members: dict[str, tuple[Path, dict[str, TarMember]]] = {}
+        self._members: dict[str, tuple[Path, dict[str, TarMember]] | str] = {}
 
-    def find(self, shard: Any, name: str) -> tuple[Path, TarMember] | None:
-        """Tar and place of a recording, or None."""
+    def find(self, shard: Any, name: str) -> tuple[Path, TarMember] | str | None:
+        """Tar and place of a recording; what is wrong with the tar; or None."""
         if str(shard) not in self._members:
             self._members[str(shard)] = self._list(str(shard))
-        path, members = self._members[str(shard)]
+        listed = self._members[str(shard)]
+        if isinstance(listed, str):
+            return listed
+        path, members = listed
         found = members.get(name) or members.get(_flat(name))
         return None if found is None else (path, found)
 
-    def _list(self, shard: str) -> tuple[Path, dict[str, TarMember]]:
+    def _list(self, shard: str) -> tuple[Path, dict[str, TarMember]] | str:
         tars = sorted(p for p in self.folder.glob("*.tar") if _number(p) == shard)
         if len(tars) > 1:
             raise DataError(
@@ -113,7 +120,10 @@ class Shards:
             )
         if not tars:
             return self.folder, {}
-        return tars[0], {member.name: TarMember(member.offset, member.size) for member in list_members(tars[0])}
+        try:
+            return tars[0], {member.name: TarMember(member.offset, member.size) for member in list_members(tars[0])}
+        except DataError as error:
+            return str(error)
 
 
 def _number(tar: Path) -> str:

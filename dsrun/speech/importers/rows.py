@@ -31,10 +31,13 @@ MALFORMED = "malformed line"
 OUTSIDE = "path outside the corpus"
 BAD_PART = "part beyond its recording"
 BAD_DURATION = "duration disagrees with the header"
+CHANNEL = "one channel of several"
+UNREADABLE_SHARD = "unreadable tar shard"
 COMMAND = "command instead of a file"
 FAILED_COMMAND = "command failed"
 NOT_SCORED = "marked as not to be scored"
 UNKNOWN_WORD = "a word of it is <unk>"
+LONGEST_EXAMPLE = 2_000  # characters
 NOT_A_FAULT = (NOT_SCORED, UNKNOWN_WORD)  # the corpus itself says so
 
 
@@ -48,6 +51,8 @@ class Row:
         id: unique in its split.
         offset, duration: seconds; with an offset a part of the recording, whose duration None is up to the end. A duration
             without offset is compared with the recording's.
+        channel: the one of the recording that the words are in, as the corpus calls it. A manifest cannot say so: the row is
+            used only if the recording has no other.
     """
 
     place: str
@@ -60,6 +65,7 @@ class Row:
     duration: float | None = None
     member: TarMember | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    channel: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,13 @@ class LeftOut:
 
 
 Found = Iterator[Row | LeftOut]
+
+
+def readable(text: str) -> str:
+    """A text for people and reports, of bounded length: bytes of a file's name that are no UTF-8 are written as escapes."""
+    # Python has such a byte as half a surrogate pair, which no file in UTF-8 can hold.
+    text = text if len(text) <= LONGEST_EXAMPLE else f"{text[:LONGEST_EXAMPLE]}..."
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)

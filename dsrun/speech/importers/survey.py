@@ -19,6 +19,7 @@ from dsrun.speech.audio import DURATION_TOLERANCE, Extent, read_extent
 from dsrun.speech.importers.rows import (
     BAD_DURATION,
     BAD_PART,
+    CHANNEL,
     DUPLICATE,
     EMPTY_TEXT,
     MALFORMED,
@@ -166,6 +167,11 @@ def _measure(row: Row, extent: Extent | LeftOut) -> Measured | LeftOut:
     if isinstance(extent, LeftOut):
         return LeftOut(extent.reason, f"{row.place}: {extent.example}")
     whole = extent.seconds
+    if row.channel is not None and extent.channels > 1:
+        return LeftOut(
+            CHANNEL,
+            f"{row.place}: channel {row.channel} of {extent.channels} ({row.audio}); write each channel to a file of its own (sox remix)",
+        )
     if row.offset is None:
         if row.duration is not None and abs(row.duration - whole) > DURATION_TOLERANCE:
             return LeftOut(
@@ -173,7 +179,7 @@ def _measure(row: Row, extent: Extent | LeftOut) -> Measured | LeftOut:
             )
         return Measured(row, whole, extent)
     rest = whole - row.offset
-    if rest <= 0 or (row.duration is not None and row.duration > rest + DURATION_TOLERANCE):
+    if rest <= 0 or (row.duration is not None and not 0 < row.duration <= rest + DURATION_TOLERANCE):
         end = "the end" if row.duration is None else f"{row.offset + row.duration:.3f} s"
         return LeftOut(
             BAD_PART, f"{row.place}: from {row.offset:.3f} s to {end}, the recording has {whole:.3f} ({row.audio})"

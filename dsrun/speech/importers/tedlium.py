@@ -4,7 +4,7 @@
 [<labels>] text`; `;;` begins a comment. Segments marked as not to be scored are left out. Marks that stand for no word go:
 `<sil>`, `{NOISE}`, the `(2)` of a pronunciation, the name in brackets that ends a line of release 1. A blank before an
 apostrophe goes too (`it 's`). `<unk>` stands for a word that nobody wrote down: such a segment would teach a wrong text and be
-scored by one, so it is left out and counted.
+scored by one, so it is left out and counted. A line is of one channel: where the recording has several, it is left out.
 """
 
 import re
@@ -24,8 +24,10 @@ from dsrun.speech.importers.rows import (
 from dsrun.speech.importers.tables import read_lines
 
 SUFFIXES = (".sph", ".wav", ".flac")
-LINE = re.compile(r"(\S+)\s+(\S+)\s+(\S+)\s+([\d.]+)\s+([\d.]+)(?:\s+<[^<>\s]*,[^<>]*>|\s+<F\d[^<>]*>)?(?:\s+(.*))?")
-NO_WORD = re.compile(r"<sil>|\{[^{}]*\}|\[[^][]*\]|(?<=\S)\(\d+\)|\s\([^() ]*-[^() ]*\)\s*$", re.IGNORECASE)
+# A line may have a mebibyte: each part ends where its own characters do, so that nothing is tried twice. `<[^<>]*,[^<>]*>` would
+# try each of 16,000 commas as the first, and read to the end behind every one.
+LINE = re.compile(r"(\S+)\s+(\S+)\s+(\S+)\s+([\d.]+)\s+([\d.]+)(?:\s+<[^<>\s,]*,[^<>]*>|\s+<F\d[^<>]*>)?(?:\s+(.*))?")
+NO_WORD = re.compile(r"<sil>|\{[^{}]*\}|\[[^][]*\]|(?<=\S)\(\d+\)|\s\([^() -]*-[^() ]*\)\s*$", re.IGNORECASE)
 
 
 def read_tedlium(source: Path, options: ImportOptions) -> Found:
@@ -55,7 +57,17 @@ def _parse(line: str, place: str, split: str, folder: Path) -> Row | LeftOut:
     if end <= start:
         return LeftOut(BAD_PART, f"{place}: from {start_text} to {end_text} s", split)
     id = f"{talk}-{channel}-{start_text}-{end_text}"
-    return Row(place, split, id, find_recording(folder, talk, SUFFIXES), text, speaker, start, round(end - start, 9))
+    return Row(
+        place,
+        split,
+        id,
+        find_recording(folder, talk, SUFFIXES),
+        text,
+        speaker,
+        start,
+        round(end - start, 9),
+        channel=channel,
+    )
 
 
 def clean(text: str) -> str:

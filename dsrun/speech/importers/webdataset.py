@@ -2,7 +2,7 @@
 
 `00017.flac` and `00017.txt`, or `00017.json` with a text in it (`--text` names its key). Nothing is unpacked: a manifest's rows
 say where in the tar file the recording lies. A shard's split is its name without the number that ends it (`train-000003.tar`).
-Compressed tars have no random access and are refused.
+Compressed tars have no random access and are refused. A shard that is damaged is used up to there and counted.
 """
 
 import os
@@ -17,6 +17,7 @@ from dsrun.speech.importers.rows import (
     MISSING,
     NO_TEXT,
     TEXT_KEYS,
+    UNREADABLE_SHARD,
     UNREADABLE_TEXT,
     Found,
     ImportOptions,
@@ -37,11 +38,16 @@ def read_webdataset(source: Path, options: ImportOptions) -> Found:
         raise DataError(f"{compressed[0]}: a compressed tar has no random access. Decompress it first (gunzip).")
     for shard in require_some(shards, source, "tar files"):
         split = re.sub(r"[-_.]*\d+$", "", shard.stem) or ""
-        with shard.open("rb") as file:
-            for key, members in groupby(list_members(shard), _key):
-                if not key.rpartition("/")[2]:  # ._name and others that systems leave behind
-                    continue
-                yield _row(shard, file.fileno(), split, key, list(members), options)
+        try:
+            with shard.open("rb") as file:
+                for key, members in groupby(list_members(shard), _key):
+                    if not key.rpartition("/")[2]:  # ._name and others that systems leave behind
+                        continue
+                    yield _row(shard, file.fileno(), split, key, list(members), options)
+        except DataError as error:  # of a thousand shards one is cut off; what stands before the damage is used
+            yield LeftOut(UNREADABLE_SHARD, str(error), split)
+        except OSError as error:
+            yield LeftOut(UNREADABLE_SHARD, f"{shard}: {error.strerror}", split)
 
 
 def _key(member: Member) -> str:

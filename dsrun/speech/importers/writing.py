@@ -1,7 +1,10 @@
 """What an import leaves: a manifest a split, and `import.json`, which says what was taken, what was left out and why.
 
-Everything is written into a folder aside that takes OUT's name when it is complete: a kill leaves the old OUT or the new one.
-An existing OUT is replaced only when asked, and only if an import made it and nothing else lies in it.
+Everything is written into a folder aside, .OUT.part, that takes OUT's name when it is complete; an old OUT is called .OUT.old
+meanwhile. A kill leaves the old OUT or the new one, or, just between the two renames, .OUT.old, which the next import puts back
+first. An existing OUT is replaced only when asked, and only if an import made it and nothing else lies in it.
+
+Every line is read as a manifest's reader will read it before it is written: one row that it would refuse would refuse all.
 """
 
 import json
@@ -13,14 +16,16 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
 import soundfile
 
 from dsrun.errors import DataError, UsageError
-from dsrun.speech.importers.rows import NOT_A_FAULT, LeftOut
+from dsrun.speech.importers.rows import MALFORMED, NOT_A_FAULT, LeftOut, readable
 from dsrun.speech.importers.survey import Measured
+from dsrun.speech.manifest import parse_row
 
 REPORT = "import.json"
 MOST_EXAMPLES = 3
@@ -74,11 +79,14 @@ class Output:
     def __init__(self, out: Path, *, overwrite: bool, relative: bool):
         self.out, self.relative = out.absolute(), relative
         self.aside = self.out.with_name(f".{self.out.name}.part")
+        self.old = self.out.with_name(f".{self.out.name}.old")
+        self._put_back()
         if self.out.exists() or self.out.is_symlink():
             _require_replaceable(self.out, overwrite)
 
     def __enter__(self) -> "Output":
         self.files: dict[str, TextIO] = {}
+        self.names: dict[str, str] = {}  # of the manifests, by split
         self.stack = ExitStack()
         try:
             shutil.rmtree(self.aside, ignore_errors=True)
@@ -95,21 +103,22 @@ class Output:
         """Every usable row to its split's manifest; totals by split, and what was left out by reason."""
         totals: dict[str, SplitTotals] = {}
         left_out: dict[str, dict[str, Any]] = {}
-        for item in items:
+        for found in items:
+            item = found if isinstance(found, LeftOut) else self._line(found)
             if isinstance(item, LeftOut):
                 is_fault = item.reason not in NOT_A_FAULT
                 entry = left_out.setdefault(item.reason, {"count": 0, "is_fault": is_fault, "examples": []})
                 entry["count"] += 1
                 if len(entry["examples"]) < MOST_EXAMPLES:
-                    entry["examples"].append(item.example)
+                    entry["examples"].append(readable(item.example))
                 continue
-            name = manifest_name(item.row.split)
-            line = json.dumps(self._to_json(item), ensure_ascii=False)
+            assert isinstance(found, Measured)
+            name = self._name(found.row.split)
             try:
-                self._file(name).write(line + "\n")
+                self._file(name).write(item + "\n")
             except OSError as error:
                 raise DataError(f"{self.aside}: {error.strerror}. Choose another OUT.") from None
-            totals.setdefault(name, SplitTotals()).add(item)
+            totals.setdefault(name, SplitTotals()).add(found)
         return totals, left_out
 
     def commit(self, report: dict[str, Any]) -> None:
@@ -119,11 +128,13 @@ class Output:
             text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
             (self.aside / REPORT).write_text(text, encoding="utf-8")
             if self.out.exists():
-                old = self.out.with_name(f".{self.out.name}.old")
-                shutil.rmtree(old, ignore_errors=True)
-                os.rename(self.out, old)
-                os.rename(self.aside, self.out)
-                shutil.rmtree(old)
+                shutil.rmtree(self.old, ignore_errors=True)
+                os.rename(self.out, self.old)
+                try:
+                    os.rename(self.aside, self.out)
+                finally:
+                    self._put_back()
+                shutil.rmtree(self.old)
             else:
                 os.rename(self.aside, self.out)
         except OSError as error:
@@ -159,11 +170,42 @@ class Output:
             raw.unlink(missing_ok=True)
         return path
 
+    def _put_back(self) -> None:
+        """The old OUT gets its name again where a kill, or an error, came between the two renames."""
+        if os.path.lexists(self.out) or not (self.old / REPORT).is_file():
+            return
+        try:
+            os.rename(self.old, self.out)
+        except OSError as error:
+            raise DataError(f"{self.old}: cannot be called {self.out} again: {error.strerror}.") from None
+
+    def _name(self, split: str) -> str:
+        """A split's manifest: `a b` and `a_b` are two."""
+        if split not in self.names:
+            wanted = name = manifest_name(split)
+            taken = set(self.names.values())
+            for number in count(2):
+                if name not in taken:
+                    break
+                name = f"{wanted}_{number}"
+            self.names[split] = name
+        return self.names[split]
+
     def _file(self, name: str) -> TextIO:
         if name not in self.files:
             file = (self.aside / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n")
             self.files[name] = self.stack.enter_context(file)
         return self.files[name]
+
+    def _line(self, item: Measured) -> str | LeftOut:
+        """The row as a line of a manifest, or what its reader would not take of it."""
+        try:
+            line = json.dumps(self._to_json(item), ensure_ascii=False)
+            line.encode()
+            parse_row(line)
+        except (DataError, ValueError, RecursionError) as error:  # ValueError: half a surrogate pair, in whatever key
+            return LeftOut(MALFORMED, f"{item.row.place}: {error}", item.row.split)
+        return line
 
     def _to_json(self, item: Measured) -> dict[str, Any]:
         row = item.row
@@ -185,8 +227,14 @@ class Output:
         if audio.is_relative_to(self.aside):  # of a command
             inside = audio.relative_to(self.aside)
             return str(inside) if self.relative else str(self.out / inside)
-        path = os.path.abspath(audio)  # `..` taken out, links as they are
-        return os.path.relpath(path, self.out) if self.relative else path
+        if self.relative:
+            # From where OUT's folder truly lies: of /link/out, a link to /disk/a/b, `..` is /disk/a, not /link. A recording's own
+            # name stays, since of a link to a store of blobs only that has an ending.
+            folder, name = os.path.split(audio)
+            return os.path.relpath(os.path.join(os.path.realpath(folder), name), os.path.realpath(self.out))
+        if ".." in audio.parts:  # behind a link they mean the folder above its target
+            return os.path.join(os.path.realpath(audio.parent), audio.name)
+        return os.path.abspath(audio)  # links as they are
 
 
 def manifest_name(split: str) -> str:
