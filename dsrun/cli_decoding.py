@@ -20,7 +20,10 @@ LmWeightOption = Annotated[
 ]
 WordBonusOption = Annotated[float | None, typer.Option(min=-1e6, max=1e6, help="Added for each word.")]
 LexiconOption = Annotated[
-    Path | None, typer.Option(help="Only find texts of these words, one a line (`dsrun lm words` prints a model's).")
+    Path | None,
+    typer.Option(
+        help="Only find texts of these words, one a line (`dsrun lm words` prints a model's); none: not the tuned one."
+    ),
 ]
 BeamBackendOption = Annotated[
     str | None,

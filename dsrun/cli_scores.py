@@ -11,6 +11,8 @@ MOST_CONFUSED = 10
 
 def print_scores(report: dict[str, Any]) -> None:
     """An evaluation's rates, intervals and examples."""
+    from dsrun.evaluation.results import notes_on_tuning
+
     _print_origin(report)
     for name, counts in (("cer", "characters"), ("wer", "words")):
         count = report[counts]
@@ -21,6 +23,8 @@ def print_scores(report: dict[str, Any]) -> None:
         )
     if not report.get("manifest_is_as_trained", True):
         print("          not one of the manifests that the run was trained with, as they were then")
+    for note in notes_on_tuning(report):
+        print(f"          {note}")
     if unknown := report.get("unknown_characters"):
         found = ", ".join(f"{character!r} {count} times" for character, count in unknown.items())
         print(f"characters outside the alphabet, which the network cannot write: {found}")

@@ -1,12 +1,12 @@
 """Which decoder the command line asks for, and what the run's tuning remembers.
 
-On the roof. `dsrun eval --tune-lm` leaves RUN/evaluation/lm.json: the language model by path and sha256, and the weights that were best
-on the dev set. Beam search takes what the command line does not say from there, and says so (--lm-weight 0 is beam search alone);
-weights that were tuned for other bytes are not used. Without tuning a language model gets the weights below, which are a start and
-nobody's measurement.
+On the roof. `dsrun eval --tune-lm` leaves RUN/evaluation/lm.json (`tuned.py`): language model and lexicon by path and sha256, and the
+weights that were best on the dev set. Beam search with that model takes every option that the command line does not say from there;
+`--lexicon none` is without the lexicon, `--lm-weight 0` is beam search alone, without model, bonus and lexicon that are not named. With
+another language model nothing is taken, and it gets the weights below, which are a start and nobody's measurement. What came out is
+printed, and whether its weights were tuned.
 """
 
-import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,29 +14,27 @@ from typing import Any
 
 from dsrun.ctc import Lexicon, NgramModel, read_arpa, read_lexicon
 from dsrun.ctc.flashlight import FlashlightSearch, is_flashlight_installed
-from dsrun.decoding_options import BACKENDS, DecodingOptions, as_options
+from dsrun.decoding_options import DecodingOptions, as_options
 from dsrun.errors import DataError, UsageError
 from dsrun.evaluation.decoders import BeamDecoder, Decoder, GreedyDecoder, PrefixSearch, Search
 from dsrun.record import RunDir
 from dsrun.speech import Alphabet, audio_digest
+from dsrun.tuned import TUNED, Tuned, read_tuned
 
 BEAM_WIDTH = 64
 LM_WEIGHT = 1.0
 WORD_BONUS = 1.0
-TUNED = "lm.json"
+NO_LEXICON = Path("none")
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """What `--tune-lm` found best; the paths are absolute."""
+class Resolved:
+    """Options with nothing unsaid but files that there are none of; the files' sha256; the tuning, if weights are from it."""
 
-    lm: str
-    lm_sha256: str
-    lexicon: str | None
-    beam_width: int
-    beam_backend: str
-    lm_weight: float
-    word_bonus: float
+    options: DecodingOptions
+    lm_sha256: str | None
+    lexicon_sha256: str | None
+    tuned: Tuned | None
 
 
 def make_decoder(options: DecodingOptions, *, alphabet: Alphabet, run: RunDir) -> Decoder:
@@ -49,29 +47,72 @@ def make_decoder(options: DecodingOptions, *, alphabet: Alphabet, run: RunDir) -
     options.check()
     if options.decoder == "greedy":
         return GreedyDecoder(alphabet)
-    tuned = read_tuned(run)
-    if tuned and options.lm is None and options.lexicon is None and options.lm_weight != 0:
+    found = resolve(options, run)
+    options = found.options
+    assert options.lm_weight is not None
+    assert options.word_bonus is not None
+    search = make_search(options, alphabet=alphabet, lm_weight=options.lm_weight, word_bonus=options.word_bonus)
+    settings = {
+        "backend": options.beam_backend,
+        "beam_width": options.beam_width,
+        "lm": None if options.lm is None else str(options.lm),
+        "lm_sha256": found.lm_sha256,
+        "lm_weight": options.lm_weight,
+        "word_bonus": options.word_bonus,
+        "lexicon": None if options.lexicon is None else str(options.lexicon),
+        "lexicon_sha256": found.lexicon_sha256,
+        # Not of the search: what its weights were chosen on, for error rates to say so.
+        "tuned_on_sha256": found.tuned.manifest_sha256 if found.tuned else None,
+        "tuned_at_step": found.tuned.step if found.tuned else None,
+    }
+    return BeamDecoder(search, settings)
+
+
+def resolve(options: DecodingOptions, run: RunDir) -> Resolved:
+    """What is not said from the run's tuning if it is about the same language model, the rest by default; prints it.
+
+    Raises:
+        UsageError: a weight for no language model. DataError: a file is not there, or not what the tuning had.
+    """
+    tuned = read_tuned(run) if options.lm_weight != 0 else None
+    if options.lm is not None and tuned and audio_digest(options.lm) != tuned.lm_sha256:
+        tuned = None
+    if tuned:
         options = _from_tuning(options, tuned, run)
     elif options.lm is None and options.lm_weight:
         raise UsageError("--lm-weight weighs a language model: add --lm FILE.arpa.")
-    lm_sha256 = None if options.lm is None else audio_digest(options.lm)
-    if options.lm is not None and options.lm_weight is None and options.word_bonus is None:
-        options = _weighted(options, tuned, lm_sha256)
-    lm_weight = options.lm_weight if options.lm_weight is not None else LM_WEIGHT if options.lm else 0.0
-    word_bonus = options.word_bonus if options.word_bonus is not None else WORD_BONUS if options.lm else 0.0
-    beam_width, backend = options.beam_width or BEAM_WIDTH, choose_backend(options)
-    search = make_search(options, alphabet=alphabet, lm_weight=lm_weight, word_bonus=word_bonus)
-    settings = {
-        "backend": backend,
-        "beam_width": beam_width,
-        "lm": None if options.lm is None else str(options.lm),
-        "lm_sha256": lm_sha256,
-        "lm_weight": lm_weight,
-        "word_bonus": word_bonus,
-        "lexicon": None if options.lexicon is None else str(options.lexicon),
-        "lexicon_sha256": None if options.lexicon is None else audio_digest(options.lexicon),
-    }
-    return BeamDecoder(search, settings)
+    if options.lexicon == NO_LEXICON:
+        options = replace(options, lexicon=None)
+    said = options
+    has_lm = options.lm is not None and options.lm_weight != 0
+    options = replace(
+        options,
+        beam_width=options.beam_width or BEAM_WIDTH,
+        beam_backend=choose_backend(options),
+        lm_weight=options.lm_weight if options.lm_weight is not None else LM_WEIGHT if has_lm else 0.0,
+        word_bonus=options.word_bonus if options.word_bonus is not None else WORD_BONUS if has_lm else 0.0,
+    )
+    lm_sha256, lexicon_sha256 = (None if path is None else audio_digest(path) for path in (options.lm, options.lexicon))
+    # A weight as the tuning found it was chosen on its manifest, whether it was said again or taken from there.
+    if tuned and tuned.lm_weight != options.lm_weight and tuned.word_bonus != options.word_bonus:
+        tuned = None
+    if tuned:
+        why = _how_tuned(options, tuned, lexicon_sha256)
+    elif has_lm and None in (said.lm_weight, said.word_bonus):
+        why = " (not tuned: `dsrun eval RUN --tune-lm --lm FILE.arpa` does it)"
+    else:
+        why = ""
+    _say(as_options(options) + why)
+    return Resolved(options, lm_sha256, lexicon_sha256, tuned)
+
+
+def _how_tuned(options: DecodingOptions, tuned: Tuned, lexicon_sha256: str | None) -> str:
+    if (tuned.lm_weight, tuned.word_bonus) != (options.lm_weight, options.word_bonus):
+        return " (of the weights one is tuned, with this language model, and the other is not)"
+    if tuned.lexicon_sha256 == lexicon_sha256:
+        return f" (weights tuned with this language model{' and lexicon' if lexicon_sha256 else ''})"
+    wanted = "another lexicon" if tuned.lexicon and options.lexicon else "a lexicon" if tuned.lexicon else "no lexicon"
+    return f" (weights tuned with this language model, but with {wanted})"
 
 
 def make_search(options: DecodingOptions, *, alphabet: Alphabet, lm_weight: float, word_bonus: float) -> Search:
@@ -117,67 +158,32 @@ def choose_backend(options: DecodingOptions) -> str:
     return options.beam_backend or "own"
 
 
-def read_tuned(run: RunDir) -> Tuned | None:
-    """RUN/evaluation/lm.json, if it is there.
-
-    Raises:
-        DataError: it is there and is not what `--tune-lm` writes.
-    """
-    path = run.evaluation / TUNED
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["best"]
-        tuned = Tuned(**{name: found[name] for name in Tuned.__dataclass_fields__})
-        numbers = (tuned.lm_weight, tuned.word_bonus)
-        is_ours = (
-            isinstance(tuned.lm, str)
-            and isinstance(tuned.lexicon, str | None)
-            and type(tuned.beam_width) is int
-            and tuned.beam_width > 0
-            and tuned.beam_backend in BACKENDS
-            and all(type(number) in (int, float) and abs(number) < 1e6 for number in numbers)
-            and tuned.lm_weight >= 0
-        )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        is_ours = False
-    if not is_ours:
-        raise DataError(f"{path}: not what `dsrun eval {run.path} --tune-lm` writes. Delete it, or tune again.")
-    return tuned
-
-
 def _from_tuning(options: DecodingOptions, tuned: Tuned, run: RunDir) -> DecodingOptions:
-    lm = Path(tuned.lm)
-    if not lm.is_file() or audio_digest(lm) != tuned.lm_sha256:
-        raise DataError(
-            f"{run.evaluation / TUNED}: was tuned with {lm}, which is {'not what it was' if lm.is_file() else 'not there any more'}. "
-            f"Tune again (`dsrun eval {run.path} --tune-lm --lm FILE.arpa`), or name a language model and weights."
-        )
-    merged = DecodingOptions(
+    """With every option that is not said as the tuning has it."""
+    lm = options.lm or _unchanged(tuned.lm, tuned.lm_sha256, run)
+    lexicon = options.lexicon
+    if lexicon is None and tuned.lexicon is not None:
+        lexicon = _unchanged(tuned.lexicon, tuned.lexicon_sha256, run)
+    return DecodingOptions(
         decoder="beam",
         beam_width=options.beam_width or tuned.beam_width,
         lm=lm,
         lm_weight=tuned.lm_weight if options.lm_weight is None else options.lm_weight,
         word_bonus=tuned.word_bonus if options.word_bonus is None else options.word_bonus,
-        lexicon=None if tuned.lexicon is None else Path(tuned.lexicon),
+        lexicon=lexicon,
         beam_backend=options.beam_backend or tuned.beam_backend,
     )
-    _say(f"from {run.evaluation / TUNED}: {as_options(merged)}")
-    return merged
 
 
-def _weighted(options: DecodingOptions, tuned: Tuned | None, lm_sha256: str | None) -> DecodingOptions:
-    """Weights for a language model that came without."""
-    if tuned and tuned.lm_sha256 == lm_sha256:
-        lm_weight, word_bonus, why = tuned.lm_weight, tuned.word_bonus, "tuned with this language model"
-    else:
-        lm_weight, word_bonus, why = (
-            LM_WEIGHT,
-            WORD_BONUS,
-            "not tuned: `dsrun eval RUN --tune-lm --lm FILE.arpa` does it",
+def _unchanged(name: str, sha256: str | None, run: RunDir) -> Path:
+    """A file that the tuning used, if it is what it was."""
+    path = Path(name)
+    if not path.is_file() or audio_digest(path) != sha256:
+        raise DataError(
+            f"{run.evaluation / TUNED}: was tuned with {path}, which is {'not what it was' if path.is_file() else 'not there any more'}. "
+            f"Tune again (`dsrun eval {run.path} --tune-lm --lm FILE.arpa`), or name files and weights (--lexicon none: without one)."
         )
-    _say(f"--lm-weight {lm_weight:g} --word-bonus {word_bonus:g} ({why})")
-    return replace(options, lm_weight=lm_weight, word_bonus=word_bonus)
+    return path
 
 
 def _say(text: str) -> None:

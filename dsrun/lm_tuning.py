@@ -13,7 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,15 @@ import numpy as np
 
 from dsrun import build
 from dsrun.ctc import log_softmax
-from dsrun.decoding import BEAM_WIDTH, TUNED, Tuned, choose_backend, make_search
+from dsrun.decoding import BEAM_WIDTH, NO_LEXICON, choose_backend, make_search
 from dsrun.decoding_options import DecodingOptions
 from dsrun.errors import UsageError
 from dsrun.evaluation.decoders import Search
 from dsrun.evaluation.error_rate import ErrorCount, character_errors, total_errors, word_errors
 from dsrun.record import write_atomically
-from dsrun.speech import audio_digest
+from dsrun.speech import audio_digest, count_recordings_in, read_manifest
 from dsrun.trained import Trained, load_run
+from dsrun.tuned import TUNED, Tuned
 
 LM_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0)
 WORD_BONUSES = (0.0, 1.0, 2.0, 3.0, 4.0)
@@ -67,6 +68,8 @@ def tune_lm(
     Raises:
         UsageError: no language model, weights that are to be found, or the run's test set without `allow_test`.
     """
+    if options.lexicon == NO_LEXICON:
+        options = replace(options, lexicon=None)
     if options.lm is None:
         raise UsageError("--tune-lm tunes a language model's weight: add --lm FILE.arpa (`dsrun lm train` makes one).")
     if options.lm_weight is not None or options.word_bonus is not None:
@@ -85,16 +88,20 @@ def tune_lm(
         lm=str(options.lm.resolve()),
         lm_sha256=audio_digest(options.lm),
         lexicon=None if options.lexicon is None else str(options.lexicon.resolve()),
+        lexicon_sha256=None if options.lexicon is None else audio_digest(options.lexicon),
         beam_width=options.beam_width or BEAM_WIDTH,
         beam_backend=choose_backend(options),
         lm_weight=best.lm_weight,
         word_bonus=best.word_bonus,
+        manifest=str(manifest.resolve()),
+        manifest_sha256=audio_digest(manifest),
+        step=trained.step,
     )
     report = {
         "run": str(path),
         "step": trained.step,
         "manifest": str(manifest),
-        "manifest_sha256": audio_digest(manifest),
+        "manifest_sha256": tuned.manifest_sha256,
         "utterances": len(scores),
         "objective": "wer" if by_words else "cer",
         "best": asdict(tuned),
@@ -176,13 +183,11 @@ def _finite(rate: float) -> float | None:
 
 def _refuse_the_test_set(trained: Trained, manifest: Path) -> None:
     test = trained.config.data.test
-    if test is None:
+    if test is None or not (Path(test).is_file() or manifest.resolve() == Path(test).resolve()):
         return
-    is_test = manifest.resolve() == Path(test).resolve() or (
-        Path(test).is_file() and manifest.is_file() and audio_digest(Path(test)) == audio_digest(manifest)
-    )
-    if is_test:
+    count = count_recordings_in(read_manifest(manifest), read_manifest(test))
+    if count:
         raise UsageError(
-            f"{manifest}: is the run's test set. Weights chosen on it make its error rates too good to be true; tune on the dev set "
-            "(the default), or insist with --allow-test."
+            f"{manifest}: {count} of its recordings are in the run's test set, {test}. Weights chosen on them make its error rates too "
+            "good to be true; tune on the dev set (the default), or insist with --allow-test."
         )

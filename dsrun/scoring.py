@@ -17,8 +17,9 @@ from dsrun.errors import DataError
 from dsrun.evaluation.results import Evaluation
 from dsrun.record import RunDir, read_provenance, write_atomically
 from dsrun.scored import Scored, where_errors_are
-from dsrun.speech import audio_digest, read_manifest
-from dsrun.trained import load_run
+from dsrun.speech import Utterance, audio_digest, count_recordings_in, read_manifest
+from dsrun.trained import Trained, load_run
+from dsrun.tuned import read_tuned
 
 
 def evaluate_run(path: Path, **options: Any) -> dict[str, Any]:
@@ -55,7 +56,8 @@ def score_run(
         alphabet=trained.alphabet,
         decoder=decoder,
     )
-    facts = {u.id: (u.duration or None, u.speaker) for u in read_manifest(manifest)}
+    utterances = read_manifest(manifest)
+    facts = {u.id: (u.duration or None, u.speaker) for u in utterances}
     result = result.with_facts(facts)
     digest = audio_digest(manifest)
     is_as_trained = digest in _digests_at_the_start(trained.run).values()
@@ -72,6 +74,7 @@ def score_run(
         "determinism": config.determinism,
         **result.summary(),
         "manifest_is_as_trained": is_as_trained,
+        "tuning": _tuning(described, trained, utterances, digest),
         "unknown_characters": dict(sorted(unknown.items())),
         **where_errors_are(result),
         "details": details,
@@ -79,11 +82,30 @@ def score_run(
     return Scored(report, result)
 
 
+def _tuning(
+    decoder: dict[str, Any], trained: Trained, utterances: list[Utterance], digest: str
+) -> dict[str, int] | None:
+    """Of weights that were tuned: on how many of these utterances, where that can still be told, and at which step; None for others."""
+    if decoder.get("tuned_on_sha256") is None:
+        return None
+    tuned = read_tuned(trained.run)
+    assert tuned, "the decoder has its weights from there"
+    count = len(utterances) if tuned.manifest_sha256 == digest else 0
+    manifest = Path(tuned.manifest)
+    if not count and manifest.is_file() and audio_digest(manifest) == tuned.manifest_sha256:
+        count = count_recordings_in(utterances, read_manifest(manifest))
+    return {"utterances_tuned_on": count, "step": tuned.step}
+
+
+# A file of results is not called after these: paths, whose sha256 are there, and what the weights were chosen on.
+UNNAMED = ("lm", "lexicon", "tuned_on_sha256", "tuned_at_step")
+
+
 def _name_of(decoder: dict[str, Any]) -> str:
     """What a file of results is called after: nothing for greedy, otherwise the decoder and what its settings and files hash to."""
     if decoder["kind"] == "greedy":
         return ""
-    what = {name: value for name, value in decoder.items() if name not in ("lm", "lexicon")}  # their sha256 are there
+    what = {name: value for name, value in decoder.items() if name not in UNNAMED}
     return f"-{decoder['kind']}-{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:6]}"
 
 

@@ -12,12 +12,15 @@ from dsrun import lm_tuning
 from dsrun.cli import app
 from dsrun.ctc import log_softmax
 from dsrun.ctc.flashlight import is_flashlight_installed
-from dsrun.decoding import TUNED, make_decoder, read_tuned
+from dsrun.decoding import make_decoder
 from dsrun.decoding_options import DecodingOptions
 from dsrun.errors import DataError, UsageError
 from dsrun.evaluation.decoders import BeamDecoder, GreedyDecoder, PrefixSearch
+from dsrun.evaluation.results import notes_on_tuning
 from dsrun.record import RunDir
-from dsrun.speech import Alphabet
+from dsrun.scoring import _tuning
+from dsrun.speech import Alphabet, audio_digest, read_manifest
+from dsrun.tuned import TUNED, read_tuned
 
 ALPHABET = Alphabet(tuple(" abc"))
 ARPA = "\\data\\\nngram 1=4\n\n\\1-grams:\n-3\t<unk>\n-99\t<s>\n-0.5\t</s>\n-0.1\tab\n\n\\end\\\n"  # knows one word
@@ -86,8 +89,6 @@ def test_a_model_none_of_whose_words_can_be_written_is_refused_and_some_are_coun
 
 
 def write_tuned(run, arpa, **changes):
-    from dsrun.speech import audio_digest
-
     best = {
         "lm": str(arpa),
         "lm_sha256": audio_digest(arpa),
@@ -97,7 +98,8 @@ def write_tuned(run, arpa, **changes):
         "lm_weight": 0.25,
         "word_bonus": 2.5,
     }
-    (run.evaluation / TUNED).write_text(json.dumps({"best": best | changes}))
+    of_report = {"manifest": "dev.jsonl", "manifest_sha256": "d" * 64, "step": 7}
+    (run.evaluation / TUNED).write_text(json.dumps(of_report | {"best": best | changes}))
 
 
 def test_beam_takes_from_the_tuning_what_is_not_said_and_says_so(run, arpa, capsys):
@@ -111,6 +113,56 @@ def test_beam_takes_from_the_tuning_what_is_not_said_and_says_so(run, arpa, caps
     assert (alone["lm"], alone["word_bonus"]) == (None, 0.0)
     named = make_decoder(DecodingOptions("beam", lm=arpa), alphabet=ALPHABET, run=run).describe()
     assert (named["lm_weight"], named["word_bonus"]) == (0.25, 2.5)
+    half = make_decoder(DecodingOptions("beam", lm=arpa, lm_weight=0.25), alphabet=ALPHABET, run=run).describe()
+    assert (half["lm_weight"], half["word_bonus"], half["beam_width"]) == (0.25, 2.5, 8)
+
+
+def test_a_language_model_of_weight_0_is_none_and_brings_no_word_bonus(run, arpa):
+    described = make_decoder(DecodingOptions("beam", lm=arpa, lm_weight=0.0), alphabet=ALPHABET, run=run).describe()
+    assert (described["lm_weight"], described["word_bonus"]) == (0.0, 0.0)
+    said = DecodingOptions("beam", lm=arpa, lm_weight=0.0, word_bonus=2.0)
+    assert make_decoder(said, alphabet=ALPHABET, run=run).describe()["word_bonus"] == 2.0
+
+
+def test_weights_are_called_tuned_only_with_the_model_and_the_lexicon_that_they_were_tuned_with(
+    run, arpa, tmp_path, capsys
+):
+    words, others = tmp_path / "words.txt", tmp_path / "others.txt"
+    words.write_text("ab\n")
+    others.write_text("ab\nac\n")
+    write_tuned(run, arpa, lexicon=str(words), lexicon_sha256=audio_digest(words))
+
+    def resolved(**options):
+        described = make_decoder(DecodingOptions("beam", **options), alphabet=ALPHABET, run=run).describe()
+        return described, capsys.readouterr().err
+
+    for options in ({}, {"lm": arpa}, {"lexicon": words}):
+        described, said = resolved(**options)
+        assert (described["lm"], described["lexicon"], described["word_bonus"]) == (str(arpa), str(words), 2.5)
+        assert (described["tuned_on_sha256"], described["tuned_at_step"]) == ("d" * 64, 7)
+        assert "tuned with this language model and lexicon" in said
+    described, said = resolved(lexicon=others)
+    assert (described["lm"], described["lm_weight"]) == (str(arpa), 0.25)
+    assert "but with another lexicon" in said
+    described, said = resolved(lexicon=Path("none"))
+    assert described["lexicon"] is described["lexicon_sha256"] is None
+    assert "but with a lexicon" in said
+    assert "the other is not" in resolved(word_bonus=1.0)[1]
+    other = tmp_path / "other.arpa"
+    other.write_text(ARPA.replace("-0.1", "-0.2"))
+    described, said = resolved(lm=other)
+    assert (described["lm_weight"], described["lexicon"], described["tuned_on_sha256"]) == (1.0, None, None)
+    assert "--lm-weight 1 --word-bonus 1" in said
+    assert "not tuned" in said
+
+
+def test_a_lexicon_that_is_not_what_the_tuning_used_is_refused(run, arpa, tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("ab\n")
+    write_tuned(run, arpa, lexicon=str(words), lexicon_sha256=audio_digest(words))
+    words.write_text("ac\n")
+    with pytest.raises(DataError, match=r"words\.txt, which is not what it was"):
+        make_decoder(DecodingOptions("beam"), alphabet=ALPHABET, run=run)
 
 
 def test_a_tuning_for_other_bytes_or_a_damaged_one_is_refused(run, arpa):
@@ -179,7 +231,7 @@ def test_of_equal_points_the_smaller_weights_win():
 @pytest.fixture
 def trained(run, tmp_path, monkeypatch):
     for name in ("dev", "test"):
-        row = {"audio_filepath": "a.wav", "duration": 1, "text": f"ab {name}"}
+        row = {"audio_filepath": f"{name}.wav", "duration": 1, "text": f"ab {name}"}
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     data = SimpleNamespace(dev=str(tmp_path / "dev.jsonl"), test=str(tmp_path / "test.jsonl"))
     found = SimpleNamespace(run=run, alphabet=ALPHABET, step=7, config=SimpleNamespace(data=data))
@@ -202,16 +254,39 @@ def test_tuning_writes_what_beam_search_then_uses_and_prints_a_table(trained, ru
 
 
 def test_tuning_refuses_the_test_set_by_name_and_by_content_unless_told(trained, run, arpa, tmp_path):
-    copy = tmp_path / "copy.jsonl"
-    copy.write_bytes(Path(trained.config.data.test).read_bytes())
+    test, copy, both = Path(trained.config.data.test), tmp_path / "copy.jsonl", tmp_path / "both.jsonl"
+    copy.write_text(test.read_text().replace("ab test", "ba  test") + "\n")
+    both.write_text(Path(trained.config.data.dev).read_text() + test.read_text())
     options = {"checkpoint": "best", "batch": None}
-    for manifest in (Path(trained.config.data.test), copy):
+    for manifest in (test, copy, both):
         with pytest.raises(UsageError, match="test set"):
             lm_tuning.tune_lm(
                 run.path, DecodingOptions("beam", lm=arpa), manifest=manifest, allow_test=False, **options
             )
     lm_tuning.tune_lm(run.path, DecodingOptions("beam", lm=arpa), manifest=copy, allow_test=True, **options)
     assert read_tuned(run) is not None
+
+
+def test_rates_on_what_the_weights_were_chosen_on_are_called_so(trained, run, arpa, tmp_path):
+    dev = Path(trained.config.data.dev)
+    options = {"checkpoint": "best", "batch": None, "allow_test": False}
+    lm_tuning.tune_lm(run.path, DecodingOptions("beam", lm=arpa), manifest=None, **options)
+    described = make_decoder(DecodingOptions("beam"), alphabet=ALPHABET, run=run).describe()
+    more = tmp_path / "more.jsonl"
+    more.write_text(dev.read_text() + dev.read_text().replace("dev", "other"))
+
+    def notes(manifest, *, step=7, decoder=described):
+        utterances = read_manifest(manifest)
+        tuning = _tuning(decoder, trained, utterances, audio_digest(manifest))
+        return notes_on_tuning({"utterances": len(utterances), "step": step, "tuning": tuning})
+
+    assert "chosen on this manifest" in notes(dev)[0]
+    assert "chosen on 1 of these utterances" in notes(more)[0]
+    assert notes(Path(trained.config.data.test)) == []
+    assert "chosen at step 7" in notes(Path(trained.config.data.test), step=9)[0]
+    said = DecodingOptions("beam", lm=arpa, lm_weight=9.0, word_bonus=9.0)
+    assert notes(dev, decoder=make_decoder(said, alphabet=ALPHABET, run=run).describe()) == []
+    assert notes(dev, decoder={"kind": "greedy"}) == []
 
 
 def test_mistaken_options_of_tuning_are_told_before_anything_is_loaded(run, arpa):

@@ -20,7 +20,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from dsrun.evaluation.edits import Edit, character_edits, word_edits
-from dsrun.evaluation.results import UtteranceResult
+from dsrun.evaluation.results import UtteranceResult, notes_on_tuning
 
 MOST_UTTERANCES = 5_000
 MOST_SPEAKERS = 20  # at either end
@@ -144,6 +144,7 @@ def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [(name, _fact(report[name])) for name in names if name in report]
     if not report.get("manifest_is_as_trained", True):
         facts.append(("note", "not one of the manifests that the run was trained with, as they were then"))
+    facts += [("note", note) for note in notes_on_tuning(report)]
     if unknown := report.get("unknown_characters"):
         found = ", ".join(f"{character!r} {count} times" for character, count in unknown.items())
         facts.append(("characters outside the alphabet", found))

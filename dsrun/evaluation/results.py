@@ -106,6 +106,20 @@ def score_utterance(id: str, reference: str, hypothesis: str, loss: float) -> Ut
     return UtteranceResult(id, reference, hypothesis, loss, words, characters)
 
 
+def notes_on_tuning(report: dict[str, Any]) -> list[str]:
+    """What a reader of a report must know of how its decoder's weights were chosen."""
+    tuning = report.get("tuning")
+    if not tuning:
+        return []
+    notes = []
+    if count := tuning["utterances_tuned_on"]:
+        where = "this manifest" if count == report["utterances"] else f"{count} of these utterances"
+        notes.append(f"the decoder's weights were chosen on {where}: the rates are too good to be true")
+    if tuning["step"] != report["step"]:
+        notes.append(f"the decoder's weights were chosen at step {tuning['step']} of the run")
+    return notes
+
+
 def read_results(path: Path) -> Evaluation:
     """Results that an evaluation left on disk, in the file's order, errors counted anew.
 

@@ -39,7 +39,7 @@ from dsrun.speech.features import (
     log_spectrogram,
 )
 from dsrun.speech.histogram import Histogram
-from dsrun.speech.leakage import Split, find_leakage
+from dsrun.speech.leakage import Split, count_recordings_in, find_leakage
 from dsrun.speech.manifest import TarMember, Utterance, list_problems, read_manifest, write_manifest
 from dsrun.speech.manifest_index import ManifestIndex, open_manifest
 from dsrun.speech.normalizers import NORMALIZERS, make_normalizer, normalize_all
@@ -87,6 +87,7 @@ __all__ = [
     "change_speed",
     "check_manifest",
     "chosen_speed",
+    "count_recordings_in",
     "encode_all",
     "estimate_normalization",
     "find_leakage",

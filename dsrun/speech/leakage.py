@@ -5,6 +5,7 @@ may be meant (a command has few texts, a corpus may have one speaker), but then 
 sentences, and a reader wants to be told.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -45,6 +46,20 @@ def find_leakage(splits: Sequence[Split]) -> tuple[Problems, Problems, list[dict
                 warnings.add(f"shared {name}", _shared_text(first, second, name, numbers))
         rows.append(row)
     return errors, warnings, rows
+
+
+def count_recordings_in(utterances: Sequence[Utterance], others: Sequence[Utterance]) -> int:
+    """How many utterances are recordings of `others` too: the same part of the same file or tar member, whatever the manifests' lines."""
+    theirs = set(map(_recording, others))
+    return sum(_recording(utterance) in theirs for utterance in utterances)
+
+
+def _recording(utterance: Utterance) -> tuple[str, int | None, float]:
+    return (
+        os.path.realpath(utterance.audio),
+        None if utterance.member is None else utterance.member.offset,
+        utterance.offset,
+    )
 
 
 def _shared(
