@@ -9,7 +9,7 @@ What dsrun must do with any file is use it or refuse it: a `DsrunError`, or an `
     traceback   any other exception, or a result that cannot be right
     crash       the process is gone
     hang        more than 10 s
-    memory      more than 2 GiB, asked for (RLIMIT_DATA) or resident
+    memory      more than 2 GiB, asked for (RLIMIT_DATA) or resident, even where a message blames the file for it
     stray       a file or folder outside the case's own, or one that the case's text asked a shell to make
 
 Cases run in worker processes, many in each; a case is a function of (seed, number). Inputs of findings are kept. Exit code 1 with findings.
@@ -57,7 +57,7 @@ def run_case(seed: int, number: int, kinds: list[str], folder: Path) -> dict[str
     try:
         call()
     except DsrunError as error:
-        outcome, text = "refused", str(error)
+        outcome, text = ("memory" if _lacked_memory(error) else "refused"), str(error)
     except OSError as error:
         outcome, text = "refused by the system", str(error)
     except MemoryError:
@@ -73,6 +73,15 @@ def run_case(seed: int, number: int, kinds: list[str], folder: Path) -> dict[str
         outcome, text = "memory", f"{peak} bytes resident\n{text}"
     seconds = time.monotonic() - start
     return {"number": number, "kind": kind, "outcome": outcome, "text": text[-4000:], "seconds": seconds, "peak": peak}
+
+
+def _lacked_memory(error: BaseException | None) -> bool:
+    """Whether an error was made of a MemoryError: `raise ... from None` keeps the context."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _forget_peak() -> None:

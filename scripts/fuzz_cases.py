@@ -41,10 +41,10 @@ def clip(kind: str, channels: int = 1) -> bytes:
 
 
 @cache
-def silence(hours: int) -> bytes:
-    """A FLAC of hours of silence: some hundred kilobytes that would be gigabytes of samples."""
-    buffer, minute = io.BytesIO(), np.zeros(60 * RATE, np.int16)
-    with soundfile.SoundFile(buffer, "w", RATE, 1, format="FLAC", subtype="PCM_16") as file:
+def silence(hours: int, channels: int = 1, rate: int = RATE) -> bytes:
+    """A FLAC of hours' worth of silent samples (at `RATE`): some hundred kilobytes that would be gigabytes of samples."""
+    buffer, minute = io.BytesIO(), np.zeros((60 * RATE, channels), np.int16)
+    with soundfile.SoundFile(buffer, "w", rate, channels, format="FLAC", subtype="PCM_16") as file:
         for _ in range(60 * hours):
             file.write(minute)
     return buffer.getvalue()
@@ -64,8 +64,8 @@ def audio(rng: random.Random, folder: Path) -> Call:
 
 
 def bomb(rng: random.Random, folder: Path) -> Call:
-    """Recordings of hours in little space, whole or with a header that lies about it."""
-    content = silence(rng.choice((1, 12)))
+    """Recordings of hours in little space, of one channel or several and at any rate, whole or with a header that lies about it."""
+    content = silence(*rng.choice(((1, 1, RATE), (12, 1, RATE), (1, 8, 48_000), (2, 1, 655_350))))
     return _reads(rng, _written(folder / "clip.flac", mutated_bytes(rng, content) if rng.random() < 0.7 else content))
 
 

@@ -5,8 +5,11 @@ resampled (soxr) only where the config says so, a channel of several is taken on
 libsndfile would read as a shorter clip without complaint (a WAV, AIFF or Ogg cut off in the middle) is refused. Sun AU, W64 and
 headerless MP3 cut off in the middle are noticed only by the manifest's duration.
 
-A recording is a file, or some bytes of a tar file: those are read into memory, and everything said above holds for them as if they
-were a file of their own.
+A recording is a file, or some bytes of a tar file: everything said above holds for them as if they were a file of their own. They are
+read into memory only to be compared with a sha256.
+
+A small file can hold much: 240 s of silence in 8 channels at 48 kHz are 93 KB of FLAC and 369 MB of float32. Decoding takes no more than
+the one channel needs, and a clip of more than `MOST_SAMPLES` is refused before any of it is decoded.
 """
 
 import hashlib
@@ -16,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import soundfile
@@ -26,8 +29,11 @@ from dsrun.errors import DataError
 from dsrun.speech.manifest import LARGEST_MEMBER, TarMember, Utterance
 
 Channel = Literal["mono"] | int
+Content = Path | bytes | io.BufferedIOBase  # a recording: its file, its bytes, or a view of them
 
 OGG_TAIL = 1 << 17  # bytes; a page has at most 65,307
+MOST_SAMPLES = 1 << 28  # of one channel, before or after resampling: 1 GiB of float32, 93 minutes at 48 kHz
+BLOCK = 1 << 18  # samples of all channels decoded at once, where there are several: 1 MiB of float32
 UNKNOWN_LENGTH = 1 << 50  # what libsndfile says of a FLAC without a count is above, and no real file is
 DURATION_TOLERANCE = 0.1  # seconds by which manifest and file may differ: containers round, lossy codecs pad
 
@@ -83,7 +89,7 @@ def read_header(utterance: Utterance, settings: AudioSettings) -> Header:
         try:
             require_whole(name, content)
             require_rate_and_channel(name, file.samplerate, file.channels, settings)
-            _, count = _range(name, file, settings.max_seconds, utterance.offset, utterance.duration, utterance.is_part)
+            _, count = _range(name, file, settings, utterance.offset, utterance.duration, utterance.is_part)
         except DataError as error:
             problem = str(error)
         encoding = f"{file.format} {file.subtype}"
@@ -124,9 +130,8 @@ def read_audio(
         rate = file.samplerate
         require_whole(name, content)
         require_rate_and_channel(name, rate, file.channels, settings)
-        start, count = _range(name, file, settings.max_seconds, offset, duration, is_part)
-        samples = _read(name, file, start, count)
-    mono = samples[:, 0 if settings.channel == "mono" else settings.channel]
+        start, count = _range(name, file, settings, offset, duration, is_part)
+        mono = _read(name, file, start, count, 0 if settings.channel == "mono" else settings.channel)
     if not np.isfinite(mono).all():
         raise DataError(f"{name}: {int((~np.isfinite(mono)).sum())} samples are NaN or infinite.")
     if rate != settings.sample_rate:
@@ -208,38 +213,95 @@ def _content(path: Path, member: TarMember | None, sha256: str | None) -> Path |
 
 
 def _member_bytes(path: Path, member: TarMember) -> bytes:
+    with _opened_tar(path, member) as tar:
+        tar.seek(member.offset)
+        return tar.read(member.size)
+
+
+class Forwards(soundfile.SoundFile):
+    """Only ever read on. soundfile seeks to where it is after every read: a FLAC without a length cannot, an MP3 then decodes a little
+    otherwise, and both take time."""
+
+    def seekable(self) -> bool:
+        """No."""
+        return False
+
+
+class _Part(io.RawIOBase):
+    """Bytes of an open file as a file of their own, which libsndfile takes for one; nothing is read that is not asked for."""
+
+    def __init__(self, file: BinaryIO, member: TarMember):
+        self._file, self._member, self._position = file, member, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._member.size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(0, min(len(buffer), self._member.size - self._position))
+        content = os.pread(self._file.fileno(), count, self._member.offset + self._position)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
+@contextmanager
+def _opened(path: Path, member: TarMember | None, sha256: str | None) -> Iterator[tuple[Content, soundfile.SoundFile]]:
+    if not os.path.isfile(path):  # unlike Path.is_file also of a name that is too long for a file
+        raise DataError(no_file(path, None))
+    name = place_of(path, member)
+    if member is None or sha256 is not None:
+        content = _content(path, member, sha256)
+        with open_decoder(name, content, Forwards) as file:
+            yield content, file
+        return
+    with (
+        _opened_tar(path, member) as tar,
+        io.BufferedReader(_Part(tar, member)) as part,
+        open_decoder(name, part, Forwards) as file,
+    ):
+        yield part, file
+
+
+@contextmanager
+def _opened_tar(path: Path, member: TarMember) -> Iterator[BinaryIO]:
+    """A tar file that has all of a member, which is none too large."""
     if member.size > LARGEST_MEMBER:
         raise DataError(
             f"{place_of(path, member)}: more than {LARGEST_MEMBER} bytes. Keep so long a recording in a file."
         )
     try:
-        with path.open("rb") as tar:
-            tar.seek(member.offset)
-            content = tar.read(member.size)
+        tar = path.open("rb")
     except OSError as error:
         raise DataError(no_file(path, error)) from None
-    if len(content) < member.size:
-        raise DataError(f"{place_of(path, member)}: the tar file ends at {path.stat().st_size}. Is it cut off?")
-    return content
-
-
-@contextmanager
-def _opened(
-    path: Path, member: TarMember | None, sha256: str | None
-) -> Iterator[tuple[Path | bytes, soundfile.SoundFile]]:
-    if not os.path.isfile(path):  # unlike Path.is_file also of a name that is too long for a file
-        raise DataError(no_file(path, None))
-    content = _content(path, member, sha256)
-    with open_decoder(place_of(path, member), content) as file:
-        yield content, file
+    with tar:
+        if (size := os.fstat(tar.fileno()).st_size) < member.offset + member.size:
+            raise DataError(f"{place_of(path, member)}: the tar file ends at {size}. Is it cut off?")
+        yield tar
 
 
 def open_decoder(
-    name: str, content: Path | bytes, kind: type[soundfile.SoundFile] = soundfile.SoundFile
+    name: str, content: Content, kind: type[soundfile.SoundFile] = soundfile.SoundFile
 ) -> soundfile.SoundFile:
     """libsndfile's view of a file or of its bytes. Raises DataError for what it does not read."""
     try:
-        return kind(str(content) if isinstance(content, Path) else io.BytesIO(content))
+        return kind(
+            io.BytesIO(content)
+            if isinstance(content, bytes)
+            else str(content)
+            if isinstance(content, Path)
+            else content
+        )
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         reason = getattr(error, "error_string", str(error))
         raise DataError(f"{name}: not an audio file that can be read ({reason.rstrip('.')}).") from None
@@ -255,7 +317,7 @@ def no_file(path: Path, error: OSError | None) -> str:
 
 
 def _range(
-    name: str, file: soundfile.SoundFile, max_seconds: float, offset: float, duration: float | None, is_part: bool
+    name: str, file: soundfile.SoundFile, settings: AudioSettings, offset: float, duration: float | None, is_part: bool
 ) -> tuple[int, int]:
     """First sample and number of samples to read."""
     _require_length(name, file)
@@ -265,9 +327,15 @@ def _range(
         raise DataError(f"{name}: holds no samples{f' behind {offset:g} s' if offset else ''}.")
     if offset + length > seconds + DURATION_TOLERANCE:
         raise DataError(f"{name}: the manifest's part ends at {offset + length:.2f} s, the file at {seconds:.2f}.")
-    if length > max_seconds:
+    if length > settings.max_seconds:
         raise DataError(
-            f"{name}: {length:.1f} s, longer than data.max_seconds ({max_seconds:g}). Cut it or raise the limit."
+            f"{name}: {length:.1f} s, longer than data.max_seconds ({settings.max_seconds:g}). Cut it or raise the limit."
+        )
+    rate = max(file.samplerate, settings.sample_rate)
+    if length * rate > MOST_SAMPLES:
+        raise DataError(
+            f"{name}: {length:.1f} s at {rate} Hz are {length * rate:.0f} samples; a clip may have {MOST_SAMPLES}. Cut it"
+            f"{', or convert it to ' + str(settings.sample_rate) + ' Hz' if rate > settings.sample_rate else ''}."
         )
     if not is_part and duration is not None and abs(duration - seconds) > DURATION_TOLERANCE:
         raise DataError(
@@ -284,17 +352,27 @@ def _require_length(name: str, file: soundfile.SoundFile) -> None:
         raise DataError(f"{name}: holds no samples.")
 
 
-def _read(name: str, file: soundfile.SoundFile, start: int, count: int) -> Float32[np.ndarray, "sample channel"]:
+def _read(name: str, file: soundfile.SoundFile, start: int, count: int, channel: int) -> Float32[np.ndarray, " sample"]:
+    """One channel; of several no more than a block at a time is in memory."""
+    mono, done = np.empty(count, np.float32), 0
+    block = max(1, BLOCK // file.channels)
     try:
         if start:
             file.seek(start)
-        samples = file.read(count, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, MemoryError) as error:
+        if file.channels == 1:
+            done = len(file.read(out=mono))
+        while file.channels > 1 and done < count:
+            piece = file.read(min(block, count - done), dtype="float32", always_2d=True)
+            if not len(piece):
+                break
+            mono[done : done + len(piece)] = piece[:, channel]
+            done += len(piece)
+    except soundfile.LibsndfileError as error:
         raise DataError(f"{name}: breaks off while being decoded ({error}).") from None
     # Codecs may know their length less exactly than they tell: one hop of 10 ms is forgiven, a missing tail is not.
-    if count - len(samples) > file.samplerate // 100:
-        raise DataError(f"{name}: breaks off: {len(samples)} samples of {count} could be read.")
-    return samples
+    if count - done > file.samplerate // 100:
+        raise DataError(f"{name}: breaks off: {done} samples of {count} could be read.")
+    return mono[:done]
 
 
 def require_rate_and_channel(name: str, rate: int, channels: int, settings: AudioSettings) -> None:
@@ -317,10 +395,10 @@ def require_rate_and_channel(name: str, rate: int, channels: int, settings: Audi
         raise DataError(f"{name}: " + "; ".join(problems) + ".")
 
 
-def require_whole(name: str, content: Path | bytes) -> None:
+def require_whole(name: str, content: Content) -> None:
     """Compare what the container says with the file; libsndfile reads a cut one as a shorter clip without an error."""
-    stream: BinaryIO = content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
-    with stream as file:
+    with _stream(content) as file:
+        file.seek(0)
         header = file.read(12)
         actual = file.seek(0, io.SEEK_END)
         if header[:4] == b"OggS":
@@ -335,6 +413,20 @@ def require_whole(name: str, content: Path | bytes) -> None:
     is_streamed = stated >= 0xFFFF_FF00  # writers that cannot seek back put the largest size
     if stated > actual + 1 and not is_streamed:
         raise DataError(f"{name}: cut off: the header says {stated} bytes, the file has {actual}.")
+
+
+@contextmanager
+def _stream(content: Content) -> Iterator[BinaryIO | io.BufferedIOBase]:
+    """To be read; of what the decoder reads too, the position is kept."""
+    if isinstance(content, io.BufferedIOBase):
+        position = content.tell()
+        try:
+            yield content
+        finally:
+            content.seek(position)
+        return
+    with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as stream:
+        yield stream
 
 
 def _require_last_ogg_page(name: str, tail: bytes) -> None:

@@ -81,7 +81,7 @@ def _file_blocks(name: str, file: soundfile.SoundFile, block_seconds: float) -> 
         while True:
             try:
                 block = file.read(size, dtype="float32", always_2d=True)
-            except (soundfile.LibsndfileError, MemoryError) as error:
+            except soundfile.LibsndfileError as error:
                 raise DataError(f"{name}: breaks off while being decoded ({error}).") from None
             count += len(block)
             if not len(block):

@@ -19,9 +19,8 @@ import soundfile
 from jaxtyping import Float32
 
 from dsrun.errors import DataError
-from dsrun.speech.audio import UNKNOWN_LENGTH, no_file, open_decoder, require_whole
+from dsrun.speech.audio import BLOCK, UNKNOWN_LENGTH, Forwards, no_file, open_decoder, require_whole
 
-BLOCK = 1 << 18  # samples of all channels decoded at once: 1 MiB of float32
 CANCELLED = 0.1  # of the channels' own level; a mix below it has lost what they have in opposite phase
 
 Channels = Literal["mix"] | int
@@ -33,15 +32,6 @@ class RawFormat:
 
     sample_rate: int
     channels: int = 1
-
-
-class _Forwards(soundfile.SoundFile):
-    """Only ever read on. soundfile seeks to where it is after every read: a FLAC without a length cannot, an MP3 then decodes a little
-    otherwise, and both take time."""
-
-    def seekable(self) -> bool:
-        """No."""
-        return False
 
 
 class Recording:
@@ -111,7 +101,7 @@ class Recording:
         while True:
             try:
                 piece = self.file.read(block, dtype="float32", always_2d=True)
-            except (soundfile.LibsndfileError, MemoryError) as error:
+            except soundfile.LibsndfileError as error:
                 raise DataError(f"{self.name}: breaks off at {self.seconds:.2f} s ({error}).") from None
             self.num_read += len(piece)
             if not len(piece):
@@ -141,10 +131,10 @@ def open_recording(
     if not os.path.isfile(path):
         raise DataError(no_file(path, None))
     if raw is None:
-        decoder = open_decoder(name, path, _Forwards)
+        decoder = open_decoder(name, path, Forwards)
         require_whole(name, path)
     else:
-        decoder = _Forwards(
+        decoder = Forwards(
             str(path),
             samplerate=raw.sample_rate,
             channels=raw.channels,

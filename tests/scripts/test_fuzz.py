@@ -27,10 +27,18 @@ def break_down():
     raise KeyError("a bug")
 
 
+def blame_the_file_for_lack_of_memory():
+    try:
+        raise MemoryError
+    except MemoryError:
+        raise DataError("breaks off") from None
+
+
 @pytest.mark.parametrize(
     ("call", "outcome"),
     [
         (lambda: None, "used"),
+        (blame_the_file_for_lack_of_memory, "memory"),
         (refuse, "refused"),
         (lambda: Path("/nowhere/at/all").read_bytes(), "refused by the system"),
         (break_down, "traceback"),
@@ -44,7 +52,7 @@ def test_what_came_of_a_case_is_called_by_its_name(call, outcome, tmp_path, monk
     monkeypatch.setitem(fuzz_cases.KINDS, "audio", lambda rng, folder: call)
     result = fuzz.run_case(1, 1, ["audio"], tmp_path / "case")
     assert result["outcome"] == outcome
-    assert (outcome in fuzz.FINDINGS) == (outcome in ("traceback", "stray"))
+    assert (outcome in fuzz.FINDINGS) == (outcome in ("traceback", "memory", "stray"))
 
 
 def test_a_case_is_a_function_of_its_number():

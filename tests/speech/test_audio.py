@@ -3,6 +3,7 @@
 import hashlib
 import struct
 import tarfile
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,17 @@ import pytest
 import soundfile
 
 from dsrun.errors import DataError
-from dsrun.speech import AudioSettings, TarMember, Utterance, audio_digest, read_audio, read_utterance, utterance_digest
+from dsrun.speech import (
+    AudioSettings,
+    TarMember,
+    Utterance,
+    audio,
+    audio_digest,
+    read_audio,
+    read_utterance,
+    utterance_digest,
+)
+from dsrun.speech.audio import read_extent, read_header
 
 RATE = 16_000
 STRICT = AudioSettings(RATE)
@@ -154,6 +165,35 @@ def test_a_longer_clip_than_the_limit_is_refused(tmp_path):
     assert len(part) == 2 * RATE
 
 
+def test_of_many_channels_no_more_is_in_memory_than_the_one_and_a_block(tmp_path):
+    path = write(tmp_path / "a.flac", np.zeros((2_000_000, 8), np.int16))
+    tracemalloc.start()
+    samples = read_audio(path, AudioSettings(RATE, channel=7))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(samples) == 2_000_000
+    assert peak < 1.5 * samples.nbytes + 4 * audio.BLOCK
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3"])
+def test_a_channel_read_in_blocks_has_the_samples_of_one_read_of_all(tmp_path, ending):
+    path = write(tmp_path / f"a.{ending}", noise(10, channels=2))
+    with soundfile.SoundFile(path) as file:  # soundfile.read seeks first, and then MP3 has other last bits
+        expected = file.read(dtype="float32")[:, 1]
+    np.testing.assert_array_equal(read_audio(path, AudioSettings(RATE, channel=1)), expected)
+
+
+@pytest.mark.parametrize(("file_rate", "rate"), [(655_350, RATE), (8000, 48_000)])
+def test_more_samples_than_a_clip_may_have_are_refused_before_memory_is_taken_whatever_the_rate(
+    tmp_path, monkeypatch, file_rate, rate
+):
+    path = write(tmp_path / "a.flac", noise(2, 8000), rate=file_rate)
+    settings = AudioSettings(rate, resample=True)
+    most = len(read_audio(path, settings))
+    monkeypatch.setattr(audio, "MOST_SAMPLES", max(most, 16_000) - 1)
+    assert "samples; a clip may have" in refusal(path, settings)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_samples_that_are_not_finite_are_counted(tmp_path, value):
     samples = noise()
@@ -268,6 +308,18 @@ def test_a_recording_cut_off_before_it_came_into_a_tar_is_refused(tmp_path, endi
     utterance = in_a_tar(tmp_path, path)
     with pytest.raises(DataError, match=f"shard.tar@{utterance.member.offset}[+]5000: .*(cut off|breaks off)"):
         read_utterance(utterance, STRICT)
+
+
+def test_a_members_header_is_read_without_the_rest_of_it(tmp_path):
+    path = write(tmp_path / "a.wav", np.zeros(RATE * 100, np.int16))
+    utterance = in_a_tar(tmp_path, path)
+    tracemalloc.start()
+    header, extent = read_header(utterance, STRICT), read_extent(utterance.audio, utterance.member)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert header.problem is None
+    assert header.seconds == extent.seconds == 100
+    assert peak < 400_000  # the member has 3.2 MB
 
 
 def test_a_member_beyond_the_end_of_its_tar_and_one_of_an_absurd_size_are_refused(tmp_path):
