@@ -25,6 +25,7 @@ from jaxtyping import Float32, Int, Int32
 
 from dsrun.errors import DataError
 from dsrun.speech.augment import utterance_rng
+from dsrun.speech.cuts import cheapest_cuts, round_up
 from dsrun.speech.dataset import Dataset, Unreadable
 from dsrun.speech.permutation import Listed, Order, Plain, shuffled
 from dsrun.speech.streaming import StreamedDataset
@@ -204,12 +205,12 @@ def _cut_into_buckets(dataset: AnyDataset, buckets: int, frame_multiple: int, gl
     lengths = dataset.lengths
     order = _order(lengths.most, dataset.ids)
     ends = np.arange(len(order), 0, -global_batch)[::-1]  # whole batches from the longest down; the rest comes first
-    padded = _round_up(lengths.most[order[ends - 1]].astype(np.int64), frame_multiple)
-    edges = [0, *(int(ends[cut - 1]) for cut in _cheapest_cuts(padded.tolist(), buckets)[1:])]
+    padded = round_up(lengths.most[order[ends - 1]].astype(np.int64), frame_multiple)
+    edges = [0, *(int(ends[cut - 1]) for cut in cheapest_cuts(padded.tolist(), buckets)[1:])]
     return [
         Bucket(
             members=order[a:b],
-            frames=int(_round_up(lengths.most[order[b - 1]], frame_multiple)),
+            frames=int(round_up(lengths.most[order[b - 1]], frame_multiple)),
             labels=max(1, int(lengths.labels[order[a:b]].max())),
         )
         for a, b in pairwise(edges)
@@ -224,24 +225,3 @@ def _order(frames: Int[np.ndarray, " member"], ids: Sequence[str]) -> Int32[np.n
         if end - start > 1:
             order[start:end] = sorted(order[start:end].tolist(), key=ids.__getitem__)
     return order
-
-
-def _cheapest_cuts(lengths: Sequence[int], pieces: int) -> list[int]:
-    """Edges 0..len that cut non-decreasing lengths into at most `pieces` runs, each costing its size times its last length."""
-    # Between equals a cut saves nothing, so few places are left to try, however many the batches are.
-    places = [i for i in range(1, len(lengths)) if lengths[i] > lengths[i - 1]] + [len(lengths)]
-    # batches placed: (padded length so far, edges)
-    best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, (0,))}
-    for _ in range(min(pieces, len(places))):
-        extended = dict(best)
-        for start, (cost, edges) in best.items():
-            for end in places[bisect_right(places, start) :]:
-                candidate = (cost + (end - start) * lengths[end - 1], (*edges, end))
-                if end not in extended or candidate < extended[end]:
-                    extended[end] = candidate
-        best = extended
-    return list(best[len(lengths)][1])
-
-
-def _round_up(value, multiple: int):
-    return -(-value // multiple) * multiple

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Int64
 
-from dsrun.speech.batching import _cheapest_cuts, _round_up
+from dsrun.speech.cuts import cheapest_cuts_up_to, round_up
 
 COUNTS = (1, 2, 4, 8, 16)
 
@@ -41,10 +41,10 @@ def padding_by_buckets(
         longest: at the slowest speed, which is what a bucket must hold.
     """
     ordered = np.sort(longest)
-    padded = [_round_up(int(ordered[end - 1]), frame_multiple) for end in range(len(ordered), 0, -global_batch)][::-1]
-    rows = []
+    padded = [round_up(int(ordered[end - 1]), frame_multiple) for end in range(len(ordered), 0, -global_batch)][::-1]
+    rows, cuts = [], cheapest_cuts_up_to(padded, max(counts))
     for count in counts:
-        edges = _cheapest_cuts(padded, count)
+        edges = cuts[min(count, len(cuts)) - 1]
         computed = sum((end - start) * padded[end - 1] for start, end in pairwise(edges)) * global_batch
         share = 1.0 - int(frames.sum()) / computed
         rows.append(Padding(count, len(edges) - 1, computed / len(padded), share))

@@ -1,11 +1,15 @@
 """Padding by number of buckets: what the batcher will do, known before it is built."""
 
+import itertools
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dsrun.speech import Augmentation, Batcher, Dataset, padding_by_buckets
+from dsrun.speech.cuts import cheapest_cuts, cheapest_cuts_up_to
 
 
 def dataset(lengths, speeds=(1.0,)):
@@ -37,3 +41,26 @@ def test_more_buckets_never_cost_more(lengths, global_batch, multiple):
     ]
     assert all(0 <= share < 1 for share in shares)
     assert shares == sorted(shares, reverse=True)
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=9), st.integers(1, 5))
+def test_cuts_are_the_cheapest_of_all_and_of_equal_ones_those_with_the_smaller_edges(lengths, pieces):
+    lengths = sorted(lengths)
+    places = [n for n in range(1, len(lengths)) if lengths[n] > lengths[n - 1]]
+    all_cuts = [
+        (0, *middle, len(lengths)) for count in range(pieces) for middle in itertools.combinations(places, count)
+    ]
+
+    def cost(edges):
+        return sum((b - a) * lengths[b - 1] for a, b in itertools.pairwise(edges))
+
+    best = min(all_cuts, key=lambda edges: (cost(edges), edges))
+    assert cheapest_cuts(lengths, pieces) == list(best)
+
+
+def test_cuts_of_a_thousand_different_lengths_take_well_under_a_second():
+    lengths = np.cumsum(np.random.default_rng(0).integers(1, 50, 1000)).tolist()
+    start = time.process_time()
+    cuts = cheapest_cuts_up_to(lengths, 16)
+    assert time.process_time() - start < 2  # a loop over all pairs took four
+    assert [len(edges) for edges in cuts] == list(range(2, 18))
