@@ -30,6 +30,7 @@ from dsrun.speech.manifest import (
     parse_row,
 )
 
+PIECE = 1 << 16  # bytes of the file that are read at once, or a line if that is longer
 LONGEST_LINE = 1 << 24  # bytes; an utterance's line has hundreds
 
 
@@ -109,10 +110,15 @@ class ManifestIndex(Sequence[Utterance]):
 
     def rows(self) -> Iterator[Row]:
         """All of them in order, for who goes through the whole manifest."""
-        with open(self._file, "rb", closefd=False) as file:
-            file.seek(int(self._starts[0]))
-            for index in range(len(self)):
-                yield self._row(index, file.read(int(self._starts[index + 1] - self._starts[index])))
+        first = 0
+        while first < len(self):  # pread: two that go through it at once share no position
+            start = int(self._starts[first])
+            after = int(np.searchsorted(self._starts, start + PIECE, side="right")) - 1
+            after = min(max(after, first + 1), len(self))
+            content = os.pread(self._file, int(self._starts[after]) - start, start)
+            for index in range(first, after):
+                yield self._row(index, content[int(self._starts[index]) - start : int(self._starts[index + 1]) - start])
+            first = after
 
     def _row(self, index: int, content: bytes) -> Row:
         try:

@@ -184,3 +184,12 @@ def test_where_no_text_has_a_space_rates_of_speech_are_judged_all_the_same(corpu
     corpus.add("wrong.flac", noise(0.2, seed=99), "今天天气很好" * 9)
     (warning,) = corpus.check().warnings
     assert "'wrong' (line 31)" in warning
+
+
+def test_a_space_in_one_text_of_many_does_not_keep_the_others_from_being_judged(corpus):
+    for number in range(30):
+        corpus.add(f"{number}.flac", noise(0.2 + 0.001 * number, seed=number), "今天天气很好")
+    corpus.add("spaced.flac", noise(0.25, seed=98), "我 是 谁 呢")
+    corpus.add("wrong.flac", noise(0.2, seed=99), "今天天气很好" * 9)
+    (warning,) = corpus.check().warnings
+    assert "'wrong' (line 32)" in warning

@@ -138,3 +138,13 @@ def test_the_file_is_closed_with_the_last_reference(tmp_path):
     del index
     gc.collect()
     assert times_open() == 0
+
+
+def test_two_passes_over_one_index_at_once_do_not_disturb_each_other(tmp_path):
+    path = write(
+        tmp_path, *(row(id=f"clip-{number}", text="x" * 300) for number in range(400))
+    )  # more than is read at once
+    index = open_manifest(path)
+    pairs = list(zip(index.rows(), index.rows(), strict=True))
+    assert all(a == b for a, b in pairs)
+    assert [a.id for a, _ in pairs] == list(index.ids)
