@@ -15,6 +15,7 @@ thousand are kept and the others counted.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ from dsrun.speech.audio import AudioSettings, Header
 from dsrun.speech.examine import Depth, Examined, examine, key_of
 from dsrun.speech.histogram import Histogram, histogram
 from dsrun.speech.manifest import Utterance
-from dsrun.speech.normalizers import nfkc_lower
+from dsrun.speech.normalizers import as_is, nfkc_lower
 from dsrun.speech.workers import Workers
 
 OUTLIER_DEVIATIONS = 5.0
@@ -168,7 +169,9 @@ class _Texts:
             text = self.normalize(utterance.text)
         except DataError as error:
             errors.add("refused text", f"{place(utterance)}: {error}")
-            return nfkc_lower(utterance.text)
+            with suppress(DataError):
+                return nfkc_lower(utterance.text)
+            return as_is(utterance.text)
         if self.known is not None:
             for character in set(text) - self.known:
                 self.unknown[character] += text.count(character)

@@ -12,7 +12,8 @@ text after one of these, named in the config (`data.normalizer`):
 Every one is idempotent, and none loses a spoken word in silence: where `english` cannot know what was said it refuses the text.
 `7` is "seven", but 1984 may be "nineteen eighty four", 101 may lack its "and", 100 may be "a hundred", 3:30 may be "half past
 three" and & may be "and" or nothing. Certain are 0 to 99, round hundreds from 200 to 900, round thousands from 2,000 to 9,000 and
-from 10,000 to 99,000 (1,000 may be "a thousand"), and 1st to 99th, each standing alone between spaces and sentence punctuation. An
+from 10,000 to 99,000 (1,000 may be "a thousand"), and 1st to 99th, each standing alone between spaces and sentence punctuation, and
+not with a mark alone between two of them (`3 . 5`, `5 / 6`). An
 apostrophe that is not between two letters ('tis, the boys' house) goes like any quotation mark: the two cannot be told apart.
 Abbreviations stay as they are written (mr, a m).
 """
@@ -55,6 +56,9 @@ OPENING, CLOSING = (
     '(["\u201c\u00ab',
     ".,;:!?)]\u00bb",
 )  # may touch a number; not a closing quote: 5" are inches, .5 is a half
+# Alone between two numbers these are words: 3 . 5 may be "three point five", 5 / 6 "five sixths", 5 - 6 "five to six".
+SPOKEN_BETWEEN = re.compile("[.,:/]|[-\u2010-\u2015]+")
+MOST_MARKS = 1_000  # on one letter; a text has two or three
 LONE_APOSTROPHE = re.compile(r"(?<![^\s'])'|'(?![^\s'])")  # not between two characters of a word
 
 
@@ -64,7 +68,12 @@ def as_is(text: str) -> str:
 
 
 def nfkc_lower(text: str) -> str:
-    """NFKC, lower case, white space collapsed and trimmed. Normalising again changes nothing."""
+    """NFKC, lower case, white space collapsed and trimmed. Normalising again changes nothing.
+
+    Raises:
+        DataError: a letter with more than a thousand accents.
+    """
+    _refuse_piles(text)
     # NFKC once more after lower(): J with a caron has no composed form, j with a caron has (U+01F0).
     return as_is(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower()))
 
@@ -150,6 +159,17 @@ def _kind(character: str) -> Literal["letter", "digit", "punctuation", "symbol",
     return "punctuation" if category[0] == "P" or category in ("Sk", "Cc") else "letter"
 
 
+def _refuse_piles(text: str) -> None:
+    """NFKC sorts the marks on a letter by insertion, in time that grows with their square: 80,000 of them take 13 s."""
+    if len(text) <= MOST_MARKS or text.isascii():
+        return
+    count = 0
+    for character in text:
+        count = count + 1 if unicodedata.combining(character) else 0
+        if count > MOST_MARKS:
+            raise DataError(f"a letter with more than {MOST_MARKS} accents: no text.")
+
+
 def _refuse_symbols(text: str) -> None:
     for character in sorted(set(text)):
         if _kind(character) == "symbol":
@@ -160,7 +180,10 @@ def _spell(words: list[str]) -> str:
     """The text with its numbers in words."""
     spelled = []
     for place, word in enumerate(words):
-        if not any(_kind(character) == "digit" for character in word):
+        if not _has_digit(word):
+            around = words[max(0, place - 1) : place + 2]
+            if SPOKEN_BETWEEN.fullmatch(word) and len(around) == 3 and _has_digit(around[0]) and _has_digit(around[2]):
+                raise DataError(f"{' '.join(around)!r}: a mark between numbers that may have been read as a word.")
             spelled.append(word)
             continue
         number = word.lstrip(OPENING).rstrip(CLOSING)
@@ -171,6 +194,10 @@ def _spell(words: list[str]) -> str:
             raise DataError(f"{word!r}: a number that may be read in more than one way.")
         spelled.append(spoken)
     return " ".join(spelled)
+
+
+def _has_digit(word: str) -> bool:
+    return any(_kind(character) == "digit" for character in word)
 
 
 def _number(text: str) -> str | None:

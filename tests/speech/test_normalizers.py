@@ -1,5 +1,7 @@
 """Normalisers: one form of a text, no spoken word lost in silence."""
 
+import time
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -85,6 +87,28 @@ def test_three_digits_behind_a_number_are_refused_for_they_may_be_its_thousands(
     assert english("5 dogs 200 cats") == "five dogs two hundred cats"
     with pytest.raises(DataError, match="'200'"):
         english("5 200")
+
+
+@pytest.mark.parametrize("text", ["3 . 5", "5 / 6", "at 5 : 30", "5 , 6", "5 - 6", "(5 \u2013 6)", "5 -- 6", "5th . 6"])
+def test_a_mark_alone_between_two_numbers_may_be_a_spoken_word_and_is_refused(text):
+    with pytest.raises(DataError, match="may have been read as a word|more than one way"):
+        english(f"say {text} now")
+
+
+def test_a_mark_alone_beside_one_number_is_punctuation():
+    assert english("- 5 dogs , all . 6 cats / dogs : 7") == "five dogs all six cats dogs seven"
+    assert english("I have 5. 6 came") == "i have five six came"
+
+
+def test_a_hundred_thousand_accents_on_a_letter_are_refused_at_once():
+    pile = "a" + "\u0301\u0327" * 50_000
+    start = time.process_time()
+    for name in ("nfkc_lower", "english"):
+        with pytest.raises(DataError, match="more than 1000 accents"):
+            make_normalizer(name)(pile)
+    assert time.process_time() - start < 0.5  # half a minute in NFKC
+    few = "".join(letter + "\u0301\u0327" * 9 for letter in "abc" * 100)
+    assert normalize(normalize(few)) == normalize(few)
 
 
 def test_numbers_are_spelled_as_num2words_spells_them():
