@@ -5,7 +5,7 @@ clusters. Recordings are copied as they are, byte for byte, in the manifest's or
 several rows are parts of is packed once. Every row gets the sha256 of its recording, which each later reading compares.
 
 The same manifest and files give the same tar shards: members are numbered, headers hold no time, owner or host. The manifest is written
-last and renamed into place, so where it is, everything is.
+last and renamed into place, and every tar shard is on the disk before: where it is, everything is, after a loss of power too.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dsrun.errors import DataError, UsageError
 from dsrun.speech.audio import no_file, place_of, read_bytes
@@ -66,12 +66,23 @@ def pack_manifest(
                         on_progress(number + 1, len(index))
                 rows.flush()
                 os.fsync(rows.fileno())
+        _sync(folder)  # the shards' names, before the manifest's
         part.replace(folder / manifest.name)
+        _sync(folder)
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be written ({error.strerror}). Make room there, empty it and pack again."
         ) from None
     return Packed(folder / manifest.name, len(index), shards.count, shards.bytes)
+
+
+def _sync(folder: Path) -> None:
+    """Flush a folder's names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _require_files(index: ManifestIndex) -> None:
@@ -95,6 +106,7 @@ class _Shards:
         self.folder, self.limit = folder, limit
         self.count = self.bytes = self._members = 0
         self._tar: tarfile.TarFile | None = None
+        self._file: BinaryIO | None = None
         self._filled = 0
         self._packed: dict[str, dict[str, Any]] = {}  # of parts only: of as many recordings as there are long ones
 
@@ -126,7 +138,8 @@ class _Shards:
         if self._tar is None or (self._filled and self._filled + len(content) > self.limit):
             self._close()
             path = self.folder / f"audio-{self.count:06d}.tar"
-            self._tar = tarfile.open(path, "x", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+            self._file = path.open("xb")
+            self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
             self.count, self._filled = self.count + 1, 0
         info = tarfile.TarInfo(name)
         info.size = len(content)  # mode 0644, time, owner and group 0: TarInfo's own
@@ -141,6 +154,11 @@ class _Shards:
         return TarMember(self._tar.offset - padding - len(content), len(content))
 
     def _close(self) -> None:
-        if self._tar is not None:
-            self._tar.close()
-            self._tar = None
+        if self._tar is None or self._file is None:
+            return
+        tar, file = self._tar, self._file
+        self._tar = self._file = None  # on a full disk this is called once more, on the way out
+        with file:
+            tar.close()
+            file.flush()
+            os.fsync(file.fileno())

@@ -89,6 +89,28 @@ def test_a_shard_ends_before_it_would_be_too_long(tmp_path, monkeypatch):
     assert shards == [f"audio-{number:06d}.tar" for number in (0, 0, 1, 2, 3)]
 
 
+def test_every_tar_shard_is_on_the_disk_before_there_is_a_manifest(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr("dsrun.speech.tar_packing.MIB", 20_000)
+    out, synced = tmp_path / "out", set()
+    monkeypatch.setattr(os, "fsync", lambda file: synced.add((os.fstat(file).st_ino, (out / "train.jsonl").exists())))
+    packed = pack_manifest(manifest, out, shard_mb=1)
+    assert packed.shards > 1
+    shards = {(path.stat().st_ino, False) for path in out.glob("*.tar")}
+    folder = out.stat().st_ino
+    assert synced == shards | {(packed.manifest.stat().st_ino, False), (folder, False), (folder, True)}
+
+
+def test_a_disk_that_is_full_when_a_tar_shard_ends_is_told(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr("dsrun.speech.tar_packing.MIB", 20_000)
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match="No space left on device"):
+        pack_manifest(manifest, tmp_path / "out", shard_mb=1)
+
+
 def test_missing_recordings_are_all_named_before_anything_is_written(manifest, tmp_path):
     (manifest.parent / "a.wav").unlink()
     with pytest.raises(DataError, match="train.jsonl:1: .*no such file(.|\n)*train.jsonl:3: (.|\n)*train.jsonl:5: "):
