@@ -12,7 +12,8 @@ What dsrun must do with any file is use it or refuse it: a `DsrunError`, or an `
     memory      more than 2 GiB, asked for (RLIMIT_DATA) or resident, even where a message blames the file for it
     stray       a file or folder outside the case's own, or one that the case's text asked a shell to make
 
-Cases run in worker processes, many in each; a case is a function of (seed, number). Inputs of findings are kept. Exit code 1 with findings.
+Cases run in worker processes, many in each; a case is a function of (seed, number). Inputs of findings are kept. Exit code 1 with
+findings, and unless every case ran: a worker that does not start finds nothing.
 """
 
 import argparse
@@ -131,16 +132,18 @@ class Worker:
             [*command, "--kinds", ",".join(options.kinds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self._lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         if self._line(STARTING_SECONDS) != "ready\n":
             self.close()
-            raise SystemExit("a worker did not start; run one case with --only to see why")
+            raise RuntimeError("a worker did not start; run one case with --only to see why")
 
     def run(self, number: int) -> dict[str, Any]:
         """The result of a case, or how the process ended with it."""
         assert self.process.stdin
-        self.process.stdin.write(f"{number}\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # the process has gone since its last answer: no line will come
+            self.process.stdin.write(f"{number}\n")
+            self.process.stdin.flush()
         line = self._line(SECONDS)
         if line:
             return json.loads(line)
@@ -153,12 +156,17 @@ class Worker:
         """End the process and remove its folder."""
         self.process.kill()
         self.process.wait()
+        self._listener.join()
+        assert self.process.stdin
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _listen(self) -> None:
         assert self.process.stdout
-        for line in self.process.stdout:
-            self._lines.put(line)
+        with self.process.stdout as lines:
+            for line in lines:
+                self._lines.put(line)
         self._lines.put("")
 
     def _line(self, seconds: float) -> str | None:
@@ -169,14 +177,21 @@ class Worker:
             return None
 
 
-def fuzz(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run all cases in `--workers` processes; results in the order of the cases."""
+def fuzz(options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
+    """Run all cases in `--workers` processes; results in the order of the cases, and why not all of them ran, if so."""
     numbers: queue.Queue[int] = queue.Queue()
     for number in range(options.cases):
         numbers.put(number)
     results: list[dict[str, Any]] = []
+    failures: list[str] = []
 
     def drive() -> None:
+        try:
+            run_cases()
+        except Exception:  # which would end the thread and nothing else
+            failures.append(traceback.format_exc())
+
+    def run_cases() -> None:
         worker, count = Worker(options), 0
         while not numbers.empty():
             try:
@@ -202,7 +217,9 @@ def fuzz(options: argparse.Namespace) -> list[dict[str, Any]]:
         thread.start()
     for thread in threads:
         thread.join()
-    return sorted(results, key=lambda result: result["number"])
+    if len(results) < options.cases:
+        failures.append(f"{len(results)} of {options.cases} cases ran.")
+    return sorted(results, key=lambda result: result["number"]), failures
 
 
 FINDINGS = ("traceback", "crash", "hang", "memory", "stray")
@@ -230,7 +247,7 @@ def print_table(results: list[dict[str, Any]]) -> None:
         + "".join(f"{name:>{max(9, len(name) + 2)}}" for name in names)
         + "  slowest s  peak MiB"
     )
-    for kind in [*sorted({result["kind"] for result in results}), "all"]:
+    for kind in [*sorted({result["kind"] for result in results}), "all"] if results else []:
         rows = [result for result in results if kind in (result["kind"], "all")]
         counts = Counter(row["outcome"] for row in rows)
         cells = "".join(f"{counts[name]:>{max(9, len(name) + 2)}}" for name in names)
@@ -264,7 +281,7 @@ def main() -> None:
         print(result.pop("text"))
         print(json.dumps(result | {"input": str(folder / "case" / "in")}))
         return None
-    results = fuzz(options)
+    results, failures = fuzz(options)
     print_table(results)
     if options.json:
         options.json.write_text("".join(json.dumps(result) + "\n" for result in results))
@@ -272,7 +289,9 @@ def main() -> None:
     for result in found[:50]:
         last = result["text"].strip().split("\n")[-1][:150]
         print(f"{result['outcome']} in case {result['number']} ({result['kind']}): {last}")
-    sys.exit(1 if found else 0)
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    sys.exit(1 if found or failures else 0)
 
 
 if __name__ == "__main__":

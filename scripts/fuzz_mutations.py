@@ -41,7 +41,8 @@ WORDS = (
     "${HOME}", "\ufeff", "\u202e", "\x1b[31m", "\U0001f389" * 10, "\ud800", "é" * 50, "e\u0301", "null", "[]", "{}",
     "[" * 3000, '{"a":' * 3000, '"', "'", "\\ud800", "\\u0000", "\r", "\t\t", "<unk>", "<s>", "</s>", "\\end\\", "\\data\\",
     "!!python/object/apply:os.system", "&a [*a]", "<<: *x", "https://example.org/x.wav", "file:///etc/passwd", "a.wav@5+9",
-    "clip.wav:12", "0001.wav", ".", "con", "İ", "ß", "ﬀ",
+    "clip.wav:12", *(mark * 100_000 for mark in ("a", "-", ",", "(", "<", "{", "'", ":", "9", " ", "\u0301\u0327")),
+    "0001.wav", ".", "con", "İ", "ß", "ﬀ",
 )  # fmt: skip
 
 

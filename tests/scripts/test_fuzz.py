@@ -64,6 +64,43 @@ def test_a_case_is_a_function_of_its_number():
     assert len({made(f"1 {number}") for number in range(50)}) > 40
 
 
+class NoWorker:
+    """Takes some cases, then breaks."""
+
+    cases = 0
+
+    def __init__(self, options):
+        pass
+
+    def run(self, number):
+        if number >= self.cases:
+            raise KeyError("a bug of the fuzzer")
+        return {"number": number, "kind": "tar", "outcome": "used", "text": "", "seconds": 0.0, "peak": 0}
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(("starts", "code"), [(0, 1), (2, 1), (5, 0)])
+def test_fuzzing_that_ran_fewer_cases_than_asked_has_failed(starts, code, monkeypatch, capsys):
+    monkeypatch.setattr(fuzz, "Worker", NoWorker)
+    monkeypatch.setattr(NoWorker, "cases", starts)
+    monkeypatch.setattr(sys, "argv", ["fuzz.py", "--cases", "5", "--workers", "1"])
+    with pytest.raises(SystemExit) as ended:
+        fuzz.main()
+    assert ended.value.code == code
+    assert (f"{starts} of 5 cases ran" in capsys.readouterr().err) == bool(code)
+
+
+def test_a_worker_that_does_not_start_is_a_failure_and_not_an_end_without_cases(monkeypatch, capsys):
+    monkeypatch.setattr(fuzz.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "argv", ["fuzz.py", "--cases", "2", "--workers", "2"])
+    with pytest.raises(SystemExit) as ended:
+        fuzz.main()
+    assert ended.value.code == 1
+    assert "a worker did not start" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_some_cases_of_every_kind_are_used_or_refused(tmp_path):
     command = [sys.executable, "scripts/fuzz.py", "--cases", "150", "--seed", "7", "--workers", "1"]
