@@ -15,8 +15,8 @@ SortaGrad (Amodei et al. 2015): the first epoch in order of increasing length.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -38,7 +38,8 @@ AnyDataset = Dataset | StreamedDataset
 class Batch:
     """A global batch; rows behind the last utterance are filler with id "" and lengths 0.
 
-    `seconds` of recordings are in it. `unreadable` tells of utterances whose recording could not be used: their rows are filler too.
+    `problems` tells, by row, of utterances whose recording could not be used: their rows are filler too. A process of several knows
+    its own rows' alone, until it has heard of the others' (`lacking`). `row_seconds` is of all utterances, those included.
     """
 
     features: Float32[np.ndarray, "batch frame bin"]
@@ -48,8 +49,21 @@ class Batch:
     ids: tuple[str, ...]
     epoch: int
     index: int
-    seconds: float = 0.0
-    unreadable: tuple[str, ...] = ()
+    row_seconds: tuple[float, ...] = ()
+    problems: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Of the recordings that are used."""
+        return float(sum(seconds for row, seconds in enumerate(self.row_seconds) if row not in self.problems))
+
+    def lacking(self, problems: Mapping[int, str]) -> "Batch":
+        """This batch, once it is known what is wrong in all rows. Raises DataError if no recording of it can be used."""
+        ordered = {row: problems[row] for row in sorted(problems)}
+        if len(ordered) == len(self.row_seconds):
+            raise DataError("\n".join(["no recording of a whole batch can be used:", *ordered.values()]))
+        ids = tuple("" if row in ordered else id for row, id in enumerate(self.ids))
+        return replace(self, ids=ids, problems=ordered)
 
 
 @dataclass(frozen=True)
@@ -130,12 +144,11 @@ class Batcher:
         rows = [row for row in range(len(members)) if row in self.rows]
         problems = dict(zip(rows, self.workers.map(fill, rows), strict=True))
         bad = {row: problem for row, problem in problems.items() if problem is not None}
-        if len(bad) == len(members):
-            raise DataError("\n".join(["no recording of a whole batch can be used:", *bad.values()]))
-        ids = ["" if row in bad else self.dataset.ids[member] for row, member in enumerate(members)]
-        ids += [""] * (self.global_batch - len(members))
-        seconds = float(sum(self.dataset.seconds[member] for row, member in enumerate(members) if row not in bad))
-        return Batch(features, num_frames, labels, num_labels, tuple(ids), epoch, index, seconds, tuple(bad.values()))
+        ids = [*(self.dataset.ids[member] for member in members), *[""] * (self.global_batch - len(members))]
+        seconds = tuple(float(self.dataset.seconds[member]) for member in members)
+        batch = Batch(features, num_frames, labels, num_labels, tuple(ids), epoch, index, seconds, bad)
+        # Of several processes none can say alone that nothing of a batch is left.
+        return batch.lacking(bad) if bad and len(self.rows) == self.global_batch else batch
 
     def members(self, epoch: int, index: int) -> list[int]:
         """Who is in a batch, as places in the dataset, without reading anything."""

@@ -26,7 +26,7 @@ import numpy as np
 from dsrun.errors import DivergedError, DsrunError
 from dsrun.record.magnitudes import Magnitudes
 from dsrun.training.preflight import explaining_lack_of_memory
-from dsrun.training.processes import Processes, StopAgreement
+from dsrun.training.processes import Processes, StepAgreement
 from dsrun.training.progress import Progress
 from dsrun.training.saver import Saver, host_copy
 from dsrun.training.state import Replicas, StepRecord
@@ -127,6 +127,7 @@ class _Pending:
     wait_seconds: float
     observation: Observation | None
     hashes: Any
+    lacks_rows: Callable[[], bool] | None  # of several processes: in any of them
 
 
 class Loop:
@@ -171,7 +172,7 @@ class Loop:
         self._unreadable = 0  # utterances since the last epoch ended
         self._hash = StateHasher(len(step.devices))
         self.processes = processes or Processes()
-        self._agreement = None if self.processes.is_alone else StopAgreement(step.reduction.devices)
+        self._agreement = None if self.processes.is_alone else StepAgreement(step.reduction.devices)
 
     def run(self, state: Replicas, best: Best, *, is_evaluated: bool = True) -> Outcome:
         """Train on from `state`.
@@ -214,10 +215,12 @@ class Loop:
             number += 1
             state, record, observation = self._step(state, batch, number)
             self.stop.end_nothing_new()
-            stopping = self._agreed(self.stop.exit_code)  # read once: the signal may come between two readings
+            # Read once: the signal may come between two readings.
+            stopping = self._agreed(self.stop.exit_code, lacks_rows=bool(batch.problems))
             self._finish(pending)
             hashes = self._hash(state.first) if _is_multiple(number, self.settings.hash_every_steps) else None
-            pending = _Pending(number, record, batch, wait, observation, hashes)
+            lacks_rows = self._agreement.has_lack() if self._agreement else None
+            pending = _Pending(number, record, batch, wait, observation, hashes, lacks_rows)
             self.saver.check()
             is_digested = _is_multiple(number, self.settings.digest_every_steps)
             has_more = number % self.steps_per_epoch == 0 or stopping or self._is_checkpoint_step(number)
@@ -270,9 +273,20 @@ class Loop:
         self._compiled.add(shape)
         return state, record, observation
 
-    def _agreed(self, exit_code: int) -> int:
+    def _agreed(self, exit_code: int, *, lacks_rows: bool = False) -> int:
         """This process's wish to stop; of several processes all wishes, which reach them a step later."""
-        return self._agreement(exit_code) if self._agreement else exit_code
+        return self._agreement(exit_code, lacks_rows=lacks_rows) if self._agreement else exit_code
+
+    def _with_all_problems(self, pending: _Pending) -> Any:
+        """The batch without the rows that any process could not make; each knows of its own, and tells the others if there are any.
+
+        Raises:
+            DataError: in all processes, if no row is left.
+        """
+        if pending.lacks_rows is None or not pending.lacks_rows():
+            return pending.batch
+        said = self.processes.say(sorted(pending.batch.problems.items()))
+        return pending.batch.lacking({row: problem for own in said for row, problem in own})
 
     def _require_equal_copies(self, state: Replicas, number: int) -> None:
         """See that all devices of all processes hold the same state."""
@@ -299,11 +313,12 @@ class Loop:
         if pending is None:
             return
         record = {name: value.item() for name, value in _host(pending.record).items()}
-        utterances = sum(bool(id) for id in pending.batch.ids)
+        batch = self._with_all_problems(pending)
+        utterances = sum(bool(id) for id in batch.ids)
         now = time.monotonic()
         seconds, self._last_finish = now - self._last_finish, now
         self._waited, self._spent = self._waited + pending.wait_seconds, self._spent + seconds
-        audio = self.audio_seconds(pending.batch)
+        audio = self.audio_seconds(batch)
         is_finite = record["finite"]
         hashed = {}
         if pending.hashes is not None:
@@ -315,12 +330,12 @@ class Loop:
                 **record,
                 **hashed,
                 seconds=seconds,
-                epoch=pending.batch.epoch,
+                epoch=batch.epoch,
                 utterances=utterances,
                 audio_seconds=audio,
                 data_wait_seconds=pending.wait_seconds,
             )
-        self._tell_unreadable(pending.batch, pending.step)
+        self._tell_unreadable(batch, pending.step)
         if pending.observation is not None:
             magnitudes = self.watcher.read(pending.observation, step=pending.step, loss_scale=record["loss_scale"])
             self.recorder.magnitudes(magnitudes)
@@ -333,15 +348,15 @@ class Loop:
                 f"step {pending.step}: loss {record['loss']}, gradient norm {record['grad_norm']}: not finite, "
                 f"{record['skipped_steps']} steps skipped in a row (training.max_skipped_steps "
                 f"{self.settings.max_skipped_steps}), loss scale {record['loss_scale']:g}. "
-                f"Utterances: {', '.join(id for id in pending.batch.ids if id)}. Checkpoints from before are kept; "
+                f"Utterances: {', '.join(id for id in batch.ids if id)}. Checkpoints from before are kept; "
                 "lower optimizer.learning_rate or training.clip_norm, use a format with more range, or a dynamic loss scale."
             )
 
     def _tell_unreadable(self, batch: Any, step: int) -> None:
         """Of utterances that a batch lacks: an event each time, and a line at the end of the epoch."""
-        if batch.unreadable:
-            self.recorder.event("unreadable", step, utterances=list(batch.unreadable))
-            self._unreadable += len(batch.unreadable)
+        if batch.problems:
+            self.recorder.event("unreadable", step, utterances=list(batch.problems.values()))
+            self._unreadable += len(batch.problems)
         if self._unreadable and step % self.steps_per_epoch == 0:
             self.progress.message(
                 f"epoch {step // self.steps_per_epoch}: {self._unreadable} utterances left out, their recordings cannot be used "

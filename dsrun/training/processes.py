@@ -11,20 +11,20 @@ state's hash is. A process that fails before training says so, and the others en
 others with it, within the coordinator's heartbeat: the launcher looks at the first failure and starts all again.
 
 A signal reaches processes at different moments. So the wish to stop is agreed on: with every step goes the maximum of all wishes,
-which is read one step later, when it costs no waiting.
+which is read one step later, when it costs no waiting. With it goes whether anyone could not use a recording; what is wrong with
+which is said only then.
 
 The coordinator takes connections from anyone. On one node it is bound to the loopback address; between nodes the network must be
 trusted.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dsrun.errors import EXIT_INTERRUPTED, EXIT_STOPPED, DsrunError, UsageError
@@ -127,7 +127,7 @@ class Processes:
         do not take equally long everywhere. So the first exchange is this one, of nothing, when all have just said that they are ready.
         """
         if not self.is_alone:
-            agree = StopAgreement(devices)
+            agree = StepAgreement(devices)
             agree(0), agree(0)  # the second waits for the first
         self._are_training = True
 
@@ -217,8 +217,8 @@ def join(group: Group | None, *, devices: int | None) -> Processes:
     return Processes(state.process_id, state.num_processes)
 
 
-class StopAgreement:
-    """The strongest wish to stop among all processes, one step late.
+class StepAgreement:
+    """Of all processes the strongest wish to stop, one step late, and whether a step's batch lacks rows.
 
     Args:
         devices: of all processes.
@@ -229,11 +229,17 @@ class StopAgreement:
         self._own = [device for device in devices if device.process_index == jax.process_index()]
         self._before: Any = None
 
-    def __call__(self, exit_code: int) -> int:
+    def __call__(self, exit_code: int, *, lacks_rows: bool = False) -> int:
         """Give this process's wish after a step, get everybody's after the step before."""
-        now = self._maximum([jax.device_put(np.array([exit_code], np.int32), device) for device in self._own])
+        said = np.array([exit_code, lacks_rows], np.int32)
+        now = self._maximum([jax.device_put(said, device) for device in self._own])
         before, self._before = self._before, now[0]
-        return 0 if before is None else int(jnp.max(before))
+        return 0 if before is None else int(np.asarray(before)[0])
+
+    def has_lack(self) -> Callable[[], bool]:
+        """A question to be asked later, when it costs no waiting: does the batch of the step just given lack a row anywhere?"""
+        latest = self._before
+        return lambda: bool(np.asarray(latest)[1])
 
 
 @contextmanager

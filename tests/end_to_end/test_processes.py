@@ -97,6 +97,27 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step_and_one_process_
     assert checkpoint_digests(run) == alone
 
 
+def test_two_processes_tell_and_count_recordings_that_either_cannot_use_as_one_does(config):
+    folder = config.parent / "broken"
+    folder.mkdir()
+    rows = shortest_prompts(8)
+    rows[6]["audio_filepath"] = str(folder / "missing.ogg")
+    streamed = ("--set", "data.loading=streamed", "--set", "data.unreadable=drop", "--set", "training.epochs=2")
+    options = (*streamed, "--set", f"data.train={write_rows(folder / 'train.jsonl', rows)}")
+    assert dsrun("train", "--config", config, "--run-dir", folder / "one", "--devices", 1, *options).returncode == 0
+    codes, texts = end(start(config, folder / "two", 2, *options))
+    assert codes == [0, 0], texts
+
+    def told(run):
+        events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+        steps = [(e["step"], e["utterances"], e["audio_seconds"]) for e in events if e["event"] == "step"]
+        return steps, [(e["step"], e["utterances"]) for e in events if e["event"] == "unreadable"]
+
+    assert told(folder / "two") == told(folder / "one")
+    assert len(told(folder / "one")[1]) == 2
+    assert checkpoint_digests(folder / "two") == checkpoint_digests(folder / "one")
+
+
 def test_four_processes_take_a_run_up_where_one_left_it(config, alone):
     run = config.parent / "taken up"
     first = dsrun("train", "--config", config, "--run-dir", run, "--set", "training.epochs=6", "--devices", 1)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsrun.errors import DataError
 from dsrun.speech import Augmentation, Batcher, Dataset, estimate_normalization
 
 AUGMENTATION = Augmentation((0.9, 1.0, 1.1), 1, 4, 1, 2)
@@ -251,3 +252,44 @@ def test_an_utterance_without_labels_has_a_row_and_room_for_one_label():
     assert batch.num_frames.tolist() == [4, 4, 4, 0]
     assert batch.num_labels.tolist() == [0, 0, 0, 0]
     assert batch.labels.shape == (4, 1)
+
+
+class Broken(Dataset):
+    """A dataset in which some utterances cannot be read: those in `broken`."""
+
+    broken: frozenset[int] = frozenset()
+
+    def features(self, member, epoch):
+        if member in self.broken:
+            raise DataError(f"utterance {self.ids[member]!r}: no such file.")
+        return super().features(member, epoch)
+
+
+@pytest.mark.parametrize("broken", [{1}, {2}, {0, 3}, {0, 1, 2, 3}])
+def test_processes_that_hear_of_each_others_bad_rows_know_what_one_alone_does(monkeypatch, broken):
+    monkeypatch.setattr(Broken, "broken", frozenset(broken))
+    plain = make_dataset([30, 31, 32, 33])
+    dataset = Broken(**{name: getattr(plain, name) for name in plain.__dataclass_fields__})
+
+    def batch(rows):
+        options = {"global_batch": 4, "buckets": 1, "frame_multiple": 4, "seed": 0, "sort_first_epoch": True}
+        return Batcher(dataset, **options, rows=rows, unreadable="drop").batch(0, 0)
+
+    halves = [batch(range(0, 2)), batch(range(2, 4))]
+    heard = halves[1].problems | halves[0].problems
+    found, refused = [], []
+    for made in (lambda: batch(None), lambda: halves[0].lacking(heard), lambda: halves[1].lacking(heard)):
+        try:
+            known = made()
+            found.append((known.ids, known.seconds, list(known.problems.items())))
+        except DataError as error:
+            refused.append(str(error))
+    if len(broken) == 4:
+        assert len(refused) == 3
+        assert len(set(refused)) == 1
+        assert refused[0].startswith("no recording of a whole batch can be used:\nutterance 'u000'")
+        return
+    ids = tuple("" if member in broken else f"u00{member}" for member in range(4))
+    assert found == [found[0]] * 3
+    assert found[0][:2] == (ids, sum((30 + member) / 100 for member in range(4) if member not in broken))
+    assert [row for row, _ in found[0][2]] == sorted(broken)

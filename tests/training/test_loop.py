@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from test_step import make_batch, make_step
 
 from dsrun.errors import DataError, DivergedError
 from dsrun.training.loop import Best, DevResult, Kept, Loop, LoopSettings, Recorder
+from dsrun.training.processes import Processes
 from dsrun.training.progress import Progress
 from dsrun.training.state import Replicas
 from dsrun.training.state_digest import describe_state, empty_dicts, flatten
@@ -43,7 +44,12 @@ class Batch:
     num_labels: np.ndarray
     ids: tuple[str, ...] = tuple("abcdefgh")
     epoch: int = 0
-    unreadable: tuple[str, ...] = ()
+    problems: Mapping[int, str] = field(default_factory=dict)
+
+    def lacking(self, problems: Mapping[int, str]) -> "Batch":
+        return replace(
+            self, ids=tuple("" if row in problems else id for row, id in enumerate(self.ids)), problems=problems
+        )
 
 
 def a_batch(**changes: Any) -> Batch:
@@ -66,6 +72,8 @@ class Run:
     kept: list[Kept] = field(default_factory=list)
     stop: StopRequest = field(default_factory=StopRequest)
     signal_in_step: int = 0
+    processes: Processes = field(default_factory=Processes)
+    figures: list[tuple[str, dict]] = field(default_factory=list)
 
     def loop(self) -> Loop:
         def checkpoint(kept: Kept) -> None:
@@ -78,7 +86,7 @@ class Run:
             steps_per_epoch=STEPS_PER_EPOCH,
             evaluate=self.evaluate,
             recorder=Recorder(
-                lambda kind, step, **figures: self.events.append((kind, step)),
+                self.record,
                 checkpoint,
                 lambda table: None,
                 lambda step, words: "",
@@ -89,7 +97,12 @@ class Run:
             watcher=Watcher(STEP, frames=set()),
             stop=self.stop,
             watchdog=Watchdog(None),
+            processes=self.processes,
         )
+
+    def record(self, kind: str, step: int, **figures: Any) -> None:
+        self.events.append((kind, step))
+        self.figures.append((kind, figures))
 
     def batches(self, first: int) -> Iterator[tuple[Any, float]]:
         for number in range(first + 1, EPOCHS * STEPS_PER_EPOCH + 1):
@@ -208,3 +221,22 @@ def test_a_signal_in_a_step_leaves_the_evaluation_after_it_to_the_next_run(undis
     end = again.loop().run(resumed(last), last.best, is_evaluated=last.is_evaluated)
     assert (end.exit_code, end.reason) == (0, "all epochs done")
     assert run.events == undisturbed.events
+
+
+def test_rows_that_another_process_could_not_make_are_told_and_counted_as_a_process_alone_does():
+    said = []
+
+    class Two(Processes):
+        def say(self, value: Any) -> list[Any]:
+            if value and not isinstance(value[0], tuple):  # hashes, which the other has too
+                return [value] * 2
+            said.append(value)
+            return [value, [[6, "utterance 'g': cut off"]]]
+
+    run = Run(batch=a_batch(problems={1: "utterance 'b': no such file"}), processes=Two(0, 2))
+    run.loop().run(STEP.start(), Best())
+    steps = EPOCHS * STEPS_PER_EPOCH
+    assert said == [[(1, "utterance 'b': no such file")]] * steps
+    told = [figures["utterances"] for kind, figures in run.figures if kind == "unreadable"]
+    assert told == [["utterance 'b': no such file", "utterance 'g': cut off"]] * steps
+    assert [figures["utterances"] for kind, figures in run.figures if kind == "step"] == [6] * steps

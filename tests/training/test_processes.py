@@ -9,7 +9,7 @@ import pytest
 
 from dsrun.errors import DataError, UsageError
 from dsrun.training import processes as module
-from dsrun.training.processes import LostProcessError, Processes, StopAgreement, noticing_lost_processes
+from dsrun.training.processes import LostProcessError, Processes, StepAgreement, noticing_lost_processes
 from dsrun.training.stop import Stopped
 
 
@@ -125,7 +125,16 @@ def test_of_several_processes_a_lost_connection_is_one_message_and_the_same_comm
 
 
 def test_the_strongest_wish_to_stop_is_heard_one_step_later():
-    agree = StopAgreement(jax.devices()[:2])
+    agree = StepAgreement(jax.devices()[:2])
     assert [agree(code) for code in (0, 75, 75, 130, 0)] == [0, 0, 75, 75, 130]
     assert isinstance(agree(0), int)
     assert np.array(agree(0)) == 0
+
+
+def test_that_a_batch_lacks_rows_somewhere_is_known_of_its_own_step():
+    agree = StepAgreement(jax.devices()[:2])
+    asked = []
+    for lacks in (False, True, False):
+        agree(0, lacks_rows=lacks)
+        asked.append(agree.has_lack())
+    assert [ask() for ask in asked] == [False, True, False]
