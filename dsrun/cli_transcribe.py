@@ -16,7 +16,7 @@ from dsrun.cli_decoding import (
     LmWeightOption,
     WordBonusOption,
 )
-from dsrun.cli_options import JsonOption, RunArgument
+from dsrun.cli_options import JsonOption, RunArgument, finite
 from dsrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,9 +46,12 @@ def transcribe(
         bool, typer.Option("--strict", help="Refuse another rate or several channels than the config allows.")
     ] = False,
     chunk_seconds: Annotated[
-        float | None, typer.Option(help="Cut longer files. Default: 20, or data.max_seconds if that is less.")
+        float | None,
+        typer.Option(callback=finite, help="Cut longer files. Default: 20, or data.max_seconds if that is less."),
     ] = None,
-    overlap_seconds: Annotated[float | None, typer.Option(min=0, help="What two chunks share. Default: 2.")] = None,
+    overlap_seconds: Annotated[
+        float | None, typer.Option(min=0, callback=finite, help="What two chunks share. Default: 2.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Chunks recognised together.")] = 8,
     raw_rate: Annotated[
         int | None,
@@ -79,7 +82,10 @@ def transcribe(
     chunk_ms: Annotated[
         float | None,
         typer.Option(
-            min=1.0, max=60_000.0, help="With --stream: sound taken in at a time, in milliseconds. Default: 200."
+            min=1.0,
+            max=60_000.0,
+            callback=finite,
+            help="With --stream: sound taken in at a time, in milliseconds. Default: 200.",
         ),
     ] = None,
     realtime: Annotated[
@@ -117,7 +123,7 @@ def transcribe(
             audio or [],
             as_json=json_output,
             checkpoint=checkpoint,
-            chunk_ms=chunk_ms or 200.0,
+            chunk_ms=200.0 if chunk_ms is None else chunk_ms,
             resample=not strict,
             channel=chosen,
             raw_rate=raw_rate,

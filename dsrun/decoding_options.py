@@ -1,5 +1,6 @@
 """What the command line says of decoding. On the roof, and light: options are checked before JAX is imported."""
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,11 +23,14 @@ class DecodingOptions:
     beam_backend: str | None = None
 
     def check(self) -> None:
-        """Raises UsageError for a decoder or backend that there is not, or options that nothing would obey."""
+        """Raises UsageError for a decoder or backend that there is not, a weight that is not finite, or options that nothing would obey."""
         if self.decoder not in DECODERS:
             raise UsageError(f"--decoder {self.decoder}: there are {', '.join(DECODERS)}.")
         if self.beam_backend not in (None, *BACKENDS):
             raise UsageError(f"--beam-backend {self.beam_backend}: there are {', '.join(BACKENDS)}.")
+        for option, value in (("--lm-weight", self.lm_weight), ("--word-bonus", self.word_bonus)):
+            if value is not None and not math.isfinite(value):
+                raise UsageError(f"{option} {value}: write a finite number.")
         given = [name for name, value in asdict(self).items() if value is not None and name != "decoder"]
         if self.decoder == "greedy" and given:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in given)

@@ -45,8 +45,10 @@ def score_run(
     dataset, references, unknown = build.build_evaluation_data(
         config, manifest, trained.alphabet, trained.normalization, cache=cache
     )
+    usual_batch = config.batches.global_batch
     if batch is not None:
         config = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": batch})})
+    rows = config.batches.global_batch
     batcher = build.build_batcher(config, dataset, purpose="evaluate")
     result: Evaluation = trained.evaluator(
         trained.weights,
@@ -61,16 +63,20 @@ def score_run(
     result = result.with_facts(facts)
     digest = audio_digest(manifest)
     is_as_trained = digest in _digests_at_the_start(trained.run).values()
-    # The plain name is for the best checkpoint on the run's own data, greedily decoded; nothing else may replace that file.
-    is_official = is_as_trained and checkpoint == "best"
-    name = manifest.stem if is_official else f"{manifest.stem}-{digest[:6]}-step_{trained.step:06d}"
     described = decoder.describe()
-    details = write_details(trained.run.evaluation / f"{name}{_name_of(described)}.jsonl", result, described)
+    is_official = is_as_trained and checkpoint == "best"
+    name = name_of_results(
+        manifest.stem if is_official else f"{manifest.stem}-{digest[:6]}-step_{trained.step:06d}",
+        other_batch=None if rows == usual_batch else rows,
+        decoder=described,
+    )
+    details = write_details(trained.run.evaluation / name, result, described)
     report = {
         "run": str(path),
         "step": trained.step,
         "manifest": str(manifest),
         "decoder": described,
+        "batch": rows,
         "determinism": config.determinism,
         **result.summary(),
         "manifest_is_as_trained": is_as_trained,
@@ -101,12 +107,20 @@ def _tuning(
 UNNAMED = ("lm", "lexicon", "tuned_on_sha256", "tuned_at_step")
 
 
-def _name_of(decoder: dict[str, Any]) -> str:
-    """What a file of results is called after: nothing for greedy, otherwise the decoder and what its settings and files hash to."""
+def name_of_results(stem: str, *, other_batch: int | None, decoder: dict[str, Any]) -> str:
+    """What a file of results is called. The plain name is for the best checkpoint on the run's own data, in batches of the config's size
+    and greedily decoded; nothing else may replace that file, so all others say by their name what they are.
+
+    Args:
+        stem: of the manifest, with whatever else tells data and checkpoint. other_batch: its size where it is not the config's.
+        decoder: what it says of itself; named by its kind and what its settings and files hash to.
+    """
+    batch = "" if other_batch is None else f"-batch_{other_batch}"
     if decoder["kind"] == "greedy":
-        return ""
+        return f"{stem}{batch}.jsonl"
     what = {name: value for name, value in decoder.items() if name not in UNNAMED}
-    return f"-{decoder['kind']}-{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:6]}"
+    hashed = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:6]
+    return f"{stem}{batch}-{decoder['kind']}-{hashed}.jsonl"
 
 
 def write_details(path: Path, result: Evaluation, decoder: dict[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ Whole networks only: `--stream`, which gives partial results while somebody spea
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -200,8 +200,11 @@ class Transcriber:
         """One result a file, in the order of the files, each as soon as it is known."""
         queue: BatchQueue[_Piece] = BatchQueue(self.recogniser)
         files: dict[int, _File] = {}
+        given_up: set[int] = set()  # files that have failed; read by the thread, which reads no further in them
         next_out = 0
-        for event, _ in prefetch(lambda: self._events(sources), PREFETCH):
+        for event, _ in prefetch(lambda: self._events(sources, given_up), PREFETCH):
+            if event.file in given_up:  # on its way when the file failed
+                continue
             file = files.setdefault(event.file, _File(Stitcher(self.decoder, self.alphabet, self.clock)))
             if isinstance(event, _Broken):
                 file.outcome = event.failure
@@ -213,6 +216,7 @@ class Transcriber:
             else:
                 self._place(files, queue.put(event, event.features), sources)
             self._finish(file, sources[event.file])
+            given_up.update(number for number, file in files.items() if isinstance(file.outcome, Failure))
             while next_out in files and (outcome := files[next_out].outcome):
                 yield self._handed_on(outcome)
                 del files[next_out]
@@ -228,11 +232,14 @@ class Transcriber:
         self.audio_seconds += 0.0 if isinstance(outcome, Failure) else outcome.seconds
         return outcome
 
-    def _events(self, sources: Iterable[Source]) -> Iterator[_Piece | _Whole | _Broken]:
+    def _events(self, sources: Iterable[Source], given_up: Container[int]) -> Iterator[_Piece | _Whole | _Broken]:
         """Everything that reading the files brings, in order; runs in a thread beside the network."""
         for number, source in enumerate(sources):
             try:
-                yield from self._read(number, source)
+                for event in self._read(number, source):
+                    if number in given_up:
+                        break
+                    yield event
             except DataError as error:
                 yield _Broken(number, Failure(source.name, str(error)))
             except OSError as error:
@@ -306,7 +313,8 @@ class Transcriber:
 def _chunk_settings(trained: Trained, settings: Settings) -> ChunkSettings:
     features, stride = build.build_features(trained.config), time_stride(trained.settings.front_end)
     step = stride * features.hop / features.sample_rate
-    seconds = settings.chunk_seconds or min(LONGEST_CHUNK, trained.config.data.max_seconds)
+    longest = min(LONGEST_CHUNK, trained.config.data.max_seconds)
+    seconds = longest if settings.chunk_seconds is None else settings.chunk_seconds
     overlap = min(OVERLAP, seconds / 2) if settings.overlap_seconds is None else settings.overlap_seconds
     if seconds < 2 * step or overlap > seconds / 2:
         raise UsageError(

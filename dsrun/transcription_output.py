@@ -7,6 +7,7 @@ file that is there already is replaced unless told, and that is found out before
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TextIO
@@ -110,11 +111,13 @@ def _target(path: Path, folder: Path | None, format: Format) -> Path:
         if folder is None:
             raise UsageError("standard input has no place for a file beside it: name an --output-dir.")
         return folder / f"stdin.{format}"
+    if not path.name:
+        raise UsageError(f"{path}: a folder without a name cannot be transcribed, nor can a file be called after it.")
     return (folder / path.name if folder else path).with_suffix(f".{format}")
 
 
 def _require_free(targets: Sequence[Path], overwrite: bool) -> None:
-    twice = sorted({str(target) for target in targets if targets.count(target) > 1})
+    twice = sorted(str(target) for target, count in Counter(targets).items() if count > 1)
     if twice:
         raise UsageError(
             f"{', '.join(map(repr, twice[:5]))}: two recordings would be written there (names that differ in the ending or the "

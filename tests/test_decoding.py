@@ -314,3 +314,18 @@ def test_log_probabilities_of_a_row_come_from_its_valid_frames_alone():
     padded[0, 2:] = np.nan
     assert BeamDecoder(Seen(ALPHABET, 4))(padded, np.array([2, 4])) == ["a", "cb"]
     np.testing.assert_array_equal(seen[0], log_softmax(logits[0, :2]))
+
+
+def test_only_the_usual_batches_greedily_decoded_have_the_plain_name():
+    from dsrun.scoring import name_of_results
+
+    greedy, beam = {"kind": "greedy"}, {"kind": "beam", "lm": "a.arpa", "lm_sha256": "1", "beam_width": 8}
+    assert name_of_results("dev", other_batch=None, decoder=greedy) == "dev.jsonl"
+    assert name_of_results("dev", other_batch=3, decoder=greedy) == "dev-batch_3.jsonl"
+    named = [
+        name_of_results("dev", other_batch=batch, decoder=beam | changes)
+        for batch in (None, 3)
+        for changes in ({}, {"lm_sha256": "2"})
+    ]
+    assert len(set(named)) == 4
+    assert name_of_results("dev", other_batch=None, decoder=beam | {"lm": "moved.arpa"}) == named[0]

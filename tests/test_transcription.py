@@ -15,11 +15,13 @@ from typer.testing import CliRunner
 from dsrun import build
 from dsrun.cli import app
 from dsrun.config import load_config
-from dsrun.errors import DsrunError
+from dsrun.decoding_options import DecodingOptions
+from dsrun.errors import DsrunError, UsageError
 from dsrun.evaluation.evaluate import Evaluator
 from dsrun.model import init_parameters, initial_statistics
 from dsrun.record import RunDir
 from dsrun.speech import Alphabet, Normalization
+from dsrun.speech.chunks import cut_into_chunks
 from dsrun.trained import Trained
 from dsrun.transcription import Failure, Settings, Source, Transcriber
 
@@ -125,6 +127,22 @@ def test_a_network_whose_scores_are_not_finite_fails_file_by_file(trained, files
     assert ["NaN or infinite" in result.error for result in results] == [True, True]
 
 
+def test_a_file_that_failed_is_read_no_further_and_nothing_of_it_is_kept(trained, files, monkeypatch):
+    broken = replace(trained, weights=jax.tree.map(lambda w: w * np.float32(np.nan), trained.weights))
+    monkeypatch.setattr("dsrun.transcription.PREFETCH", 0)  # without a thread that is ahead
+    cut = []
+
+    def cut_into(samples, settings):
+        for chunk in cut_into_chunks(samples, settings):
+            cut.append(chunk.first_frame)
+            yield chunk
+
+    monkeypatch.setattr("dsrun.transcription.cut_into_chunks", cut_into)
+    results = transcripts(broken, [files[1], files[0]], rows=1)
+    assert [result.file for result in results] == ["1.wav", "0.wav"]
+    assert len(cut) == 3  # the first of the long file, the one that shows that it is too late, and the short file
+
+
 @pytest.fixture
 def command(trained, monkeypatch):
     monkeypatch.setattr("dsrun.trained.load_run", lambda path, checkpoint: trained)
@@ -217,6 +235,11 @@ def test_beam_search_decodes_long_files_too_and_its_words_have_times(command, fi
         (("a.wav", "--channel", "left"), "a number from 0, or mix"),
         (("a.wav", "--strict", "--channel", "mix"), "converts nothing"),
         (("a.wav", "--overlap-seconds", "2"), "half of it at most"),
+        (("a.wav", "--chunk-seconds", "nan"), "--chunk-seconds nan: write a finite number"),
+        (("a.wav", "--chunk-seconds", "inf"), "--chunk-seconds inf: write a finite number"),
+        (("a.wav", "--chunk-seconds", "0"), "a chunk is at least"),
+        ((".", "a.wav", "--srt"), ".: a folder without a name"),
+        (("a.wav", "/", "--output-dir", "there"), "/: a folder without a name"),
         (("x/a.wav", "x/a.flac", "--srt"), "two recordings would be written there"),
         (("-", "a.wav", "--srt"), "name an --output-dir"),
         (("--files-from", "none"), "cannot be read as a list"),
@@ -230,3 +253,14 @@ def test_what_cannot_be_meant_is_refused_with_the_reason(command, arguments, rea
     assert isinstance(found.exception, DsrunError), found.output
     assert found.exception.exit_code == 2
     assert reason in str(found.exception)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_options_are_finite_numbers(command, value):
+    """Who refuses is typer where an option has a range, and that lets none pass."""
+    for options in (["--stream", "--chunk-ms"], ["--overlap-seconds"], ["--chunk-seconds"]):
+        found = command("a.wav", *options, value)
+        assert getattr(found.exception, "exit_code", found.exit_code) == 2
+    for weight in ("lm_weight", "word_bonus"):
+        with pytest.raises(UsageError, match=f"{value}: write a finite number"):
+            DecodingOptions("beam", **{weight: float(value)}).check()
