@@ -56,6 +56,8 @@ def print_tuning(report: dict[str, Any]) -> None:
             for point in report["points"][:BEST_SHOWN]
         ]
     )
+    if report["is_on_edge"]:
+        print("the best point is on the edge of what was tried: beyond it may be better ones")
     best = report["best"]
     print(f"\n--lm {best['lm']} --lm-weight {best['lm_weight']:g} --word-bonus {best['word_bonus']:g}")
     print(f"written to {report['written']}: `dsrun eval {report['run']} --decoder beam` takes it from there")

@@ -99,8 +99,9 @@ def transcribe(
     confidence is the mean probability that the network gives it there, which ranks words and is not calibrated. A file that
     cannot be read is told, the others are transcribed, and the exit code is 3.
 
-    With --stream the text so far, as soon as it is known: a network of forward layers (model.direction) gives the same text in the end
-    as for the whole file. Its latency is printed to stderr; with --json each change is a line.
+    With --stream the text so far, as soon as it is known: a network of forward layers (model.direction) hears the recording in one
+    piece, and the text in the end is dsrun eval's, also where without --stream it would be cut into chunks. Its latency is printed to
+    stderr; with --json each change is a line.
     """
     started = time.monotonic()
     from dsrun.decoding_options import DecodingOptions

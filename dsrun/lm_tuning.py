@@ -1,9 +1,10 @@
 """Tuning: the language model's weight and the word bonus that make the fewest errors on the dev set.
 
-On the roof. The network runs once; its class scores are decoded once for each point: a grid, then twice the eight neighbours of the best
-point at half the step. Fewest word errors win (character errors for an alphabet without a space), then fewest of the other kind, then
-the smaller weight and the smaller bonus: the same scores give the same answer. Weights of 0 are among the points, so the table says
-what the language model is worth beside a bonus alone.
+On the roof. The network runs once; its class scores are decoded once for each point: a grid, further points while the errors fall
+beyond its border, then twice the eight neighbours of the best point at half the step. Fewest word errors win (character errors for an
+alphabet without a space), then fewest of the other kind, then the smaller weight and the smaller bonus: the same scores give the same
+answer. A best point on the edge of what was tried is said to be there: beyond it may be better ones. Weights of 0 are among the
+points, so the table says what the language model is worth beside a bonus alone.
 
 The test set has no part in it: weights that were chosen on it are part of what it measures.
 """
@@ -33,6 +34,7 @@ from dsrun.tuned import TUNED, Tuned
 
 LM_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0)
 WORD_BONUSES = (0.0, 1.0, 2.0, 3.0, 4.0)
+MOST_FURTHER = 8  # steps beyond the grid's border
 REFINEMENTS = 2  # each halves the grid's steps
 
 
@@ -105,6 +107,7 @@ def tune_lm(
         "utterances": len(scores),
         "objective": "wer" if by_words else "cer",
         "best": asdict(tuned),
+        "is_on_edge": is_on_edge(points),
         "points": [
             {
                 "lm_weight": point.lm_weight,
@@ -144,9 +147,23 @@ def search_points(search: Search, scores: list[Scores], *, by_words: bool) -> li
     """Every point that was tried, best first."""
     points: dict[tuple[float, float], Point] = {}
 
+    def errors(point: Point) -> tuple[int, int]:
+        words, characters = point.words.errors, point.characters.errors
+        return (words, characters) if by_words else (characters, words)
+
     def order(point: Point) -> tuple[float, ...]:
-        errors = (point.words.errors, point.characters.errors)
-        return (*(errors if by_words else reversed(errors)), point.lm_weight, point.word_bonus)
+        return (*errors(point), point.lm_weight, point.word_bonus)
+
+    def further(best: Point) -> list[tuple[float, float]]:
+        """Beyond the border next to the best, where errors fall towards it: where all are equal nothing is to be found there."""
+        found = []
+        for of_lm, of_words in ((steps[0], 0.0), (0.0, steps[1]), (0.0, -steps[1])):
+            inside = points.get((best.lm_weight - of_lm, best.word_bonus - of_words))
+            beyond = best.lm_weight + of_lm, best.word_bonus + of_words
+            if beyond not in points and inside and errors(inside) > errors(best):
+                aside = (0.0, steps[1]) if of_lm else (steps[0], 0.0)
+                found += [(beyond[0] + k * aside[0], beyond[1] + k * aside[1]) for k in (-1, 0, 1)]
+        return found
 
     def try_all(candidates: Iterable[tuple[float, float]]) -> Point:
         for lm_weight, word_bonus in candidates:
@@ -161,11 +178,20 @@ def search_points(search: Search, scores: list[Scores], *, by_words: bool) -> li
 
     best = try_all(itertools.product(LM_WEIGHTS, WORD_BONUSES))
     steps = LM_WEIGHTS[1] - LM_WEIGHTS[0], WORD_BONUSES[1] - WORD_BONUSES[0]
+    for _ in range(MOST_FURTHER):
+        best = try_all(further(best))
     for _ in range(REFINEMENTS):
         steps = steps[0] / 2, steps[1] / 2
         moves = itertools.product((-steps[0], 0.0, steps[0]), (-steps[1], 0.0, steps[1]))
         best = try_all([(best.lm_weight + of_lm, best.word_bonus + of_words) for of_lm, of_words in moves])
     return sorted(points.values(), key=order)
+
+
+def is_on_edge(points: list[Point]) -> bool:
+    """Whether the best point, the first, has the largest weight, or the largest or smallest bonus, that was tried."""
+    bonuses = [point.word_bonus for point in points]
+    best = points[0]
+    return best.lm_weight == max(point.lm_weight for point in points) or best.word_bonus in (min(bonuses), max(bonuses))
 
 
 def _decode(search: Search, scores: list[Scores], lm_weight: float, word_bonus: float) -> Point:

@@ -4,7 +4,11 @@ On the roof. Samples (`speech.live`) become features as their windows fill (`spe
 shape (`model.streaming`), logits labels across the chunks' borders (`ctc.GreedyStream`). A label, once printed, is never taken back.
 
 Latency. The text of an output frame depends on sound up to its last window, its front end's context and the row convolution's, and waits
-until a chunk is full: so long after the frame's first sample at the latest its label is there, plus the time of computing.
+until a chunk is full: so long after the frame's first sample at the latest its label is there, plus the time of computing. Files are
+read a hop at a time: in blocks as long as a chunk, a chunk whose last window ends a little behind a block would wait for all of the next.
+
+The whole pass is the network's over the recording in one piece, which `dsrun eval` makes of recordings of any length. `dsrun transcribe`
+without --stream cuts what is longer than its chunks (20 s), and a network begins each of them knowing nothing of the one before.
 """
 
 import time
@@ -34,8 +38,8 @@ OnText = Callable[[str, float], None]  # the text so far, and the seconds of sou
 class Latency:
     """Milliseconds of sound from the beginning of an output frame until its label, at most; computing comes on top.
 
-    chunk: what a call of the network takes in, which is waited for. window: of a spectrogram frame. front_end, lookahead: later frames
-    that the front end and the row convolution see.
+    chunk: what a call of the network takes in, which is waited for. window: of a spectrogram frame, in whole hops, as they are read.
+    front_end, lookahead: later frames that the front end and the row convolution see.
     """
 
     chunk: float
@@ -56,7 +60,8 @@ class Latency:
 
 def stream_latency(settings: ModelSettings, features: FeatureSettings, *, chunk: int) -> Latency:
     """Of chunks of so many output frames."""
-    hop, window = (1000.0 * samples / features.sample_rate for samples in (features.hop, features.window))
+    hop = 1000.0 * features.hop / features.sample_rate
+    window = hop * -(-features.window // features.hop)
     output = hop * time_stride(settings.front_end)
     ahead = output * settings.lookahead
     return Latency(output * chunk, window, hop * frames_needed(settings) - ahead, ahead)
@@ -86,6 +91,7 @@ class StreamRecognizer:
             raise UsageError(f"{trained.run.path}: cannot be transcribed with --stream: {error}") from None
         self._new_features = partial(FeatureStream, features, trained.normalization)
         self.seconds_a_call: list[float] = []
+        self._seconds_before_call = 0.0
         # Compiled on silence before anybody speaks, so that the first chunk is no slower than the others.
         self._logits.push(np.zeros((self._logits.frames_a_chunk, settings.num_bins), np.float32))
         self.restart()
@@ -95,6 +101,7 @@ class StreamRecognizer:
         self._logits.restart()
         self._features, self._labels = self._new_features(), GreedyStream()
         self._found: list[int] = []
+        self._seconds_before_call = 0.0
         self.text = ""  # what has been recognised so far
 
     @property
@@ -116,8 +123,10 @@ class StreamRecognizer:
         labels = self._labels.push(logits())
         self._found += labels
         before, self.text = self.text, self.alphabet.decode(self._found) if labels else self.text
+        self._seconds_before_call += time.perf_counter() - start
         if made := self._logits.calls - calls:
-            self.seconds_a_call += [(time.perf_counter() - start) / made] * made
+            self.seconds_a_call += [self._seconds_before_call / made] * made
+            self._seconds_before_call = 0.0
         return self.text != before  # a space at the end is a label, and no text yet
 
 
@@ -144,7 +153,7 @@ def stream_file(
     data = trained.config.data
     wanted = {"resample": data.resample or resample, "channel": data.channel if channel is None else channel}
     settings = build.build_audio(trained.config.model_copy(update={"data": data.model_copy(update=wanted)}))
-    block_seconds = recognizer.latency.chunk / 1000.0
+    block_seconds = block_of(trained)
     if str(source) == "-":
         audio = live_pipe(pipe, name="standard input", raw_rate=raw_rate, block_seconds=block_seconds)
     else:
@@ -161,7 +170,14 @@ def stream_file(
         recognizer.finish()
     except DataError as error:
         raise DataError(f"{audio.name}: {error}") from None
-    return {"file": str(source), "text": recognizer.text} | _figures(recognizer, heard / settings.sample_rate, samples)
+    figures = _figures(recognizer, heard / settings.sample_rate, samples, block_seconds)
+    return {"file": str(source), "text": recognizer.text} | figures
+
+
+def block_of(trained: Trained) -> float:
+    """Seconds of sound that are read at a time: a hop of the spectrogram."""
+    features = build.build_features(trained.config)
+    return features.hop / features.sample_rate
 
 
 def paced(audio: LiveAudio) -> LiveAudio:
@@ -177,12 +193,15 @@ def paced(audio: LiveAudio) -> LiveAudio:
     return LiveAudio(audio.name, audio.sample_rate, audio.channels, blocks())
 
 
-def _figures(recognizer: StreamRecognizer, seconds: float, samples: LiveSamples) -> dict[str, Any]:
+def _figures(
+    recognizer: StreamRecognizer, seconds: float, samples: LiveSamples, block_seconds: float
+) -> dict[str, Any]:
     """Length of the recording, latency, and what computing took."""
     calls = recognizer.seconds_a_call
     latency = recognizer.latency.to_json()
     if samples.held_back:
-        latency["resampler_ms"] = round(1000.0 * samples.held_back, 3)
+        # What a resampler gives out does not end where a hop does, so a hop's last sample may come with the next block.
+        latency["resampler_ms"] = round(1000.0 * (samples.held_back + block_seconds), 3)
         latency["total_ms"] += latency["resampler_ms"]
     return {
         "seconds": seconds,

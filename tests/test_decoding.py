@@ -222,6 +222,30 @@ def test_tuning_finds_the_point_nearest_to_the_best_and_repeats_none():
     assert [point.words.errors for point in points] == sorted(point.words.errors for point in points)
 
 
+@pytest.mark.parametrize(
+    ("lm_weight", "word_bonus", "best", "is_on_edge"),
+    [
+        (0.7, 1.6, (0.75, 1.5), False),
+        (3.2, -2.9, (3.25, -3.0), False),
+        (0.0, 6.1, (0.0, 6.0), False),
+        (50.0, 1.0, (6.375, 1.0), True),
+    ],
+)
+def test_tuning_goes_on_beyond_its_grid_while_errors_fall_and_says_when_it_ends_on_an_edge(
+    lm_weight, word_bonus, best, is_on_edge
+):
+    class Elsewhere(PrefixSearch):
+        def __call__(self, log_probs):
+            distance = abs(self.lm_weight - lm_weight) + abs(self.word_bonus - word_bonus)
+            return [SimpleNamespace(text="ab" + " c" * round(20 * distance))]
+
+    scores = [lm_tuning.Scores("ab", np.zeros((3, 5), np.float32))]
+    points = lm_tuning.search_points(Elsewhere(ALPHABET, 4), scores, by_words=True)
+    assert (points[0].lm_weight, points[0].word_bonus) == best
+    assert lm_tuning.is_on_edge(points) == is_on_edge
+    assert len(points) < 80
+
+
 def test_of_equal_points_the_smaller_weights_win():
     scores = [lm_tuning.Scores("ab", logits_of("ab"))]
     best = lm_tuning.search_points(PrefixSearch(ALPHABET, 4), scores, by_words=True)[0]

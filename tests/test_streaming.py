@@ -21,8 +21,9 @@ from dsrun.errors import UsageError
 from dsrun.evaluation.evaluate import Evaluator
 from dsrun.model import FrameStackSettings, ModelSettings, init_parameters, initial_statistics
 from dsrun.speech import Alphabet, FeatureSettings, Normalization
-from dsrun.speech.live import LiveAudio
+from dsrun.speech.live import LiveAudio, live_file
 from dsrun.streaming import StreamRecognizer, paced, stream_latency
+from dsrun.transcription import LONGEST_CHUNK
 
 CONFIG = "configs/prompts_streaming.yaml"
 RATE = 16_000
@@ -60,10 +61,8 @@ def recognizer(trained):
     return StreamRecognizer(trained, chunk_ms=200)
 
 
-@pytest.fixture(scope="module")
-def whole_text(trained):
-    """Of the whole pass."""
-    features = trained.normalization.apply(build.build_features(trained.config).compute(CLIP))
+def text_of_the_whole_pass(trained, clip):
+    features = trained.normalization.apply(build.build_features(trained.config).compute(clip))
     batch = SimpleNamespace(
         features=features[None],
         num_frames=np.int32([len(features)]),
@@ -73,6 +72,11 @@ def whole_text(trained):
     (text,) = trained.evaluator.decode(trained.weights, trained.statistics, batch, trained.alphabet)
     assert len(text) > 5
     return text
+
+
+@pytest.fixture(scope="module")
+def whole_text(trained):
+    return text_of_the_whole_pass(trained, CLIP)
 
 
 @pytest.mark.parametrize("size", [100, 2880, len(CLIP)])
@@ -89,6 +93,15 @@ def test_pieces_of_sound_give_the_text_of_the_whole_pass_and_never_take_a_letter
     assert all(later.startswith(text) for text, later in itertools.pairwise(texts))
     if size < len(CLIP):
         assert texts[-2]  # some of it before the end
+
+
+@pytest.mark.slow
+def test_a_recording_that_transcribe_would_cut_gives_the_text_of_the_whole_pass_too(trained, recognizer):
+    clip = np.tile(CLIP, int(LONGEST_CHUNK / SECONDS) + 1)
+    recognizer.restart()
+    recognizer.hear(clip)
+    recognizer.finish()
+    assert recognizer.text == text_of_the_whole_pass(trained, clip)
 
 
 def test_latency_is_the_sum_of_what_is_waited_for(recognizer):
@@ -109,6 +122,50 @@ def test_logits_are_there_when_the_stated_latency_has_passed(trained):
         due = (1000.0 * spoken / RATE - recognizer.latency.total) / 30.0  # output frames that began so long ago
         assert recognizer.logits_given >= due
     assert recognizer.logits_given > 0
+
+
+@pytest.mark.parametrize(("rate", "chunk_ms"), [(RATE, 200), (22_050, 90)])
+def test_the_stated_latency_is_kept_in_the_blocks_in_which_files_are_read(
+    trained, monkeypatch, tmp_path, rate, chunk_ms
+):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, np.tile(CLIP, 2)[: SECONDS * rate], rate, subtype="FLOAT")
+    spoken, given = [], []
+
+    def listening(path, *, block_seconds):
+        audio = live_file(path, block_seconds=block_seconds)
+
+        def blocks():
+            for block in audio.blocks:
+                given.append(recognizers[0].logits_given)  # until this block's last sample is spoken
+                spoken.append(len(block) / rate + (spoken[-1] if spoken else 0.0))
+                yield block
+
+        return replace(audio, blocks=blocks())
+
+    recognizers = []
+
+    class Seen(StreamRecognizer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            recognizers.append(self)
+
+    monkeypatch.setattr("dsrun.streaming.load_run", lambda path, checkpoint: trained)
+    monkeypatch.setattr("dsrun.streaming.live_file", listening)
+    monkeypatch.setattr("dsrun.streaming.StreamRecognizer", Seen)
+    report = dsrun.streaming.stream_file(
+        path, path, checkpoint="best", chunk_ms=chunk_ms, resample=True, channel=None, raw_rate=None, is_paced=False,
+        pipe=io.BytesIO(), on_text=lambda text, seconds: None,
+    )  # fmt: skip
+    due = (1000.0 * np.array(spoken) - report["latency"]["total_ms"]) / 30.0  # output frames that began so long ago
+    assert (np.array(given) >= due - 1e-9).all()
+    assert given[-1] > 20
+
+
+def test_windows_that_do_not_end_with_a_hop_wait_for_the_next():
+    settings = ModelSettings(161, 9, FrameStackSettings(3, 2, 8), 8, 1, "forward", "none", 0.0, 20.0)
+    features = FeatureSettings("log_spectrogram", RATE, window_ms=25.0)
+    assert stream_latency(settings, features, chunk=1).window == 30.0
 
 
 def test_a_chunk_is_at_least_one_output_frame_and_never_longer_than_asked_for_beyond():

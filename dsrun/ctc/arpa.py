@@ -13,7 +13,7 @@
 
 Fields are parted by spaces or tabs; CRLF line ends and a byte-order mark are harmless. What cannot be meant is refused, with its
 line: a count that is not the section's, an n-gram twice, a word or a context that no shorter n-gram lists, a probability above 1, a
-number that is not finite, a backoff weight on the longest n-grams. `<s>` and `</s>` must be there.
+number that is not finite, a backoff weight on the longest n-grams. `<s>` and `</s>` must be there. `<UNK>` is `<unk>`, as in KenLM.
 
 The file is read once, a line at a time. Nothing is allocated from a count that the header claims, lines are at most 64 KiB, and
 reading ends at the first twenty problems, so a hostile file costs no more than its honest length.
@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsrun.ctc.ngram import ABSENT, BEGIN, END, Grams, NgramModel
+from dsrun.ctc.ngram import ABSENT, BEGIN, END, UNKNOWN, Grams, NgramModel
 from dsrun.errors import DataError
 from dsrun.speech import list_problems
 
@@ -41,6 +41,7 @@ LARGEST_COUNT = 10**10
 LARGEST_LOG10 = 10_000.0  # of a probability or weight; toolkits write -99 for never
 MOST_PROBLEMS = 20
 GZIP_MAGIC = b"\x1f\x8b"
+UNKNOWN_IN_CAPITALS = "<UNK>"
 KENLM_BINARY = b"mmap lm http://kheafield.com/code"
 
 
@@ -169,7 +170,7 @@ class _Reader:
         return Grams(array("q", key.tobytes()), arranged(probs), arranged(backoffs))
 
     def _new_word(self, word: bytes) -> int:
-        text = _text(word)
+        text = _word(word)
         if text in self._words:
             raise DataError(f"the 1-gram {text!r} stands in an earlier line already.")
         return self._words.setdefault(text, len(self._words))
@@ -218,7 +219,7 @@ class _Contexts:
         return self._index * len(self._words) + last
 
     def _id(self, word: bytes) -> int:
-        text = _text(word)
+        text = _word(word)
         if text not in self._words:
             raise DataError(f"the word {text!r} is not among the 1-grams.")
         return self._words[text]
@@ -250,6 +251,11 @@ def _number(field: bytes, name: str) -> float:
             f"the {name} is {_shown(field)}; write a number between -{LARGEST_LOG10:g} and {LARGEST_LOG10:g}."
         )
     return value
+
+
+def _word(word: bytes) -> str:
+    text = _text(word)
+    return UNKNOWN if text == UNKNOWN_IN_CAPITALS else text
 
 
 def _text(word: bytes) -> str:

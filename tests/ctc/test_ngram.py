@@ -68,6 +68,15 @@ def test_unlisted_words_are_counted_and_a_model_without_unk_gives_them_almost_no
     assert log10_of(without, "dog") == pytest.approx(-(0.5 + 100.0) - 0.7)
 
 
+def test_unk_in_capitals_is_unk_and_both_at_once_are_one_word_twice(tmp_path):
+    capitals = model_of(tmp_path, ARPA.replace("<unk>", "<UNK>").replace("cat cat", "<UNK> cat"))
+    assert "<UNK>" not in capitals.vocabulary
+    assert log10_of(capitals, "dog") == pytest.approx(-(0.5 + 1.0) - 0.7, abs=1e-12)
+    assert log10_of(capitals, "dog cat") == pytest.approx(-(0.5 + 1.0) - 0.35 - (0.2 + 0.7), abs=1e-12)
+    with pytest.raises(DataError, match=r"lm.arpa:8: the 1-gram '<unk>' stands in an earlier line already"):
+        model_of(tmp_path, ARPA.replace("1=5", "1=6").replace("-1.0 <unk>", "-1.0 <unk>\n-2.0 <UNK>"))
+
+
 def test_words_gzip_crlf_and_byte_order_mark_mean_the_same(tmp_path):
     expected = log10_of(model_of(tmp_path), "cat sat cat")
     windows = b"\xef\xbb\xbf" + ARPA.replace("\n", "\r\n").encode()
@@ -157,9 +166,10 @@ def test_sentences_score_as_in_kenlm_words_outside_the_model_included(tmp_path, 
     dictionary = pytest.importorskip("flashlight.lib.text.dictionary")
     kenlm = pytest.importorskip("flashlight.lib.text.decoder.kenlm")
     rng = random.Random(order)
-    for has_unknown in (True, False):
-        path = tmp_path / f"{has_unknown}.arpa"
-        path.write_text(random_arpa(rng, order=order, has_unknown=has_unknown))
+    for unknown in ("<unk>", "<UNK>", None):
+        path = tmp_path / f"{unknown}.arpa"
+        text = random_arpa(rng, order=order, has_unknown=unknown is not None)
+        path.write_text(text.replace("<unk>", unknown or ""))
         ours = read_arpa(path)
         names = [*(f"w{k}" for k in range(8)), "other", "another"]
         theirs = kenlm.KenLM(str(path), dictionary.Dictionary(names))
