@@ -5,7 +5,7 @@ On the roof, since a config decides what characters and lengths are allowed. Not
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,17 @@ from dsrun.speech import (
     Depth,
     FeatureSettings,
     Padding,
+    Problems,
     Split,
+    TextPolicy,
     Utterance,
     Workers,
     check_manifest,
     encode_all,
     find_leakage,
+    make_normalizer,
     open_manifest,
     padding_by_buckets,
-    read_manifest,
 )
 
 CHUNK = 10_000  # utterances whose labels are in memory at once
@@ -74,20 +76,30 @@ def check_data(
     names = [str(path) for path in manifests] or _manifests_of(resolved)
     if len(set(names)) < len(names):
         raise UsageError("the same manifest twice: every recording would be shared. Name each once.")
-    rules, pool = _rules(resolved, sample_rate), Workers(workers)
+    rules, refused = _rules(resolved, sample_rate)
+    pool = Workers(workers)
     reports: dict[str, CheckReport] = {}
-    splits, padding, errors, warnings = [], {}, [], []
+    splits, padding, warnings = [], {}, []
+    # Refused texts of a manifest that is looked at are told below, each with its line.
+    errors = [refused] if resolved and refused and not any(_is(resolved.data.train, name) for name in names) else []
     for name in names:
         utterances = open_manifest(name)
         progress = _progress(name)
         report = check_manifest(
-            utterances, audio=rules.audio, alphabet=rules.alphabet, depth=depth, workers=pool, on_progress=progress
+            utterances,
+            audio=rules.audio,
+            alphabet=rules.alphabet,
+            policy=_policy(resolved, name),
+            depth=depth,
+            workers=pool,
+            on_progress=progress,
         )
-        found = list(_infeasible(rules, utterances, report.columns.seconds))
-        report.kinds["errors"] |= {"infeasible": len(found)} if found else {}
+        found = _infeasible(rules, utterances, report.columns.seconds)
+        severity = "errors" if resolved and _refuses_infeasible(resolved, name) else "warnings"
+        report.kinds[severity] |= dict(found.counts)
         prefix = f"{name}: " if len(names) > 1 else ""
-        errors += [prefix + text for text in (*report.errors, *found)]
-        warnings += [prefix + text for text in report.warnings]
+        errors += [prefix + text for text in report.errors + (found.listed() if severity == "errors" else [])]
+        warnings += [prefix + text for text in report.warnings + (found.listed() if severity == "warnings" else [])]
         reports[name], padding[name] = report, _padding(rules, report.columns.seconds)
         splits.append(Split(name, utterances, report.columns))
     leaked, shared, rows = find_leakage(splits)
@@ -107,25 +119,58 @@ def _manifests_of(config: Config | None) -> list[str]:
     return [path for path in (config.data.train, config.data.dev, config.data.test) if path is not None]
 
 
-def _rules(config: Config | None, sample_rate: int) -> Rules:
+def _rules(config: Config | None, sample_rate: int) -> tuple[Rules, str | None]:
+    """What to check against, and what the normaliser said of training texts that it refuses."""
     if config is None:
         features = FeatureSettings("log_spectrogram", sample_rate)
-        return Rules(AudioSettings(sample_rate), features, Batches())
+        return Rules(AudioSettings(sample_rate), features, Batches()), None
     from dsrun import build
 
-    alphabet = build.build_alphabet(config, read_manifest(config.data.train))
+    alphabet, refused = _alphabet(config)
     speeds = config.augment.speeds if config.augment else (1.0,)
-    return Rules(
-        build.build_audio(config), build.build_features(config), config.batches, tuple(speeds), alphabet, config
-    )
+    audio, features = build.build_audio(config), build.build_features(config)
+    return Rules(audio, features, config.batches, tuple(speeds), alphabet, config), refused
 
 
-def _infeasible(
-    rules: Rules, utterances: Sequence[Utterance], seconds: Float64[np.ndarray, " utterance"]
-) -> Iterator[str]:
+def _alphabet(config: Config) -> tuple[Alphabet, str | None]:
+    """The config's alphabet, of those training texts that its normaliser takes."""
+    normalizer, path = config.data.normalizer, config.data.alphabet
+    if path is not None:
+        return Alphabet.from_file(Path(path), normalizer=normalizer), None
+    index = open_manifest(config.data.train)
+    try:
+        return Alphabet.from_texts((row.fields["text"] for row in index.rows()), normalizer=normalizer), None
+    except DataError as error:
+        normalize = make_normalizer(normalizer)
+        taken = (text for row in index.rows() if _is_accepted(text := row.fields["text"], normalize))
+        refused = f"{index.path}: data.normalizer {normalizer}: {error}"
+        return Alphabet.from_texts(taken, normalizer=normalizer), refused
+
+
+def _is(path: str | None, name: str) -> bool:
+    return path is not None and Path(path).resolve() == Path(name).resolve()
+
+
+def _policy(config: Config | None, name: str) -> TextPolicy:
+    """What training under the config does with a manifest's texts. Test's are only scored: nothing of them is refused."""
+    if config is None:
+        return TextPolicy()
+    if _is(config.data.test, name) and not _is(config.data.dev, name):
+        return TextPolicy("drop", "keep")
+    return TextPolicy(config.data.unknown_characters, config.data.empty_transcript)
+
+
+def _refuses_infeasible(config: Config, name: str) -> bool:
+    """Whether training would refuse a manifest for what CTC cannot align; dev and test are not learnt from."""
+    is_scored = _is(config.data.dev, name) or _is(config.data.test, name)
+    return config.data.infeasible == "error" and (not is_scored or _is(config.data.train, name))
+
+
+def _infeasible(rules: Rules, utterances: Sequence[Utterance], seconds: Float64[np.ndarray, " utterance"]) -> Problems:
     """Usable utterances that CTC could not align at the config's fastest speed."""
+    problems = Problems()
     if rules.config is None or rules.alphabet is None:
-        return
+        return problems
     from dsrun import build
     from dsrun.model import output_frames
     from dsrun.training.feasibility import find_infeasible
@@ -134,11 +179,20 @@ def _infeasible(
     fastest = max(rules.speeds)
     for start in range(0, len(utterances), CHUNK):
         numbers = [n for n in range(start, min(start + CHUNK, len(utterances))) if seconds[n] > 0]
-        texts = {utterances[n].id: _accepted(utterances[n].text, rules.alphabet) for n in numbers}
+        texts = {u.id: _accepted(u.text, rules.alphabet) for u in (utterances[n] for n in numbers)}
         labels = encode_all(texts, rules.alphabet, on_unknown="drop").labels
         frames = [_frames(rules, seconds[n] / fastest) for n in numbers]
-        found = find_infeasible(list(texts), frames, labels, output_frames=lambda n: output_frames(settings, n))
-        yield from map(str, found)
+        for found in find_infeasible(list(texts), frames, labels, output_frames=lambda n: output_frames(settings, n)):
+            problems.add("infeasible", str(found))
+    return problems
+
+
+def _is_accepted(text: str, normalize: Callable[[str], str]) -> bool:
+    try:
+        normalize(text)
+    except DataError:
+        return False
+    return True
 
 
 def _accepted(text: str, alphabet: Alphabet) -> str:

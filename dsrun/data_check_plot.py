@@ -39,9 +39,8 @@ def draw_check(checked: CheckedData, output: Path) -> None:
             _draw_histogram(axes, report.histograms[key], text, colour)
             if column == 0:
                 found = report.totals
-                axes.set_title(
-                    f"{_short(name)}: {found['usable']:,} utterances, {found['hours']:.2f} h", fontsize=9, loc="left"
-                )
+                title = f"{_short(name)}: {found['usable']:,} utterances, {found['hours']:.2f} h"
+                axes.set_title(title, fontsize=9, loc="left", parse_math=False)
     _draw_padding(figure.add_subplot(grid[:, 2]), checked.padding)
     with matplotlib.rc_context({"svg.hashsalt": "dsrun"}):
         figure.savefig(output, dpi=110, metadata={"Date": None} if output.suffix == ".svg" else None)
@@ -80,4 +79,5 @@ def _draw_padding(axes: "Axes", padding: "Mapping[str, Sequence[Padding]]") -> N
     axes.set_ylabel("padding, % of computed frames", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    for text in axes.legend(fontsize=8).get_texts():
+        text.set_parse_math(False)  # a path may have dollars in it

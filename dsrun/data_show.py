@@ -5,6 +5,7 @@ panels are normalised with the plain clip's mean and deviation of each bin, so t
 """
 
 import difflib
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -19,12 +20,13 @@ from dsrun.errors import DataError, UsageError
 from dsrun.speech import (
     Augmentation,
     FeatureSettings,
+    ManifestIndex,
     Normalization,
     Utterance,
     augment_samples,
     augment_stages,
     estimate_normalization,
-    read_manifest,
+    open_manifest,
     read_utterance,
     spec_augment,
     utterance_rng,
@@ -33,6 +35,7 @@ from dsrun.study.plots import check_suffix
 
 MOST_COMPARED = 100_000  # ids that a misspelt one is compared with
 AUDIO_SUFFIXES = (".wav", ".flac")
+TITLE_CHARACTERS = 120  # a line, at 12 inches
 PLAIN = Augmentation()
 
 
@@ -59,7 +62,7 @@ def show_utterance(
     if audio is not None and audio.suffix not in AUDIO_SUFFIXES:
         raise UsageError(f"{audio}: write a name that ends in {' or '.join(AUDIO_SUFFIXES)}.")
     resolved = load_config(config).config
-    utterance = find_utterance(read_manifest(manifest), id, manifest)
+    utterance = find_utterance(open_manifest(manifest), id)
     panels = make_panels(utterance, resolved, epoch=epoch)
     _draw(panels, f"{utterance.id}: {utterance.text}", build.build_features(resolved), output)
     if audio is not None:
@@ -72,18 +75,18 @@ def show_utterance(
     return "\n".join(lines)
 
 
-def find_utterance(utterances: Sequence[Utterance], id: str | None, manifest: Path) -> Utterance:
+def find_utterance(index: ManifestIndex, id: str | None) -> Utterance:
     """The utterance of that id; the first if there is none. Raises DataError that names close ones."""
-    found = next((utterance for utterance in utterances if id is None or utterance.id == id), None)
+    found = next((number for number, other in enumerate(index.ids) if id is None or other == id), None)
     if found is not None:
-        return found
-    ids = [utterance.id for utterance in islice(utterances, MOST_COMPARED)]
+        return index[found]
+    ids = list(islice(index.ids, MOST_COMPARED))
     close = (
         difflib.get_close_matches(str(id), ids, n=5, cutoff=0.5)
         or [other for other in ids if str(id).lower() in other.lower()][:5]
     )
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"the first is {ids[0]!r}."
-    raise DataError(f"{manifest}: no utterance {id!r}; {hint}")
+    raise DataError(f"{index.path}: no utterance {id!r}; {hint}")
 
 
 def make_panels(utterance: Utterance, config: Config, *, epoch: int) -> list[Panel]:
@@ -168,7 +171,8 @@ def _draw(panels: Sequence[Panel], title: str, features: FeatureSettings, output
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 1.75 * len(panels) + 0.9), layout="constrained")
-    figure.suptitle(title, fontsize=11, wrap=True)
+    # A price is no formula; `wrap=True` would take `$5 or $6` for one whatever parse_math says.
+    figure.suptitle(textwrap.fill(title, TITLE_CHARACTERS), fontsize=11, parse_math=False)
     rate, hop = features.sample_rate, features.hop_ms / 1000
     longest = max(len(panel.samples) for panel in panels) / rate
     is_mel = features.kind == "log_mel"
@@ -178,7 +182,7 @@ def _draw(panels: Sequence[Panel], title: str, features: FeatureSettings, output
         wave.plot(np.arange(len(panel.samples)) / rate, panel.samples, lw=0.4, color="#0072b2", rasterized=True)
         wave.set_ylim(-1.05, 1.05)
         wave.set_ylabel("of full scale", fontsize=8)
-        wave.set_title(name, fontsize=9, loc="left")
+        wave.set_title(name, fontsize=9, loc="left", parse_math=False)
         top = features.num_bins if is_mel else rate / 2000
         image = picture.imshow(
             panel.features.T,

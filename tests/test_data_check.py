@@ -120,3 +120,53 @@ def test_longest_and_shortest_are_named_once_each(corpus):
     found = document["manifests"][0]
     np.testing.assert_allclose(sorted(found["longest"].values()), durations[-3:], atol=0.02)
     np.testing.assert_allclose(sorted(found["shortest"].values()), durations[:3], atol=0.02)
+
+
+def with_data(config, **data):
+    """The config with other settings of `data`."""
+    values = json.loads(config.read_text())
+    values["data"] |= data
+    config.write_text(json.dumps(values))
+    return config
+
+
+def kinds(config, split):
+    document = check_data([], config=config, sample_rate=0, depth="nothing").document
+    return next(found["kinds"] for found in document["manifests"] if found["manifest"].endswith(f"{split}.jsonl"))
+
+
+def test_what_is_an_error_and_what_a_warning_is_as_the_config_trains(corpus):
+    folder, rows = corpus
+    rows[0] |= {"text": "hello там"}
+    rows[1] |= {"text": ""}
+    rows[2] |= {"text": "far too long for so short a clip " * 4}
+    files = {split: write_rows(folder / f"{split}.jsonl", rows) for split in ("train", "dev", "test")}
+    config = write_config(folder, **files)
+    found = {"unknown characters": 1, "empty transcript": 1, "infeasible": 1}
+    assert found.items() <= kinds(config, "train")["errors"].items()
+    assert kinds(config, "dev")["warnings"]["infeasible"] == 1  # not learnt from
+    assert found.items() <= kinds(config, "test")["warnings"].items()  # only scored
+    with_data(config, unknown_characters="drop", empty_transcript="drop", infeasible="drop")
+    assert kinds(config, "train")["errors"] == {}
+    assert found.items() <= kinds(config, "train")["warnings"].items()
+
+
+def test_texts_that_the_normaliser_refuses_are_told_with_their_lines_and_the_rest_is_checked(corpus):
+    folder, rows = corpus
+    rows[1]["text"], rows[3]["text"] = "one + two", "5 200 times"
+    rows[5]["audio_filepath"] = "nowhere.ogg"
+    train = write_rows(folder / "train.jsonl", rows)
+    dev = write_rows(folder / "dev.jsonl", [rows[6] | {"id": "other"}])
+    config = with_data(write_config(folder, train=train, dev=dev), normalizer="english", alphabet=None)
+    errors = check_data([train], config=config, sample_rate=0, depth="headers").document["errors"]
+    assert len(errors) == 3
+    assert {line for line in (2, 4, 6) if any(f"(line {line})" in error for error in errors)} == {2, 4, 6}
+    (error,) = check_data([dev], config=config, sample_rate=0, depth="headers").document["errors"]
+    assert error.startswith(f"{train}: data.normalizer english: ")
+
+
+def test_a_path_with_dollars_is_drawn_as_it_is(corpus):
+    folder, rows = corpus
+    manifest = folder / r"$\x$.jsonl"
+    write_rows(manifest, rows[:2])
+    assert check(manifest, "--audio", "nothing", "--plot", folder / "data.png")[0] == 0

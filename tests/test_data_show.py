@@ -88,3 +88,10 @@ def test_a_misspelt_id_is_answered_with_close_ones(data, tmp_path):
     for wrong in ({"output": tmp_path / "u.gif"}, {"output": tmp_path / "u.png", "audio": tmp_path / "u.mp3"}):
         with pytest.raises(UsageError, match="ends in"):
             show_utterance(manifest, id, config=config, epoch=0, **wrong)
+
+
+def test_dollars_in_a_transcript_are_drawn_as_they_are(data, tmp_path):
+    _, config = data
+    manifest = write_rows(tmp_path / "dollars.jsonl", [shortest_prompts(1)[0] | {"id": "a", "text": r"what $\x$ is"}])
+    caption = show_utterance(manifest, "a", config=config, epoch=0, output=tmp_path / "u.png")
+    assert r"what $\\x$ is" in caption

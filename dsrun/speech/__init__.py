@@ -27,7 +27,7 @@ from dsrun.speech.augment import (
     utterance_rng,
 )
 from dsrun.speech.batching import AnyDataset, Batch, Batcher
-from dsrun.speech.check import CheckReport, check_manifest
+from dsrun.speech.check import CheckReport, Problems, TextPolicy, check_manifest
 from dsrun.speech.dataset import Dataset, Lengths, SampledDataset, load_dataset
 from dsrun.speech.examine import Depth
 from dsrun.speech.features import (
@@ -70,6 +70,7 @@ __all__ = [
     "Noise",
     "Normalization",
     "Padding",
+    "Problems",
     "Reverb",
     "SampledDataset",
     "Split",
@@ -77,6 +78,7 @@ __all__ = [
     "StreamedDataset",
     "TarMember",
     "TextFacts",
+    "TextPolicy",
     "Utterance",
     "Workers",
     "add_noise",

@@ -1,9 +1,9 @@
 """Check: is a manifest fit to train on?
 
 Looks at every utterance once and reports all problems, not only the first. Errors are what training refuses: a file that is missing,
-cut off or not audio, another rate or channel, a duration that disagrees, NaN, characters outside the alphabet. Warnings are what
-training takes and a person should listen to: silence, clipping, an offset, an empty transcript, the same recording twice, a
-transcript far too long or too short for its recording.
+cut off or not audio, another rate or channel, a duration that disagrees, NaN; and, where the config's policy does not drop or keep
+them, characters outside the alphabet and empty transcripts. Warnings are what training takes and a person should listen to: silence,
+clipping, an offset, the same recording twice, a transcript far too long or too short for its recording.
 
 The last is judged by characters a second, on a log scale: an outlier lies more than five robust deviations (1.4826 times the
 median absolute one) from the manifest's median. Clips of one word are left out, since a spelled letter takes as long as a word; where
@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
@@ -36,6 +36,14 @@ FEWEST_FOR_OUTLIERS = 20  # utterances; fewer have no usable spread
 SHORTEST_TEXT = 4  # characters, where words cannot be told apart
 MOST_KEPT = 1000  # problems of a kind
 MOST_NAMED = 3  # longest and shortest utterances
+
+
+@dataclass(frozen=True)
+class TextPolicy:
+    """What training does with characters that its alphabet lacks and with transcripts without text, as `data` in a config says it."""
+
+    unknown_characters: Literal["error", "drop"] = "error"
+    empty_transcript: Literal["error", "drop", "keep"] = "keep"
 
 
 class Problems:
@@ -100,6 +108,7 @@ def check_manifest(
     *,
     audio: AudioSettings,
     alphabet: Alphabet | None = None,
+    policy: TextPolicy = TextPolicy(),
     depth: Depth = "samples",
     workers: Workers | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -109,7 +118,8 @@ def check_manifest(
     Args:
         utterances: as `read_manifest` or `open_manifest` gives them (what is wrong with the manifest itself, that raises).
         audio: rate, channel and longest clip that training would ask for.
-        alphabet: if given, characters that it lacks are errors, and its normaliser is the one that counts.
+        alphabet: if given, characters that it lacks are found, and its normaliser is the one that counts.
+        policy: what of texts is an error, what a warning.
         depth: decode, open, or believe the manifest.
     """
     errors, warnings = Problems(), Problems()
@@ -128,14 +138,16 @@ def check_manifest(
             columns.seconds[number], columns.recording[number] = examined.seconds, examined.key
         text = texts.look(utterance, errors)
         if not text:
-            warnings.add("empty transcript", f"{place(utterance)}: the transcript is empty.")
+            is_error = policy.empty_transcript == "error"
+            (errors if is_error else warnings).add("empty transcript", f"{place(utterance)}: the transcript is empty.")
         is_spaced[number] = " " in text
         _keep_text(columns, number, utterance, text)
         if on_progress:
             on_progress(number + 1, len(utterances))
     _note_repeats(utterances, columns.recording, warnings)
     if texts.unknown:
-        errors.add("unknown characters", unknown_text(texts.unknown, texts.examples))
+        is_error = policy.unknown_characters == "error"
+        (errors if is_error else warnings).add("unknown characters", unknown_text(texts.unknown, texts.examples))
     rates, judged = _rates(columns, is_spaced)
     _note_outliers(utterances, judged, rates, warnings)
     return CheckReport(
