@@ -16,7 +16,7 @@ from dsrun.errors import UsageError
 from dsrun.evaluation.subtitles import srt, vtt
 from dsrun.record import write_atomically
 from dsrun.transcription import Failure, Transcript
-from dsrun.transcription_sources import STDIN, printable
+from dsrun.transcription_sources import STDIN, as_text
 
 Format = Literal["txt", "json", "srt", "vtt"]
 SUBTITLES = ("srt", "vtt")
@@ -94,7 +94,7 @@ class Output:
         elif self.printed:
             print(render(result, self.printed), end="", file=self.stream, flush=True)
         else:
-            print(*map(printable, targets.values()), sep="\n", file=self.stream, flush=True)
+            print(*map(as_text, targets.values()), sep="\n", file=self.stream, flush=True)
 
     def close(self) -> list[Failure]:
         """End a document that was begun; the failures."""
@@ -127,5 +127,5 @@ def _require_free(targets: Sequence[Path], overwrite: bool) -> None:
     if there and not overwrite:
         more = f" and {len(there) - 5} more" if len(there) > 5 else ""
         raise UsageError(
-            f"{', '.join(map(printable, there[:5]))}{more}: there already. --overwrite replaces, --output-dir writes elsewhere."
+            f"{', '.join(map(as_text, there[:5]))}{more}: there already. --overwrite replaces, --output-dir writes elsewhere."
         )

@@ -52,11 +52,11 @@ def open_sources(
                 _copy(stdin or sys.stdin.buffer, copy)
                 sources.append(Source(copy, STDIN, raw))
             else:
-                sources.append(Source(path, printable(path)))
+                sources.append(Source(path, as_text(path)))
         yield sources
 
 
-def printable(path: Path) -> str:
+def as_text(path: Path) -> str:
     """A path as text that can be printed: a byte that is no UTF-8 becomes an escape."""
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 

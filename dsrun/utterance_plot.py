@@ -12,8 +12,6 @@ from dsrun.ctc import greedy_search
 from dsrun.errors import DataError
 from dsrun.evaluation.posterior_plot import Heard, draw_posterior
 from dsrun.evaluation.results import score_utterance
-from dsrun.evaluation.words import OutputClock
-from dsrun.model import centre_frame, time_stride
 from dsrun.speech import FeatureSettings, Utterance, encode_all, load_dataset, read_manifest
 from dsrun.trained import Trained, load_run
 
@@ -57,7 +55,6 @@ def _hear(trained: Trained, utterance: Utterance) -> Heard:
     one = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": 1})})
     batch = build.build_batcher(one, dataset, purpose="evaluate").batch(0, 0)
     logits, num_frames = trained.evaluator.logits(trained.weights, trained.statistics, batch)
-    front_end = trained.settings.front_end
     return Heard(
         id=utterance.id,
         reference=trained.alphabet.normalize(utterance.text),
@@ -67,10 +64,7 @@ def _hear(trained: Trained, utterance: Utterance) -> Heard:
         hop=settings.hop / settings.sample_rate,
         highest=_highest(settings),
         logits=logits[0, : num_frames[0]],
-        clock=OutputClock(
-            settings.centre_seconds(centre_frame(front_end)),
-            time_stride(front_end) * settings.hop / settings.sample_rate,
-        ),
+        clock=build.build_clock(config, trained.settings),
         symbols=trained.alphabet.symbols,
         wanted=labels[0],
     )

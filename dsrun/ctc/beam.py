@@ -25,10 +25,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dsrun.ctc.alignment import BLANK
-from dsrun.ctc.lexicon import Lexicon
+from dsrun.ctc.lexicon import SPACE, Lexicon
 from dsrun.speech import Alphabet
-
-SPACE = " "
 
 
 @runtime_checkable  # the tests check annotations by isinstance
@@ -75,7 +73,6 @@ def beam_search(
     lm_weight: float = 0.0,
     word_bonus: float = 0.0,
     lexicon: Lexicon | None = None,
-    min_log_prob: float = -np.inf,
 ) -> list[list[Hypothesis]]:
     """The best texts of each utterance.
 
@@ -86,7 +83,6 @@ def beam_search(
         lm_weight: of the language model, 0 or more; 0 is the same as no language model.
         word_bonus: added for each word; a language model alone favours few words.
         lexicon: only texts of its words are found. Where no prefix in the beam has ended its last word, it stays unfinished.
-        min_log_prob: a class below it in a frame begins no new label there: faster, and no longer exact. Minus infinity is exact.
 
     Returns:
         Hypotheses, best first, at most `beam_width`; where all paths have probability 0, one empty text with score minus infinity.
@@ -95,7 +91,7 @@ def beam_search(
         raise ValueError(f"beam_width {beam_width} must be at least 1, lm_weight {lm_weight} at least 0.")
     fusion = _Fusion(alphabet, lm if lm_weight else None, lm_weight, word_bonus, lexicon)
     return [
-        _Search(fusion, beam_width, min_log_prob).run(np.asarray(frames[:count], np.float64))
+        _Search(fusion, beam_width).run(np.asarray(frames[:count], np.float64))
         for frames, count in zip(log_probs, num_frames, strict=True)
     ]
 
@@ -145,10 +141,9 @@ class _Prefix:
 class _Search:
     """One utterance's search."""
 
-    def __init__(self, fusion: _Fusion, beam_width: int, min_log_prob: float):
+    def __init__(self, fusion: _Fusion, beam_width: int):
         self._fusion = fusion
         self._width = beam_width
-        self._floor = min_log_prob
         self._space = fusion.space
         self._unlisted: dict[Any, float] = {}  # log-probability of a word that is not listed, by state
         # Paths begin as behind a space: leading ones add nothing.
@@ -172,8 +167,7 @@ class _Search:
         blank = both + frame[BLANK]
         label = np.where(last == BLANK, -np.inf, np.where(is_space, both, self._label) + frame[last])
 
-        classes = np.flatnonzero(frame >= self._floor)
-        classes = classes[classes != BLANK]
+        classes = np.delete(np.arange(len(frame)), BLANK)
         longer = both[:, None] + frame[None, classes]
         column = np.full(len(frame), -1)
         column[classes] = np.arange(len(classes))

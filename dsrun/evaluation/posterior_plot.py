@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from dsrun.ctc.alignment import BLANK
+from dsrun.ctc.beam import log_softmax
 from dsrun.evaluation.words import OutputClock
 
 if TYPE_CHECKING:
@@ -84,8 +85,7 @@ def posterior_figure(heard: Heard) -> "Figure":
 
 def log10_probabilities(logits: Float[np.ndarray, "output_frame class"]) -> Float64[np.ndarray, "output_frame class"]:
     """Logarithms to base 10 of the softmax over classes."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))) / np.log(10)
+    return log_softmax(logits) / np.log(10)
 
 
 def shown_classes(

@@ -20,10 +20,10 @@ import numpy as np
 
 from dsrun.errors import DataError
 from dsrun.evaluation.error_rate import ErrorCount, bootstrap_interval, character_errors, total_errors, word_errors
+from dsrun.speech import list_problems
 
 BOOTSTRAP_SEED = 1
 LONGEST_TEXT = 10_000  # characters: time and memory of an alignment grow with the product of both lengths
-MOST_PROBLEMS = 20  # shown
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,7 @@ def read_results(path: Path) -> Evaluation:
         except DataError as error:
             problems.append(f"{path}:{number}: {error}")
     if problems:
-        more = len(problems) - MOST_PROBLEMS
-        raise DataError("\n".join(problems[:MOST_PROBLEMS] + ([f"... and {more} more problems"] if more > 0 else [])))
+        raise DataError(list_problems(problems))
     if not utterances:
         raise DataError(f"{path}: holds no results.")
     return Evaluation(tuple(utterances.values()))

@@ -11,11 +11,12 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from dsrun.ctc import BLANK, best_alignment, frames_needed
+from dsrun.ctc import BLANK, best_alignment, frames_needed, log_softmax
+from dsrun.ctc.lexicon import SPACE
 from dsrun.evaluation.decoders import Decoder
 from dsrun.evaluation.recognise import require_finite
 from dsrun.evaluation.seams import find_seam
-from dsrun.evaluation.words import SPACE, OutputClock, Word, timed_words
+from dsrun.evaluation.words import OutputClock, Word, timed_words
 from dsrun.speech import Alphabet
 
 MOST_CHUNKS = 3  # held for the sake of a word's border
@@ -98,12 +99,6 @@ def _with_outer_spaces(
         return labels
     spaced = [space] * int(said[0] == space) + labels + [space] * int(said[-1] == space)
     return spaced if frames_needed(spaced) <= len(scores) else labels
-
-
-def log_softmax(scores: Float[np.ndarray, "output_frame class"]) -> Float[np.ndarray, "output_frame class"]:
-    """Natural log-probabilities, float64."""
-    shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True, initial=-np.inf)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def certain_blank(frames: int, num_classes: int) -> Float[np.ndarray, "output_frame class"]:

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from dsrun.ctc import Alignment, Span
+from dsrun.ctc.lexicon import SPACE
 from dsrun.speech import Alphabet
-
-SPACE = " "
 
 
 @dataclass(frozen=True)

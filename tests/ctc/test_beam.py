@@ -187,12 +187,6 @@ def test_an_utterance_without_frames_is_the_empty_text_and_no_frame_with_a_numbe
     assert [(h.text, h.score) for h in nothing] == [("", -math.inf)]
 
 
-def test_a_class_below_the_floor_begins_no_label():
-    log_probs = np.log(np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]))
-    assert {h.text for h in search(log_probs, "ab", min_log_prob=math.log(0.25))} == {"", "a"}
-    assert search(log_probs, "ab", min_log_prob=math.log(0.1)) == search(log_probs, "ab")
-
-
 def test_a_lexicon_leaves_only_texts_of_its_words_with_their_full_probability():
     words = ("a", "ab", "bb")
     symbols = " ab"
