@@ -704,6 +704,14 @@ def test_only_a_command_that_reads_one_file_is_taken_for_that_file(command, tmp_
     assert counts(import_corpus("kaldi", source, tmp_path / "out")) == {"command instead of a file": 1}
 
 
+def test_a_command_longer_than_any_path_is_no_name_of_a_file_and_is_not_looked_at_for_long(tmp_path):
+    source = kaldi(tmp_path / "corpus", PLAIN[:2]) / "dev"
+    write(source / "wav.scp", f"spk-0001 0001.wav\nspk-0002 cat {'a' * 1_000_000} |\n")
+    start = time.process_time()
+    assert counts(import_corpus("kaldi", source, tmp_path / "out")) == {"command instead of a file": 1}
+    assert time.process_time() - start < 2  # 8 s in shlex
+
+
 def test_audio_root_says_where_relative_paths_of_a_table_start(tmp_path):
     source = kaldi(tmp_path / "corpus", PLAIN) / "dev"
     write(source / "wav.scp", "".join(f"spk-{s.name} dev/{s.name}.wav\n" for s in PLAIN))

@@ -41,6 +41,9 @@ from dsrun.speech.importers.tables import read_lines
 from dsrun.speech.manifest import TarMember
 
 ARCHIVE = re.compile(r"(.+):(\d{1,18})")  # more digits are no place in a file
+LONGEST_COMMAND = (
+    5_000  # characters, of one that reads a file: a path has 4096 bytes, and shlex takes 4 s for half a mebibyte
+)
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ class _Recordings:
 
 def _only_reads(command: str) -> str | None:
     """The file of a command that only decodes or prints it, which needs no running."""
-    if re.search(r"[|&;<>()$`\\\n*?\[~#]", command):
+    if len(command) > LONGEST_COMMAND or re.search(r"[|&;<>()$`\\\n*?\[~#]", command):
         return None
     try:
         program, *words = shlex.split(command)
