@@ -30,12 +30,16 @@ def transcribe_stream(run: Path, audio: list[Path], *, as_json: bool, **options:
         raise UsageError("--realtime paces a file; standard input comes as fast as it comes. Leave it out.")
     is_terminal = sys.stdout.isatty() and not as_json
     on_text = _print_json if as_json else _rewrite_line if is_terminal else _print_nothing
-    report = stream_file(run, audio[0], pipe=cast(Any, sys.stdin.buffer), on_text=on_text, **options)
+    report = stream_file(run, audio[0], pipe=cast(Any, sys.stdin.buffer), on_text=on_text, say=_say, **options)
     if as_json:
         _print_line(report | {"is_final": True})
         return
     print(f"\r{CLEAR_TO_END}{printable(report['text'])}" if is_terminal else report["text"], flush=True)
     print(latency_line(report), file=sys.stderr)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def latency_line(report: dict[str, Any]) -> str:

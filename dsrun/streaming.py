@@ -142,8 +142,11 @@ def stream_file(
     is_paced: bool,
     pipe: Pipe,
     on_text: OnText,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Transcribe a file, or for "-" what comes through `pipe`, calling `on_text` whenever there is new text; returns the report.
+
+    `say` takes a line for people: what is done to the samples.
 
     Raises:
         UsageError: the network cannot be streamed. DataError: the sound cannot be read, naming the source.
@@ -161,6 +164,8 @@ def stream_file(
     if is_paced:
         audio = paced(audio)
     samples = LiveSamples(audio, settings)
+    if samples.conversion:
+        say(f"{audio.name}: {samples.conversion}")
     heard = 0
     for block in samples:
         heard += len(block)

@@ -262,11 +262,20 @@ def test_a_wider_text_shows_its_end_on_a_terminal(monkeypatch, capsys):
     assert capsys.readouterr().out == "\r…efghijkl\x1b[K\rshort\\x1b\x1b[K"
 
 
-def test_the_resampler_is_in_the_latency_where_there_is_one():
+def test_the_resampler_is_in_the_latency_where_there_is_one_and_what_is_done_to_the_samples_is_said(command, tmp_path):
+    path = tmp_path / "other.wav"
+    samples = np.random.default_rng(5).uniform(-0.3, 0.3, (44_100, 2)).astype(np.float32)
+    soundfile.write(path, samples, 44_100, subtype="FLOAT")
+    result = command(str(path), "--stream", "--channel", "1", "--json")
+    latency = json.loads(result.stdout.splitlines()[-1])["latency"]
+    parts = {name: value for name, value in latency.items() if name != "total_ms"}
+    assert set(parts) == {"chunk_ms", "window_ms", "front_end_ms", "lookahead_ms", "resampler_ms"}
+    assert 0.1 < parts["resampler_ms"] < 100.0
+    assert latency["total_ms"] == pytest.approx(sum(parts.values()))
+    assert result.stderr == f"{path}: channel 1 of 2, 44100 Hz resampled to 16000\n"
     report = {
-        "latency": {"chunk_ms": 30.0, "window_ms": 20.0, "front_end_ms": 0.0, "lookahead_ms": 0.0, "resampler_ms": 7.5,
-                    "total_ms": 57.5},
+        "latency": latency,
         "compute": {"median_ms": 1.0, "max_ms": 2.0, "share_of_real_time": 0.03},
-        "seconds": 2.0,
-    }  # fmt: skip
-    assert "at most 57.5 ms (chunk 30, window 20, front end 0, lookahead 0, resampler 7.5)" in latency_line(report)
+        "seconds": 1.0,
+    }
+    assert f"lookahead 600, resampler {parts['resampler_ms']:g})" in latency_line(report)

@@ -14,6 +14,8 @@
 Fields are parted by spaces or tabs; CRLF line ends and a byte-order mark are harmless. What cannot be meant is refused, with its
 line: a count that is not the section's, an n-gram twice, a word or a context that no shorter n-gram lists, a probability above 1, a
 number that is not finite, a backoff weight on the longest n-grams. `<s>` and `</s>` must be there. `<UNK>` is `<unk>`, as in KenLM.
+A backoff weight may be above 1, where the words listed after a context are rarer there than elsewhere. One that makes a word after a
+single word more probable than certain is refused; behind longer contexts the model bounds probabilities by 1 (`ngram`).
 
 The file is read once, a line at a time. Nothing is allocated from a count that the header claims, lines are at most 64 KiB, and
 reading ends at the first twenty problems, so a hostile file costs no more than its honest length.
@@ -40,6 +42,7 @@ HIGHEST_ORDER = 10
 LARGEST_COUNT = 10**10
 LARGEST_LOG10 = 10_000.0  # of a probability or weight; toolkits write -99 for never
 MOST_PROBLEMS = 20
+TOLERANCE = 0.01  # log10: files have few digits
 GZIP_MAGIC = b"\x1f\x8b"
 UNKNOWN_IN_CAPITALS = "<UNK>"
 KENLM_BINARY = b"mmap lm http://kheafield.com/code"
@@ -87,6 +90,7 @@ class _Reader:
         self._problems: list[str] = []
         self._words: dict[str, int] = {}
         self._grams: list[Grams] = []
+        self._favouring: dict[int, int] = {}  # words whose backoff weight is above 1, and their lines
 
     def read(self) -> NgramModel:
         line = self._next_filled()
@@ -97,6 +101,8 @@ class _Reader:
             if line != b"\\%d-grams:" % order:
                 raise self._refusal(f"expected \\{order}-grams:, found {_shown(line)}.")
             line = self._read_section(order, count, is_last=order == len(counts))
+            if order == 2 and self._favouring:
+                self._require_at_most_certain()
         if line != b"\\end\\":
             raise self._refusal(f"expected \\end\\, found {_shown(line)}.")
         return NgramModel(self._words, self._grams)
@@ -143,6 +149,8 @@ class _Reader:
             probs.append(log10_prob)
             if not is_last:
                 backoffs.append(log10_backoff)
+                if order == 1 and log10_backoff > 0:
+                    self._favouring[keys[-1]] = self._number
         if order == 1:
             for word in (BEGIN, END):
                 if word not in self._words:
@@ -155,6 +163,23 @@ class _Reader:
                 f"the header says that there are {count} {order}-grams; the section from line {first} has {len(probs)}."
             )
         return line
+
+    def _require_at_most_certain(self) -> None:
+        """Refuse words whose backoff weight lifts the likeliest word that is not listed after them above 1."""
+        ones, size = self._grams[0], len(self._words)
+        names = list(self._words)
+        # Nobody predicts <s>, and lmplz gives it probability 1.
+        likeliest = [word for word in np.argsort(-np.asarray(ones.log10_probs)).tolist() if names[word] != BEGIN]
+        for context, line in self._favouring.items():
+            word = next((w for w in likeliest if self._grams[1].find(context * size + w) == ABSENT), None)
+            log10_prob = 0.0 if word is None else ones.log10_backoffs[context] + ones.log10_probs[word]
+            if word is not None and log10_prob > TOLERANCE:
+                self._problems.append(
+                    f"{self._path}:{line}: the log10 backoff weight {ones.log10_backoffs[context]:g} of {names[context]!r} makes "
+                    f"{names[word]!r} after it more probable than certain (log10 {log10_prob:g})."
+                )
+        if self._problems:
+            raise DataError(list_problems(self._problems[:MOST_PROBLEMS], more=len(self._problems[MOST_PROBLEMS:])))
 
     def _sorted(self, keys: array, lines: array, probs: array, backoffs: array) -> Grams:
         key = np.asarray(keys)

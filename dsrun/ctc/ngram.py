@@ -5,7 +5,7 @@
 
 A sentence begins in the state after `<s>` and ends with `</s>`. A word that the model does not list counts as `<unk>`, in what is
 predicted and in the history; a model without `<unk>` gives it 10**-100, as KenLM does. Probabilities come out as natural logarithms;
-inside they are the file's log10, in float64.
+inside they are the file's log10, in float64. None is above 1, whatever a file's backoff weights say.
 
 An n-gram is kept as one integer, its context's place among the shorter n-grams times the size of the vocabulary plus its last word, in
 a sorted array that is searched by bisection: 24 bytes an n-gram, whatever its order, and nothing to unpack. `arpa.py` reads the file.
@@ -110,6 +110,7 @@ class NgramModel:
         for k in range(length, len(state) + 1):  # contexts of k words, after each of which the word is not listed
             if state[k - 1] != ABSENT:
                 log10_prob += self._grams[k - 1].log10_backoffs[state[k - 1]]
+        log10_prob = min(log10_prob, 0.0)  # a backoff weight above 1 may lift it; the search relies on at most 1
         after = found[: self.order - 1]
         while after and after[-1] == ABSENT:
             after.pop()

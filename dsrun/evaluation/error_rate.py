@@ -98,7 +98,8 @@ def bootstrap_interval(counts: Sequence[ErrorCount], *, seed: int, samples: int 
     if len(counts) < 2:
         rate = total_errors(counts).rate
         return rate, rate
-    rates = np.concatenate([_corpus_rates(counts, drawn) for drawn in _draws(len(counts), seed=seed, samples=samples)])
+    errors = _Errors(counts)
+    rates = np.concatenate([errors.rates(drawn) for drawn in _draws(len(counts), seed=seed, samples=samples)])
     return _interval(rates)
 
 
@@ -117,9 +118,10 @@ def paired_bootstrap(
             f"a paired comparison needs the same utterances in the same order: {len(first)} and {len(second)} of them differ in "
             "their references' lengths."
         )
+    ours, theirs = _Errors(first), _Errors(second)
     differences = np.concatenate(
         [
-            _difference(_corpus_rates(first, drawn), _corpus_rates(second, drawn))
+            _difference(ours.rates(drawn), theirs.rates(drawn))
             for drawn in _draws(len(first), seed=seed, samples=samples)
         ]
     )
@@ -141,11 +143,18 @@ def _draws(count: int, *, seed: int, samples: int) -> Iterator[np.ndarray]:
         yield generator.integers(count, size=(min(block, samples - start), count))
 
 
-def _corpus_rates(counts: Sequence[ErrorCount], drawn: np.ndarray) -> np.ndarray:
-    errors = np.array([count.errors for count in counts])[drawn].sum(axis=1)
-    lengths = np.array([count.reference_length for count in counts])[drawn].sum(axis=1)
-    without_reference = np.where(errors > 0, np.inf, 0.0)
-    return np.where(lengths > 0, errors / np.maximum(lengths, 1), without_reference)
+class _Errors:
+    """Counts of a corpus as arrays: made once, and not for each of the many blocks of draws that a large corpus needs."""
+
+    def __init__(self, counts: Sequence[ErrorCount]):
+        self._errors = np.array([count.errors for count in counts])
+        self._lengths = np.array([count.reference_length for count in counts])
+
+    def rates(self, drawn: np.ndarray) -> np.ndarray:
+        """Of the corpora drawn, one a row."""
+        errors, lengths = self._errors[drawn].sum(axis=1), self._lengths[drawn].sum(axis=1)
+        without_reference = np.where(errors > 0, np.inf, 0.0)
+        return np.where(lengths > 0, errors / np.maximum(lengths, 1), without_reference)
 
 
 def _difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ from dsrun.speech.audio import (
     require_rate_and_channel,
     require_whole,
 )
+from dsrun.speech.recording import describe_conversion
 
 Block = Float32[np.ndarray, "sample channel"]
 
@@ -197,9 +198,20 @@ class LiveSamples:
         require_rate_and_channel(audio.name, audio.sample_rate, audio.channels, settings)
         self.audio, self.settings, self.held_back = audio, settings, 0.0
 
+    @property
+    def channel(self) -> int:
+        """The one that is taken."""
+        return 0 if self.settings.channel == "mono" else self.settings.channel
+
+    @property
+    def conversion(self) -> str:
+        """What is done to the samples, in words; "" for nothing."""
+        return describe_conversion(
+            self.audio.sample_rate, self.audio.channels, sample_rate=self.settings.sample_rate, channel=self.channel
+        )
+
     def __iter__(self) -> Iterator[Float32[np.ndarray, " sample"]]:
-        channel = 0 if self.settings.channel == "mono" else self.settings.channel
-        mono = (self._finite(block[:, channel]) for block in self.audio.blocks)
+        mono = (self._finite(block[:, self.channel]) for block in self.audio.blocks)
         return mono if self.audio.sample_rate == self.settings.sample_rate else self._resampled(mono)
 
     def _finite(self, samples: Float32[np.ndarray, " sample"]) -> Float32[np.ndarray, " sample"]:

@@ -51,15 +51,9 @@ class Recording:
     @property
     def conversion(self) -> str:
         """What is done to the samples, in words; "" for nothing."""
-        rate, channels, parts = self.file.samplerate, self.file.channels, []
-        if channels > 1:
-            parts.append(
-                f"{channels} channels mixed" if self.channel == "mix" else f"channel {self.channel} of {channels}"
-            )
-        if rate != self.sample_rate:
-            missing = f" (nothing above {rate / 2000:g} kHz is in it: expect errors)" if rate < self.sample_rate else ""
-            parts.append(f"{rate} Hz resampled to {self.sample_rate}{missing}")
-        return ", ".join(parts)
+        return describe_conversion(
+            self.file.samplerate, self.file.channels, sample_rate=self.sample_rate, channel=self.channel
+        )
 
     def samples(self) -> Iterator[Float32[np.ndarray, " sample"]]:
         """Pieces of one channel at the rate that was asked for.
@@ -110,6 +104,17 @@ class Recording:
         is_stated = self.file.frames < UNKNOWN_LENGTH
         if is_stated and self.file.frames - self.num_read > rate // 100:  # as `audio`: one hop is forgiven
             raise DataError(f"{self.name}: breaks off at {self.seconds:.2f} s of {self.file.frames / rate:.2f}.")
+
+
+def describe_conversion(rate: int, channels: int, *, sample_rate: int, channel: Channels) -> str:
+    """What becomes of a recording of this rate (Hz) and so many channels, in words; "" for nothing."""
+    parts = []
+    if channels > 1:
+        parts.append(f"{channels} channels mixed" if channel == "mix" else f"channel {channel} of {channels}")
+    if rate != sample_rate:
+        missing = f" (nothing above {rate / 2000:g} kHz is in it: expect errors)" if rate < sample_rate else ""
+        parts.append(f"{rate} Hz resampled to {sample_rate}{missing}")
+    return ", ".join(parts)
 
 
 @contextmanager

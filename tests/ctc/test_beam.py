@@ -205,3 +205,28 @@ def test_a_lexicon_leaves_only_texts_of_its_words_with_their_full_probability():
 def test_log_softmax_sums_to_one_whatever_the_size_of_the_logits():
     logits = np.array([[1e30, 0.0, -1e30], [700.0, 710.0, 720.0], [0.0, 0.0, 0.0]], np.float32)
     np.testing.assert_allclose(np.exp(log_softmax(logits)).sum(axis=-1), 1.0, rtol=1e-15)
+
+
+def test_prefixes_that_left_the_beam_are_let_go_and_that_moves_no_bit(monkeypatch):
+    log_probs = emissions(160, 5, seed=9, sharpness=1.0)
+    options = {"width": 10, "lm": HashedModel(), "lm_weight": 0.4, "word_bonus": 0.3}
+    sizes = []
+    end = beam._Search._hypotheses
+
+    def counted(self):
+        root = self._beam[0]
+        while root.parent is not None:
+            root = root.parent
+        count, waiting = 0, [root]
+        while waiting:
+            count += 1
+            waiting += waiting.pop().children.values()
+        sizes.append(count)
+        return end(self)
+
+    monkeypatch.setattr(beam._Search, "_hypotheses", counted)
+    found = [search(log_probs[:frames], " abc", **options) for frames in (80, 160)]
+    monkeypatch.setattr(beam, "FORGET_EVERY", 10**9)
+    assert [search(log_probs[:frames], " abc", **options) for frames in (80, 160)] == found
+    assert sizes[1] < sizes[3] / 4
+    assert sizes[1] - sizes[0] < 80 + 10 * 10  # one way back to the root, and what was looked at since

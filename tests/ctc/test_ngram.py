@@ -187,3 +187,15 @@ def test_sentences_score_as_in_kenlm_words_outside_the_model_included(tmp_path, 
 def test_probabilities_are_natural_logarithms_of_the_files_log10(tmp_path):
     model = model_of(tmp_path)
     assert model.score(model.start, "cat")[0] == math.log(10) * -0.1
+
+
+def test_a_backoff_that_makes_a_word_more_probable_than_certain_is_refused_and_others_above_1_are_not(tmp_path):
+    with pytest.raises(
+        DataError, match=r"lm.arpa:8: the log10 backoff weight 5 of '<s>' makes '</s>' after it more probable"
+    ):
+        model_of(tmp_path, ARPA.replace("-99 <s> -0.5", "0 <s> 5"))
+    # Behind <s> the likeliest word, cat, is listed; of the others </s> has 10**-0.7.
+    favouring = model_of(tmp_path, ARPA.replace("-99 <s> -0.5", "0 <s> 0.6"))
+    assert log10_of(favouring, "") == pytest.approx(0.6 - 0.7)
+    longer = model_of(tmp_path, ARPA.replace("-0.1 <s> cat -0.6", "-0.1 <s> cat 3"))
+    assert log10_of(longer, "cat cat") == pytest.approx(-0.1 + 0.0 - (0.2 + 0.7))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsrun.evaluation import error_rate
 from dsrun.evaluation.error_rate import (
     ErrorCount,
     bootstrap_interval,
@@ -216,3 +217,17 @@ def test_a_paired_comparison_of_other_utterances_is_refused():
 def test_a_corpus_larger_than_a_block_of_draws_uses_every_draw():
     counts = [ErrorCount(1, 0, 0, 2)] * 1500
     assert bootstrap_interval(counts, seed=1, samples=1000) == (0.5, 0.5)
+
+
+def test_counts_become_arrays_once_whatever_the_number_of_blocks(monkeypatch):
+    asked = []
+
+    class Counted(ErrorCount):
+        @property
+        def errors(self):
+            asked.append(self)
+            return super().errors
+
+    monkeypatch.setattr(error_rate, "DRAWS_AT_ONCE", 8)  # two draws a block
+    bootstrap_interval([Counted(1, 0, 0, 2)] * 4, seed=1, samples=100)
+    assert len(asked) == 4
