@@ -8,7 +8,6 @@ at every start is not. Every other recording is held to its line of the manifest
 where the line has one, as lines of `dsrun data pack` do. With those, a manifest's digest stands for all the bytes.
 """
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from dsrun import build
 from dsrun.config import Config
 from dsrun.errors import DataError, UsageError
 from dsrun.model import output_frames
+from dsrun.record.host import available_memory
 from dsrun.speech import (
     Alphabet,
     ManifestIndex,
@@ -33,6 +33,7 @@ from dsrun.speech import (
     open_manifest,
     place_of,
     read_header,
+    read_manifest,
     scan_texts,
     stream,
     utterance_digest,
@@ -183,35 +184,33 @@ def require_memory(config: Config, spoken: Mapping[str, Sequence[Utterance]]) ->
     Raises:
         UsageError: with what is needed, what there is, and the way out.
     """
-    features, augmentation = build.build_features(config), build.build_augmentation(config)
+    features, augment, rate = build.build_features(config), config.augment, config.data.sample_rate
     seconds = {
         split: sum(min(u.duration or 0.0, config.data.max_seconds) for u in found) for split, found in spoken.items()
     }
-    needed = 0.0
+    needed = 4 * rate * sum(map(_bank_seconds, _banks(config)))
     for split, length in seconds.items():
-        speeds = {1.0, *(augmentation.speeds if augmentation and split == "train" else ())}
-        frames = sum(length / speed for speed in speeds) * config.data.sample_rate / features.hop
-        if augmentation and augmentation.varies_samples and split == "train":
-            needed += 4 * length * config.data.sample_rate
+        own = augment if split == "train" else None
+        if own and (own.gain_db is not None or own.noise or own.reverb):  # features anew each epoch: samples are kept
+            needed += 4 * length * rate
         else:
-            needed += 4 * frames * features.num_bins
-    there = memory_bytes()
+            speeds = {1.0, *(own.speeds if own else ())}
+            needed += 4 * sum(length / speed for speed in speeds) * rate / features.hop * features.num_bins
+    there = available_memory()
     if there is not None and needed > there:
         hours = sum(seconds.values()) / 3600
         raise UsageError(
-            f"data.loading: memory: {hours:.0f} hours of recordings need {needed / 1e9:.0f} GB of memory, this machine has "
-            f"{there / 1e9:.0f}. Write data.loading: streamed, or train on fewer."
+            f"data.loading: memory: {hours:.0f} hours of recordings need {needed / 1e9:.0f} GB of memory, {there / 1e9:.0f} are free. "
+            "Write data.loading: streamed, or train on fewer."
         )
 
 
-def memory_bytes() -> int | None:
-    """Memory of this machine, or what this process's control group may use of it; None where that is not known."""
-    try:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return None
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-    except OSError:
-        return there
-    return min(there, int(limit)) if limit.isdigit() else there
+def _banks(config: Config) -> list[str]:
+    """Manifests of noises and impulse responses, which are held in memory."""
+    parts = (config.augment.noise, config.augment.reverb) if config.augment else ()
+    return [part.manifest for part in parts if part is not None]
+
+
+def _bank_seconds(manifest: str) -> float:
+    """By the manifest: nothing is decoded to learn that it does not fit."""
+    return sum(utterance.duration or 0.0 for utterance in read_manifest(manifest, transcripts="optional"))

@@ -1,5 +1,6 @@
 """From a config to the things that train: what only the two together can tell is refused here."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -88,8 +89,23 @@ def test_data_that_memory_cannot_hold_is_refused_before_it_is_loaded(tmp_path, m
     seconds = sum(row["duration"] for row in rows)
     needed = seconds * (1 + sum(1 / speed for speed in {1.0, *speeds})) * 100 * 161 * 4
     utterances = read_manifest(manifest)
-    monkeypatch.setattr("dsrun.streamed_data.memory_bytes", lambda: int(needed * 1.01))
+    monkeypatch.setattr("dsrun.streamed_data.available_memory", lambda: int(needed * 1.01))
     require_memory(config, {"train": utterances, "dev": utterances})
-    monkeypatch.setattr("dsrun.streamed_data.memory_bytes", lambda: int(needed * 0.99))
+    monkeypatch.setattr("dsrun.streamed_data.available_memory", lambda: int(needed * 0.99))
     with pytest.raises(UsageError, match=r"data.loading: memory: .* need .* GB .* Write data.loading: streamed"):
         build.build_training_data(config)
+
+
+def test_what_noises_and_kept_samples_take_is_counted_without_one_being_decoded(tmp_path, monkeypatch):
+    manifest = write_rows(tmp_path / "train.jsonl", shortest_prompts(2))
+    write_rows(tmp_path / "noises.jsonl", [{"audio_filepath": "nowhere.wav", "duration": 1000.0}])
+    values = json.loads(write_config(tmp_path, train=manifest, dev=manifest).read_text())
+    values["augment"] = {"noise": {"manifest": "noises.jsonl", "snr_db": [5, 10]}, "speeds": [0.9, 1.0]}
+    (tmp_path / "tiny.yaml").write_text(json.dumps(values))
+    config, utterances = load_config(tmp_path / "tiny.yaml").config, read_manifest(manifest)
+    needed = 4 * 16_000 * (1000 + sum(utterance.duration for utterance in utterances))
+    monkeypatch.setattr("dsrun.streamed_data.available_memory", lambda: int(needed * 1.01))
+    require_memory(config, {"train": utterances})
+    monkeypatch.setattr("dsrun.streamed_data.available_memory", lambda: int(needed * 0.99))
+    with pytest.raises(UsageError, match="are free"):
+        require_memory(config, {"train": utterances})
