@@ -379,12 +379,13 @@ def _follow(
 
 
 def _preflight(config: Config, experiment: Experiment, replicas: Replicas, watchdog: Watchdog) -> str:
-    """Run the largest batch shape for its memory; the line that says what it was."""
-    watchdog.phase("compiling and trying the largest batch shape")
+    """Run the largest batch shapes for their memory; the line that says what they were."""
+    watchdog.phase("compiling and trying the largest batch shapes")
     needs = preflight(experiment.step, replicas, experiment.batcher.shapes(), rows=config.batches.global_batch)
-    planned = max((need.bytes_planned for need in needs if need.bytes_planned), default=None)
+    largest = max(needs, key=lambda need: need.bytes_planned or 0)
+    planned = largest.bytes_planned
     size = "" if planned is None else f"; its gradient takes {planned / 2**20:,.0f} MiB a device at most"
-    return f"memory: {needs[0]} fits, the largest{size}"
+    return f"memory: {largest} fits, the largest{size}"
 
 
 def _loop(

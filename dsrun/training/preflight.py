@@ -1,9 +1,10 @@
-"""Memory preflight: the largest batch shape is compiled and run before the first step.
+"""Memory preflight: the largest batch shapes are compiled and run before the first step.
 
 Batches of the longest utterances come late, with `sort_first_epoch` last of all, and a run that dies of them dies after hours. So the
-gradient of a batch of filler is computed at the largest padded shape, and at the one with the most labels where that is another, on
-every device and through the sum over devices, and thrown away. No state changes and no bit of the result: a step is a function of
-state and batch. Nothing is compiled that would not be compiled later; what it costs is a step's time for each of the one or two shapes.
+gradient of a batch of filler is computed at every padded shape that no other exceeds in both frames and labels, on every device and
+through the sum over devices, and thrown away: (900, 200) may take more than either of (1000, 10) and (100, 210), since CTC's lattice
+is frames times labels. No state changes and no bit of the result: a step is a function of state and batch. Nothing is compiled that
+would not be compiled later; what it costs is a step's time for each of these shapes.
 
 A GPU's allocator refuses what does not fit, which is told with the shape. A CPU's does not: Linux promises memory and ends the process
 that uses it. There XLA's own plan of the program, results and temporary arrays, is compared with what is free before it is run.
@@ -43,8 +44,12 @@ class Need:
 
 
 def largest_shapes(shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The (frames, labels) with the most frames, and the one with the most labels if it is another."""
-    return list(dict.fromkeys([max(shapes), max(shapes, key=lambda shape: (shape[1], shape[0]))]))
+    """The (frames, labels) that no other exceeds in one without being less in the other, most frames first."""
+    found: list[tuple[int, int]] = []
+    for frames, labels in sorted(set(shapes), reverse=True):
+        if not found or labels > found[-1][1]:
+            found.append((frames, labels))
+    return found
 
 
 def preflight(
@@ -55,7 +60,7 @@ def preflight(
     rows: int,
     free: Callable[[jax.Device], int | None] | None = None,
 ) -> list[Need]:
-    """Compute and discard the gradient of filler at the largest of these padded (frames, labels).
+    """Compute and discard the gradient of filler at the largest of these padded (frames, labels); what each needs.
 
     Args:
         state: is not changed; its buffers stay.
