@@ -11,7 +11,10 @@ A recording's key is what makes two the same: of the samples where they are read
 
 import hashlib
 import math
+import os
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -77,6 +80,17 @@ def _from_manifest(utterance: Utterance, audio: AudioSettings) -> Examined:
 def _key_of_place(utterance: Utterance) -> int:
     part = f"{utterance.offset} {utterance.duration}" if utterance.is_part else ""
     return key_of(f"{place_of(utterance.audio, utterance.member)}\0{part}".encode(errors="surrogateescape"))
+
+
+def key_of_file(utterance: Utterance) -> int:
+    """Of the file, or the member of a tar file, that an utterance is in or a part of, however its manifest reaches the folder."""
+    audio = Path(_real_folder(str(utterance.audio.parent))) / utterance.audio.name
+    return key_of(place_of(audio, utterance.member).encode(errors="surrogateescape"))
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(path: str) -> str:
+    return os.path.realpath(path)
 
 
 def _level_problems(samples: Float32[np.ndarray, " sample"]) -> list[tuple[str, str]]:

@@ -1,11 +1,13 @@
 """Leakage: what splits of a corpus share that they should not.
 
-A recording that is in train and in test makes the test's error rate worthless: an error. The same id, speaker or text is a warning: it
+A recording that is in train and in test makes the test's error rate worthless: an error, and so is a part of a file that overlaps a part
+of it in another split. Other parts of the same file, mostly one speaker in one room, and the same id, speaker or text are a warning: it
 may be meant (a command has few texts, a corpus may have one speaker), but then the error rate is about known speakers or known
 sentences, and a reader wants to be told.
 """
 
 import os
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,6 +15,7 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Int64, UInt64
 
+from dsrun.speech.audio import DURATION_TOLERANCE
 from dsrun.speech.check import Columns, Problems, place
 from dsrun.speech.manifest import Utterance
 
@@ -39,6 +42,7 @@ def find_leakage(splits: Sequence[Split]) -> tuple[Problems, Problems, list[dict
             here, there = place(second.utterances[int(number)]), place(first.utterances[int(other)])
             errors.add("leaked recording", f"{second.name}: {here}: the same recording as {there} of {first.name}.")
         row["recordings"] = len(recordings)
+        _note_shared_files(first, second, set(recordings.tolist()), errors, warnings)
         for name in ("id", "speaker", "text"):
             numbers, _ = _shared(getattr(first.columns, name), getattr(second.columns, name))
             row[f"{name}s"] = len(numbers)
@@ -72,6 +76,47 @@ def _shared(
     near = np.minimum(np.searchsorted(keys, second), len(keys) - 1)
     found = np.flatnonzero((keys[near] == second) & (second > 0))
     return found, where[near[found]]
+
+
+def _note_shared_files(first: Split, second: Split, known: set[int], errors: Problems, warnings: Problems) -> None:
+    """Parts of the second split's files that are also files of the first; `known` are told as the same recording already."""
+    shared, _ = _shared(first.columns.file, second.columns.file)
+    numbers = [number for number in shared.tolist() if number not in known]
+    parts = _parts_by_file(first.columns, np.unique(second.columns.file[numbers]))
+    elsewhere = []
+    for number in numbers:
+        start = float(second.columns.start[number])
+        end = start + float(second.columns.seconds[number])
+        starts, latest = parts[int(second.columns.file[number])]
+        before = bisect_left(starts, end - DURATION_TOLERANCE)
+        if before and latest[before - 1][0] > start + DURATION_TOLERANCE:
+            here, there = place(second.utterances[number]), place(first.utterances[latest[before - 1][1]])
+            errors.add("leaked part", f"{second.name}: {here}: overlaps {there} of {first.name} in the same file.")
+        else:
+            elsewhere.append(number)
+    if elsewhere:
+        examples = ", ".join(place(second.utterances[number]) for number in elsewhere[:MOST_EXAMPLES])
+        more = ", ..." if len(elsewhere) > MOST_EXAMPLES else ""
+        share = len(elsewhere) / len(second.utterances)
+        warnings.add(
+            "shared file",
+            f"{second.name}: {len(elsewhere)} utterances ({share:.0%}) are in a file that {first.name} has other parts of: "
+            f"{examples}{more}.",
+        )
+
+
+def _parts_by_file(
+    columns: Columns, files: UInt64[np.ndarray, " file"]
+) -> dict[int, tuple[list[float], list[tuple[float, int]]]]:
+    """Of each of these files: where its parts start, in order, and the latest end of those so far with whose it is."""
+    numbers = np.flatnonzero(np.isin(columns.file, files))
+    found: dict[int, tuple[list[float], list[tuple[float, int]]]] = {}
+    for number in numbers[np.argsort(columns.start[numbers], kind="stable")].tolist():
+        starts, latest = found.setdefault(int(columns.file[number]), ([], []))
+        end = float(columns.start[number] + columns.seconds[number]), number
+        starts.append(float(columns.start[number]))
+        latest.append(max(latest[-1], end) if latest else end)
+    return found
 
 
 def _shared_text(first: Split, second: Split, name: str, numbers: Int64[np.ndarray, " shared"]) -> str:

@@ -66,3 +66,37 @@ def test_every_pair_of_splits_is_compared(split):
         ("dev", "train"), ("test", "train"), ("test", "dev"),
     ]  # fmt: skip
     assert len(errors.listed()) == 1
+
+
+def test_overlapping_parts_of_one_file_are_an_error_and_other_parts_of_it_a_warning(tmp_path):
+    (tmp_path / "sub").mkdir()
+
+    def parts(name, path, *intervals):
+        lines = [
+            {
+                "audio_filepath": path,
+                "offset": start,
+                "duration": seconds,
+                "text": f"{name} {start}",
+                "id": f"{name}-{start}",
+            }
+            for start, seconds in intervals
+        ]
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        utterances = read_manifest(tmp_path / name)
+        report = check_manifest(utterances, audio=AudioSettings(RATE), depth="nothing")
+        return Split(name, utterances, report.columns)
+
+    # The first of train is long: what overlaps it starts behind others that are over by then.
+    train = parts("train", "long.wav", (10.0, 30.0), (0.0, 2.0), (12.0, 1.0))
+    test = parts("test", "sub/../long.wav", (2.0, 3.0), (20.0, 2.0), (0.5, 1.0), (39.95, 3.0))
+    other = parts("other", "another.wav", (0.0, 2.0))
+    errors, warnings, _ = find_leakage([train, test, other])
+    assert errors.listed() == [
+        "test: utterance 'test-20.0' (line 2): overlaps utterance 'train-10.0' (line 1) of train in the same file.",
+        "test: utterance 'test-0.5' (line 3): overlaps utterance 'train-0.0' (line 2) of train in the same file.",
+    ]
+    assert warnings.listed() == [
+        "test: 2 utterances (50%) are in a file that train has other parts of: utterance 'test-2.0' (line 1), "
+        "utterance 'test-39.95' (line 4)."
+    ]
