@@ -1,7 +1,8 @@
 """`dsrun transcribe --stream`: what is printed while the sound comes.
 
 On a terminal one line is rewritten and its end shown where it grows wider than the terminal; elsewhere the text alone when all has been
-heard, or with --json one JSON document a line, whenever the text grows and at the end. Delay and time of computing go to stderr.
+heard, or with --json one JSON document a line, whenever the text grows and at the end: with what is new of it, and at the end with all
+of it too, so that a stream of days writes no text twice. Delay and time of computing go to stderr.
 """
 
 import json
@@ -14,6 +15,7 @@ from dsrun.cli_scores import printable
 from dsrun.errors import UsageError
 
 CLEAR_TO_END = "\x1b[K"
+WIDEST = 10_000  # columns
 
 
 def transcribe_stream(run: Path, audio: list[Path], *, as_json: bool, **options: Any) -> None:
@@ -29,7 +31,7 @@ def transcribe_stream(run: Path, audio: list[Path], *, as_json: bool, **options:
     if options["is_paced"] and str(audio[0]) == "-":
         raise UsageError("--realtime paces a file; standard input comes as fast as it comes. Leave it out.")
     is_terminal = sys.stdout.isatty() and not as_json
-    on_text = _print_json if as_json else _rewrite_line if is_terminal else _print_nothing
+    on_text = _print_json if as_json else TerminalLine() if is_terminal else _print_nothing
     report = stream_file(run, audio[0], pipe=cast(Any, sys.stdin.buffer), on_text=on_text, say=_say, **options)
     if as_json:
         _print_line(report | {"is_final": True})
@@ -56,19 +58,27 @@ def latency_line(report: dict[str, Any]) -> str:
     )
 
 
-def _print_json(text: str, seconds: float) -> None:
-    _print_line({"seconds": seconds, "text": text, "is_final": False})
+def _print_json(new: str, seconds: float) -> None:
+    _print_line({"seconds": seconds, "new": new, "is_final": False})
 
 
 def _print_line(document: dict[str, Any]) -> None:
     print(json.dumps(document, ensure_ascii=False), flush=True)
 
 
-def _rewrite_line(text: str, seconds: float) -> None:
-    text, room = printable(text), shutil.get_terminal_size().columns - 1
-    shown = text if len(text) <= room else "…" + text[len(text) - room + 1 :]
-    print(f"\r{shown}{CLEAR_TO_END}", end="", flush=True)
+class TerminalLine:
+    """A line that is rewritten as the text grows; of what does not fit the end is shown, and no more is kept."""
+
+    def __init__(self) -> None:
+        self._end = ""
+
+    def __call__(self, new: str, seconds: float) -> None:
+        """Show new text."""
+        text, room = self._end + printable(new), shutil.get_terminal_size().columns - 1
+        shown = text if len(text) <= room else "…" + text[len(text) - room + 1 :]
+        self._end = text[-WIDEST:]
+        print(f"\r{shown}{CLEAR_TO_END}", end="", flush=True)
 
 
-def _print_nothing(text: str, seconds: float) -> None:
+def _print_nothing(new: str, seconds: float) -> None:
     pass

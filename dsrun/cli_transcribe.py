@@ -101,7 +101,7 @@ def transcribe(
 
     With --stream the text so far, as soon as it is known: a network of forward layers (model.direction) hears the recording in one
     piece, and the text in the end is dsrun eval's, also where without --stream it would be cut into chunks. Its latency is printed to
-    stderr; with --json each change is a line.
+    stderr; with --json each piece of new text is a line.
     """
     started = time.monotonic()
     from dsrun.decoding_options import DecodingOptions

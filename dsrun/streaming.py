@@ -12,6 +12,7 @@ without --stream cuts what is longer than its chunks (20 s), and a network begin
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -27,11 +28,14 @@ from dsrun.errors import DataError, UsageError
 from dsrun.model import ModelSettings, time_stride
 from dsrun.model.streaming import LogitStream, frames_needed
 from dsrun.speech import FeatureSettings
+from dsrun.speech.alphabet import TextStream
 from dsrun.speech.feature_stream import FeatureStream
 from dsrun.speech.live import LiveAudio, LiveSamples, Pipe, live_file, live_pipe
 from dsrun.trained import Trained, load_run
 
-OnText = Callable[[str, float], None]  # the text so far, and the seconds of sound that it was made of
+LATEST_CALLS = 10_000  # half an hour of chunks of 200 ms
+
+OnText = Callable[[str, float], None]  # text that is new, and the seconds of sound so far
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,25 @@ def stream_latency(settings: ModelSettings, features: FeatureSettings, *, chunk:
     return Latency(output * chunk, window, hop * frames_needed(settings) - ahead, ahead)
 
 
+class Computing:
+    """Seconds of the network's calls, in a memory that does not grow: a stream may go on for days."""
+
+    def __init__(self) -> None:
+        self.calls, self.total, self.longest = 0, 0.0, 0.0
+        self._latest: deque[float] = deque(maxlen=LATEST_CALLS)
+
+    def add(self, seconds: float, calls: int) -> None:
+        """So many calls, of so many seconds each."""
+        self.calls, self.total = self.calls + calls, self.total + calls * seconds
+        self.longest = max(self.longest, seconds)
+        self._latest.extend([seconds] * calls)
+
+    @property
+    def median(self) -> float:
+        """Of the latest calls."""
+        return median(self._latest) if self._latest else 0.0
+
+
 class StreamRecognizer:
     """A run's network, hearing one recording after another.
 
@@ -90,7 +113,7 @@ class StreamRecognizer:
         except ValueError as error:
             raise UsageError(f"{trained.run.path}: cannot be transcribed with --stream: {error}") from None
         self._new_features = partial(FeatureStream, features, trained.normalization)
-        self.seconds_a_call: list[float] = []
+        self.computing = Computing()
         self._seconds_before_call = 0.0
         # Compiled on silence before anybody speaks, so that the first chunk is no slower than the others.
         self._logits.push(np.zeros((self._logits.frames_a_chunk, settings.num_bins), np.float32))
@@ -100,34 +123,37 @@ class StreamRecognizer:
         """Begin another recording."""
         self._logits.restart()
         self._features, self._labels = self._new_features(), GreedyStream()
-        self._found: list[int] = []
+        self._writer, self._written = TextStream(self.alphabet), list[str]()
         self._seconds_before_call = 0.0
-        self.text = ""  # what has been recognised so far
+
+    @property
+    def text(self) -> str:
+        """What has been recognised so far."""
+        return "".join(self._written)
 
     @property
     def logits_given(self) -> int:
         """Output frames whose label is decided."""
         return self._logits.given
 
-    def hear(self, samples: np.ndarray) -> bool:
-        """Take in samples that follow; is there new text?"""
+    def hear(self, samples: np.ndarray) -> str:
+        """Take in samples that follow; the text that is new."""
         return self._timed(lambda: self._logits.push(self._features.push(samples)))
 
-    def finish(self) -> bool:
-        """The recording has ended; is there new text? Raises DataError if it is shorter than a window."""
+    def finish(self) -> str:
+        """The recording has ended; the text that is new. Raises DataError if it is shorter than a window."""
         self._features.finish()
         return self._timed(self._logits.finish)
 
-    def _timed(self, logits: Callable[[], np.ndarray]) -> bool:
+    def _timed(self, logits: Callable[[], np.ndarray]) -> str:
         start, calls = time.perf_counter(), self._logits.calls
-        labels = self._labels.push(logits())
-        self._found += labels
-        before, self.text = self.text, self.alphabet.decode(self._found) if labels else self.text
+        if new := self._writer.push(self._labels.push(logits())):
+            self._written.append(new)
         self._seconds_before_call += time.perf_counter() - start
         if made := self._logits.calls - calls:
-            self.seconds_a_call += [self._seconds_before_call / made] * made
+            self.computing.add(self._seconds_before_call / made, made)
             self._seconds_before_call = 0.0
-        return self.text != before  # a space at the end is a label, and no text yet
+        return new  # a space at the end is a label, and no text yet
 
 
 def stream_file(
@@ -144,7 +170,8 @@ def stream_file(
     on_text: OnText,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Transcribe a file, or for "-" what comes through `pipe`, calling `on_text` whenever there is new text; returns the report.
+    """Transcribe a file, or for "-" what comes through `pipe`, calling `on_text` with
+    what is new of the text; returns the report, with the last of it.
 
     `say` takes a line for people: what is done to the samples.
 
@@ -169,14 +196,14 @@ def stream_file(
     heard = 0
     for block in samples:
         heard += len(block)
-        if recognizer.hear(block):
-            on_text(recognizer.text, heard / settings.sample_rate)
+        if new := recognizer.hear(block):
+            on_text(new, heard / settings.sample_rate)
     try:
-        recognizer.finish()
+        rest = recognizer.finish()
     except DataError as error:
         raise DataError(f"{audio.name}: {error}") from None
     figures = _figures(recognizer, heard / settings.sample_rate, samples, block_seconds)
-    return {"file": str(source), "text": recognizer.text} | figures
+    return {"file": str(source), "new": rest, "text": recognizer.text} | figures
 
 
 def block_of(trained: Trained) -> float:
@@ -202,7 +229,7 @@ def _figures(
     recognizer: StreamRecognizer, seconds: float, samples: LiveSamples, block_seconds: float
 ) -> dict[str, Any]:
     """Length of the recording, latency, and what computing took."""
-    calls = recognizer.seconds_a_call
+    computing = recognizer.computing
     latency = recognizer.latency.to_json()
     if samples.held_back:
         # What a resampler gives out does not end where a hop does, so a hop's last sample may come with the next block.
@@ -212,9 +239,9 @@ def _figures(
         "seconds": seconds,
         "latency": latency,
         "compute": {
-            "chunks": len(calls),
-            "median_ms": 1000.0 * median(calls) if calls else 0.0,
-            "max_ms": 1000.0 * max(calls, default=0.0),
-            "share_of_real_time": sum(calls) / seconds,
+            "chunks": computing.calls,
+            "median_ms": 1000.0 * computing.median,
+            "max_ms": 1000.0 * computing.longest,
+            "share_of_real_time": computing.total / seconds,
         },
     }

@@ -22,7 +22,7 @@ from dsrun.evaluation.evaluate import Evaluator
 from dsrun.model import FrameStackSettings, ModelSettings, init_parameters, initial_statistics
 from dsrun.speech import Alphabet, FeatureSettings, Normalization
 from dsrun.speech.live import LiveAudio, live_file
-from dsrun.streaming import StreamRecognizer, paced, stream_latency
+from dsrun.streaming import LATEST_CALLS, Computing, StreamRecognizer, paced, stream_latency
 from dsrun.transcription import LONGEST_CHUNK
 
 CONFIG = "configs/prompts_streaming.yaml"
@@ -84,13 +84,11 @@ def test_pieces_of_sound_give_the_text_of_the_whole_pass_and_never_take_a_letter
     recognizer.restart()
     texts = []
     for start in range(0, len(CLIP), size):
-        is_new = recognizer.hear(CLIP[start : start + size])
-        assert is_new == (recognizer.text != (texts[-1] if texts else ""))
-        texts.append(recognizer.text)
-    recognizer.finish()
-    texts.append(recognizer.text)
+        texts.append((texts[-1] if texts else "") + recognizer.hear(CLIP[start : start + size]))
+        assert texts[-1] == recognizer.text
+    texts.append(texts[-1] + recognizer.finish())
+    assert texts[-1] == recognizer.text
     assert texts[-1] == whole_text
-    assert all(later.startswith(text) for text, later in itertools.pairwise(texts))
     if size < len(CLIP):
         assert texts[-2]  # some of it before the end
 
@@ -221,7 +219,8 @@ def test_json_is_a_line_a_change_and_a_last_one_with_the_figures(command, whole_
     lines = [json.loads(line) for line in command("CLIP", "--stream", "--json").stdout.splitlines()]
     assert [line["is_final"] for line in lines] == [False] * (len(lines) - 1) + [True]
     assert len(lines) > 2
-    assert lines[-1]["text"] == whole_text
+    assert lines[-1]["text"] == whole_text == "".join(line["new"] for line in lines)
+    assert not any("text" in line for line in lines[:-1])  # which would be written again and again
     assert lines[-1]["latency"]["total_ms"] == 820.0
     assert set(lines[-1]["compute"]) == {"chunks", "median_ms", "max_ms", "share_of_real_time"}
     assert all(0 < a["seconds"] < b["seconds"] <= SECONDS for a, b in itertools.pairwise(lines[:-1]))
@@ -254,12 +253,13 @@ def test_options_that_nothing_would_obey_are_refused(command, arguments, says):
 
 
 def test_a_wider_text_shows_its_end_on_a_terminal(monkeypatch, capsys):
-    from dsrun.cli_stream import _rewrite_line
+    from dsrun.cli_stream import TerminalLine
 
     monkeypatch.setenv("COLUMNS", "10")
-    _rewrite_line("abcdefghijkl", 1.0)
-    _rewrite_line("short\x1b", 1.0)
-    assert capsys.readouterr().out == "\r…efghijkl\x1b[K\rshort\\x1b\x1b[K"
+    line = TerminalLine()
+    for new in ("abcdefgh", "ijkl", "\x1b"):
+        line(new, 1.0)
+    assert capsys.readouterr().out == "\rabcdefgh\x1b[K\r…efghijkl\x1b[K\r…ijkl\\x1b\x1b[K"
 
 
 def test_the_resampler_is_in_the_latency_where_there_is_one_and_what_is_done_to_the_samples_is_said(command, tmp_path):
@@ -279,3 +279,13 @@ def test_the_resampler_is_in_the_latency_where_there_is_one_and_what_is_done_to_
         "seconds": 1.0,
     }
     assert f"lookahead 600, resampler {parts['resampler_ms']:g})" in latency_line(report)
+
+
+def test_figures_of_a_long_stream_need_no_more_memory_than_those_of_a_short_one():
+    computing = Computing()
+    for _ in range(3):
+        computing.add(0.5, 4)
+        computing.add(0.25, LATEST_CALLS)
+    assert (computing.calls, computing.longest, computing.median) == (3 * LATEST_CALLS + 12, 0.5, 0.25)
+    assert computing.total == 3 * (2.0 + LATEST_CALLS / 4)
+    assert len(computing._latest) == LATEST_CALLS

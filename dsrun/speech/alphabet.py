@@ -111,6 +111,25 @@ class Alphabet:
         return {symbol: index + 1 for index, symbol in enumerate(self.symbols)}
 
 
+class TextStream:
+    """`Alphabet.decode` of labels that come in pieces: what is new with each, of which nothing is taken back."""
+
+    def __init__(self, alphabet: Alphabet):
+        self._symbols = alphabet.symbols
+        self._is_empty, self._has_space = True, False
+
+    def push(self, labels: Iterable[int]) -> str:
+        """Text that is new with these labels. A space is written before what follows it, so none ends the text."""
+        new = []
+        for symbol in (self._symbols[label - 1] for label in labels if label):
+            if symbol.isspace():
+                self._has_space = not self._is_empty
+                continue
+            new.append(" " + symbol if self._has_space else symbol)
+            self._is_empty = self._has_space = False
+        return "".join(new)
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Class ids of each text, and how often each dropped character occurred."""

@@ -1,11 +1,13 @@
 """Alphabets: class ids, normalisation, files, and characters that are not there."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dsrun.errors import DataError
 from dsrun.speech import Alphabet, encode_all
+from dsrun.speech.alphabet import TextStream
 
 ENGLISH = Alphabet((" ", "'", *"abcdefghijklmnopqrstuvwxyz"))
 
@@ -140,3 +142,16 @@ def test_unknown_symbols_among_thousands_are_counted():
     encoded = encode_all({"a": CJK[1] + foreign * 2, "b": foreign}, alphabet, on_unknown="drop")
     assert encoded.labels == [[2], []]
     assert encoded.dropped == {foreign: 3}
+
+
+def test_text_that_comes_in_pieces_is_the_text_of_all_labels():
+    alphabet = Alphabet((" ", "a", "b", "\t"))
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        labels = random.choice([0, 1, 1, 2, 3, 4], 12).tolist()
+        cut = int(random.integers(13))
+        stream = TextStream(alphabet)
+        assert stream.push(labels[:cut]) == alphabet.decode(labels[:cut])
+        stream.push([])
+        stream = TextStream(alphabet)
+        assert "".join(stream.push([label]) for label in labels) == alphabet.decode(labels)
