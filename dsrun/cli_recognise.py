@@ -24,7 +24,7 @@ from dsrun.errors import UsageError
 
 if TYPE_CHECKING:
     from dsrun.decoding_options import DecodingOptions
-    from dsrun.scored import Scored
+    from dsrun.score_reports import Scored
 
 
 def evaluate(
@@ -81,7 +81,7 @@ def evaluate(
     of utterances), and which words and characters are confused.
     """
     from dsrun.cli_study import print_json
-    from dsrun.scored import check_page, with_comparison, write_page
+    from dsrun.score_reports import check_page, with_comparison, write_page
 
     if plot is not None or output is not None:
         _plot(context, run, plot, output, manifest=manifest, checkpoint=checkpoint, as_json=json_output)
@@ -121,7 +121,7 @@ OPTIONS_OF_RESULTS = {"run", "against", "html", "json_output"}
 
 def _check_sources(context: typer.Context, sources: Sequence[Path]) -> None:
     """Refuse, before any work, options that nothing would obey and two runs that one process cannot score."""
-    from dsrun.scored import is_results_file, refuse_another_runtime
+    from dsrun.score_reports import is_results_file, refuse_another_runtime
 
     runs = [source for source in sources if not is_results_file(source)]
     if len(runs) == 2:
@@ -222,7 +222,7 @@ def _given(context: typer.Context, *, besides: set[str]) -> list[str]:
 
 
 def _score(source: Path, options: dict[str, Any]) -> "Scored":
-    from dsrun.scored import is_results_file, score_file
+    from dsrun.score_reports import is_results_file, score_file
 
     if is_results_file(source):
         return score_file(source)

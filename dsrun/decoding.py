@@ -18,7 +18,7 @@ from dsrun.decoding_options import DecodingOptions, as_options
 from dsrun.errors import DataError, UsageError
 from dsrun.evaluation.decoders import BeamDecoder, Decoder, GreedyDecoder, PrefixSearch, Search
 from dsrun.record import RunDir
-from dsrun.speech import Alphabet, audio_digest
+from dsrun.speech import Alphabet, file_digest
 from dsrun.tuned import TUNED, Tuned, read_tuned
 
 BEAM_WIDTH = 64
@@ -75,7 +75,7 @@ def resolve(options: DecodingOptions, run: RunDir) -> Resolved:
         UsageError: a weight for no language model. DataError: a file is not there, or not what the tuning had.
     """
     tuned = read_tuned(run) if options.lm_weight != 0 else None
-    if options.lm is not None and tuned and audio_digest(options.lm) != tuned.lm_sha256:
+    if options.lm is not None and tuned and file_digest(options.lm) != tuned.lm_sha256:
         tuned = None
     if tuned:
         options = _from_tuning(options, tuned, run)
@@ -92,7 +92,7 @@ def resolve(options: DecodingOptions, run: RunDir) -> Resolved:
         lm_weight=options.lm_weight if options.lm_weight is not None else LM_WEIGHT if has_lm else 0.0,
         word_bonus=options.word_bonus if options.word_bonus is not None else WORD_BONUS if has_lm else 0.0,
     )
-    lm_sha256, lexicon_sha256 = (None if path is None else audio_digest(path) for path in (options.lm, options.lexicon))
+    lm_sha256, lexicon_sha256 = (None if path is None else file_digest(path) for path in (options.lm, options.lexicon))
     # A weight as the tuning found it was chosen on its manifest, whether it was said again or taken from there.
     if tuned and tuned.lm_weight != options.lm_weight and tuned.word_bonus != options.word_bonus:
         tuned = None
@@ -178,7 +178,7 @@ def _from_tuning(options: DecodingOptions, tuned: Tuned, run: RunDir) -> Decodin
 def _unchanged(name: str, sha256: str | None, run: RunDir) -> Path:
     """A file that the tuning used, if it is what it was."""
     path = Path(name)
-    if not path.is_file() or audio_digest(path) != sha256:
+    if not path.is_file() or file_digest(path) != sha256:
         raise DataError(
             f"{run.evaluation / TUNED}: was tuned with {path}, which is {'not what it was' if path.is_file() else 'not there any more'}. "
             f"Tune again (`dsrun eval {run.path} --tune-lm --lm FILE.arpa`), or name files and weights (--lexicon none: without one)."

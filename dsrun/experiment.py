@@ -47,7 +47,7 @@ from dsrun.speech import (
     Alphabet,
     Batcher,
     Normalization,
-    audio_digest,
+    file_digest,
     prefetch,
 )
 from dsrun.trained import STOP, require_complete
@@ -721,7 +721,7 @@ def _data_digests(config: Config) -> dict[str, str]:
     if config.augment:
         noise, reverb = config.augment.noise, config.augment.reverb
         names |= {name: part.manifest for name, part in (("noise", noise), ("reverb", reverb)) if part}
-    return {name: audio_digest(Path(path)) for name, path in names.items() if path is not None}
+    return {name: file_digest(Path(path)) for name, path in names.items() if path is not None}
 
 
 def _loading_line(watchdog: Watchdog | None) -> Callable[[int, int], None]:

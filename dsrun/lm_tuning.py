@@ -28,7 +28,7 @@ from dsrun.errors import UsageError
 from dsrun.evaluation.decoders import Search
 from dsrun.evaluation.error_rate import ErrorCount, character_errors, total_errors, word_errors
 from dsrun.record import write_atomically
-from dsrun.speech import audio_digest, count_recordings_in, read_manifest
+from dsrun.speech import count_recordings_in, file_digest, read_manifest
 from dsrun.trained import Trained, load_run
 from dsrun.tuned import TUNED, Tuned
 
@@ -88,15 +88,15 @@ def tune_lm(
     best = points[0]
     tuned = Tuned(
         lm=str(options.lm.resolve()),
-        lm_sha256=audio_digest(options.lm),
+        lm_sha256=file_digest(options.lm),
         lexicon=None if options.lexicon is None else str(options.lexicon.resolve()),
-        lexicon_sha256=None if options.lexicon is None else audio_digest(options.lexicon),
+        lexicon_sha256=None if options.lexicon is None else file_digest(options.lexicon),
         beam_width=options.beam_width or BEAM_WIDTH,
         beam_backend=choose_backend(options),
         lm_weight=best.lm_weight,
         word_bonus=best.word_bonus,
         manifest=str(manifest.resolve()),
-        manifest_sha256=audio_digest(manifest),
+        manifest_sha256=file_digest(manifest),
         step=trained.step,
     )
     report = {

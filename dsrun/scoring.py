@@ -1,6 +1,7 @@
 """Scoring: a run's error rates on a manifest, and each utterance's result on disk.
 
-On the roof, between `trained.py` (a run folder, ready to recognise) and the room `evaluation` (hypotheses to rates).
+On the roof, between `trained.py` (a run folder, ready to recognise) and the room `evaluation` (hypotheses to rates). It runs the
+network; what is shown of results, and read again without one, is `score_reports.py`.
 """
 
 import errno
@@ -16,8 +17,8 @@ from dsrun.decoding_options import GREEDY, DecodingOptions
 from dsrun.errors import DataError
 from dsrun.evaluation.results import Evaluation
 from dsrun.record import RunDir, read_provenance, write_atomically
-from dsrun.scored import Scored, where_errors_are
-from dsrun.speech import Utterance, audio_digest, count_recordings_in, read_manifest
+from dsrun.score_reports import Scored, where_errors_are
+from dsrun.speech import Utterance, count_recordings_in, file_digest, read_manifest
 from dsrun.trained import Trained, load_run
 from dsrun.tuned import read_tuned
 
@@ -61,7 +62,7 @@ def score_run(
     utterances = read_manifest(manifest)
     facts = {u.id: (u.duration or None, u.speaker) for u in utterances}
     result = result.with_facts(facts)
-    digest = audio_digest(manifest)
+    digest = file_digest(manifest)
     is_as_trained = digest in _digests_at_the_start(trained.run).values()
     described = decoder.describe()
     is_official = is_as_trained and checkpoint == "best"
@@ -98,7 +99,7 @@ def _tuning(
     assert tuned, "the decoder has its weights from there"
     count = len(utterances) if tuned.manifest_sha256 == digest else 0
     manifest = Path(tuned.manifest)
-    if not count and manifest.is_file() and audio_digest(manifest) == tuned.manifest_sha256:
+    if not count and manifest.is_file() and file_digest(manifest) == tuned.manifest_sha256:
         count = count_recordings_in(utterances, read_manifest(manifest))
     return {"utterances_tuned_on": count, "step": tuned.step}
 

@@ -90,7 +90,7 @@ class Computing:
         return median(self._latest) if self._latest else 0.0
 
 
-class StreamRecognizer:
+class StreamRecogniser:
     """A run's network, hearing one recording after another.
 
     Args:
@@ -179,7 +179,7 @@ def stream_file(
         UsageError: the network cannot be streamed. DataError: the sound cannot be read, naming the source.
     """
     trained = load_run(run, checkpoint)
-    recognizer = StreamRecognizer(trained, chunk_ms=chunk_ms)
+    recogniser = StreamRecogniser(trained, chunk_ms=chunk_ms)
     data = trained.config.data
     wanted = {"resample": data.resample or resample, "channel": data.channel if channel is None else channel}
     settings = build.build_audio(trained.config.model_copy(update={"data": data.model_copy(update=wanted)}))
@@ -196,14 +196,14 @@ def stream_file(
     heard = 0
     for block in samples:
         heard += len(block)
-        if new := recognizer.hear(block):
+        if new := recogniser.hear(block):
             on_text(new, heard / settings.sample_rate)
     try:
-        rest = recognizer.finish()
+        rest = recogniser.finish()
     except DataError as error:
         raise DataError(f"{audio.name}: {error}") from None
-    figures = _figures(recognizer, heard / settings.sample_rate, samples, block_seconds)
-    return {"file": str(source), "new": rest, "text": recognizer.text} | figures
+    figures = _figures(recogniser, heard / settings.sample_rate, samples, block_seconds)
+    return {"file": str(source), "new": rest, "text": recogniser.text} | figures
 
 
 def block_of(trained: Trained) -> float:
@@ -226,11 +226,11 @@ def paced(audio: LiveAudio) -> LiveAudio:
 
 
 def _figures(
-    recognizer: StreamRecognizer, seconds: float, samples: LiveSamples, block_seconds: float
+    recogniser: StreamRecogniser, seconds: float, samples: LiveSamples, block_seconds: float
 ) -> dict[str, Any]:
     """Length of the recording, latency, and what computing took."""
-    computing = recognizer.computing
-    latency = recognizer.latency.to_json()
+    computing = recogniser.computing
+    latency = recogniser.latency.to_json()
     if samples.held_back:
         # What a resampler gives out does not end where a hop does, so a hop's last sample may come with the next block.
         latency["resampler_ms"] = round(1000.0 * (samples.held_back + block_seconds), 3)

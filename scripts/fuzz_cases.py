@@ -102,7 +102,7 @@ def lexicon(rng: random.Random, folder: Path) -> Call:
 
 
 def _reads(rng: random.Random, path: Path) -> Call:
-    from dsrun.speech import AudioSettings, FeatureSettings, audio_digest, read_audio
+    from dsrun.speech import AudioSettings, FeatureSettings, file_digest, read_audio
 
     settings = AudioSettings(
         rng.choice((RATE, RATE, 8000)), rng.random() < 0.5, rng.choice(("mono", 0, 1)), rng.choice((20.0, 3600.0))
@@ -117,7 +117,7 @@ def _reads(rng: random.Random, path: Path) -> Call:
     )
 
     def call() -> None:
-        audio_digest(path)
+        file_digest(path)
         samples = read_audio(path, settings, **parts)
         features = FeatureSettings("log_spectrogram", settings.sample_rate)
         if features.num_frames(len(samples)):

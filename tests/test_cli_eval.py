@@ -14,7 +14,7 @@ from corpus import REPOSITORY
 from dsrun.cli import app
 from dsrun.errors import DataError, UsageError
 from dsrun.evaluation.results import Evaluation, score_utterance
-from dsrun.scored import refuse_another_runtime
+from dsrun.score_reports import refuse_another_runtime
 
 HOSTILE = "<script>alert(1)</script> \u202eevil\x1b[2J"
 

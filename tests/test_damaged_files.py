@@ -47,7 +47,7 @@ from dsrun.speech import (
     Alphabet,
     AudioSettings,
     FeatureCache,
-    audio_digest,
+    file_digest,
     log_spectrogram,
     open_manifest,
     read_manifest,
@@ -593,10 +593,10 @@ def test_a_manifest_or_a_recording_that_never_ends_is_refused(work):
         with pytest.raises(DsrunError, match="a folder, a pipe or a device"):
             read_manifest(path)
         with pytest.raises(DsrunError, match="a folder, a pipe or a device"):
-            audio_digest(path)
+            file_digest(path)
     for name in ("x" * 5000, "gone"):
         with pytest.raises(DsrunError):
-            audio_digest(work / name)
+            file_digest(work / name)
 
 
 def test_results_of_a_run_that_cannot_be_written_in_are_given_all_the_same(work, monkeypatch, capsys):

@@ -19,7 +19,7 @@ from dsrun.evaluation.decoders import BeamDecoder, GreedyDecoder, PrefixSearch
 from dsrun.evaluation.results import notes_on_tuning
 from dsrun.record import RunDir
 from dsrun.scoring import _tuning
-from dsrun.speech import Alphabet, audio_digest, read_manifest
+from dsrun.speech import Alphabet, file_digest, read_manifest
 from dsrun.tuned import TUNED, read_tuned
 
 ALPHABET = Alphabet(tuple(" abc"))
@@ -91,7 +91,7 @@ def test_a_model_none_of_whose_words_can_be_written_is_refused_and_some_are_coun
 def write_tuned(run, arpa, **changes):
     best = {
         "lm": str(arpa),
-        "lm_sha256": audio_digest(arpa),
+        "lm_sha256": file_digest(arpa),
         "lexicon": None,
         "beam_width": 8,
         "beam_backend": "own",
@@ -130,7 +130,7 @@ def test_weights_are_called_tuned_only_with_the_model_and_the_lexicon_that_they_
     words, others = tmp_path / "words.txt", tmp_path / "others.txt"
     words.write_text("ab\n")
     others.write_text("ab\nac\n")
-    write_tuned(run, arpa, lexicon=str(words), lexicon_sha256=audio_digest(words))
+    write_tuned(run, arpa, lexicon=str(words), lexicon_sha256=file_digest(words))
 
     def resolved(**options):
         described = make_decoder(DecodingOptions("beam", **options), alphabet=ALPHABET, run=run).describe()
@@ -159,7 +159,7 @@ def test_weights_are_called_tuned_only_with_the_model_and_the_lexicon_that_they_
 def test_a_lexicon_that_is_not_what_the_tuning_used_is_refused(run, arpa, tmp_path):
     words = tmp_path / "words.txt"
     words.write_text("ab\n")
-    write_tuned(run, arpa, lexicon=str(words), lexicon_sha256=audio_digest(words))
+    write_tuned(run, arpa, lexicon=str(words), lexicon_sha256=file_digest(words))
     words.write_text("ac\n")
     with pytest.raises(DataError, match=r"words\.txt, which is not what it was"):
         make_decoder(DecodingOptions("beam"), alphabet=ALPHABET, run=run)
@@ -301,7 +301,7 @@ def test_rates_on_what_the_weights_were_chosen_on_are_called_so(trained, run, ar
 
     def notes(manifest, *, step=7, decoder=described):
         utterances = read_manifest(manifest)
-        tuning = _tuning(decoder, trained, utterances, audio_digest(manifest))
+        tuning = _tuning(decoder, trained, utterances, file_digest(manifest))
         return notes_on_tuning({"utterances": len(utterances), "step": step, "tuning": tuning})
 
     assert "chosen on this manifest" in notes(dev)[0]

@@ -22,7 +22,7 @@ from dsrun.evaluation.evaluate import Evaluator
 from dsrun.model import FrameStackSettings, ModelSettings, init_parameters, initial_statistics
 from dsrun.speech import Alphabet, FeatureSettings, Normalization
 from dsrun.speech.live import LiveAudio, live_file
-from dsrun.streaming import LATEST_CALLS, Computing, StreamRecognizer, paced, stream_latency
+from dsrun.streaming import LATEST_CALLS, Computing, StreamRecogniser, paced, stream_latency
 from dsrun.transcription import LONGEST_CHUNK
 
 CONFIG = "configs/prompts_streaming.yaml"
@@ -57,8 +57,8 @@ def trained(request):
 
 
 @pytest.fixture(scope="module")
-def recognizer(trained):
-    return StreamRecognizer(trained, chunk_ms=200)
+def recogniser(trained):
+    return StreamRecogniser(trained, chunk_ms=200)
 
 
 def text_of_the_whole_pass(trained, clip):
@@ -80,31 +80,31 @@ def whole_text(trained):
 
 
 @pytest.mark.parametrize("size", [100, 2880, len(CLIP)])
-def test_pieces_of_sound_give_the_text_of_the_whole_pass_and_never_take_a_letter_back(recognizer, whole_text, size):
-    recognizer.restart()
+def test_pieces_of_sound_give_the_text_of_the_whole_pass_and_never_take_a_letter_back(recogniser, whole_text, size):
+    recogniser.restart()
     texts = []
     for start in range(0, len(CLIP), size):
-        texts.append((texts[-1] if texts else "") + recognizer.hear(CLIP[start : start + size]))
-        assert texts[-1] == recognizer.text
-    texts.append(texts[-1] + recognizer.finish())
-    assert texts[-1] == recognizer.text
+        texts.append((texts[-1] if texts else "") + recogniser.hear(CLIP[start : start + size]))
+        assert texts[-1] == recogniser.text
+    texts.append(texts[-1] + recogniser.finish())
+    assert texts[-1] == recogniser.text
     assert texts[-1] == whole_text
     if size < len(CLIP):
         assert texts[-2]  # some of it before the end
 
 
 @pytest.mark.slow
-def test_a_recording_that_transcribe_would_cut_gives_the_text_of_the_whole_pass_too(trained, recognizer):
+def test_a_recording_that_transcribe_would_cut_gives_the_text_of_the_whole_pass_too(trained, recogniser):
     clip = np.tile(CLIP, int(LONGEST_CHUNK / SECONDS) + 1)
-    recognizer.restart()
-    recognizer.hear(clip)
-    recognizer.finish()
-    assert recognizer.text == text_of_the_whole_pass(trained, clip)
+    recogniser.restart()
+    recogniser.hear(clip)
+    recogniser.finish()
+    assert recogniser.text == text_of_the_whole_pass(trained, clip)
 
 
-def test_latency_is_the_sum_of_what_is_waited_for(recognizer):
+def test_latency_is_the_sum_of_what_is_waited_for(recogniser):
     """Chunk: 6 output frames of 30 ms, the most that 200 ms hold. Stack of 5 frames: 2 later ones. Lookahead: 20 output frames."""
-    assert recognizer.latency.to_json() == {
+    assert recogniser.latency.to_json() == {
         "chunk_ms": 180.0,
         "window_ms": 20.0,
         "front_end_ms": 20.0,
@@ -114,12 +114,12 @@ def test_latency_is_the_sum_of_what_is_waited_for(recognizer):
 
 
 def test_logits_are_there_when_the_stated_latency_has_passed(trained):
-    recognizer = StreamRecognizer(trained, chunk_ms=90)
+    recogniser = StreamRecogniser(trained, chunk_ms=90)
     for spoken in range(80, len(CLIP), 80):  # 5 ms at a time
-        recognizer.hear(CLIP[spoken - 80 : spoken])
-        due = (1000.0 * spoken / RATE - recognizer.latency.total) / 30.0  # output frames that began so long ago
-        assert recognizer.logits_given >= due
-    assert recognizer.logits_given > 0
+        recogniser.hear(CLIP[spoken - 80 : spoken])
+        due = (1000.0 * spoken / RATE - recogniser.latency.total) / 30.0  # output frames that began so long ago
+        assert recogniser.logits_given >= due
+    assert recogniser.logits_given > 0
 
 
 @pytest.mark.parametrize(("rate", "chunk_ms"), [(RATE, 200), (22_050, 90)])
@@ -135,22 +135,22 @@ def test_the_stated_latency_is_kept_in_the_blocks_in_which_files_are_read(
 
         def blocks():
             for block in audio.blocks:
-                given.append(recognizers[0].logits_given)  # until this block's last sample is spoken
+                given.append(recognisers[0].logits_given)  # until this block's last sample is spoken
                 spoken.append(len(block) / rate + (spoken[-1] if spoken else 0.0))
                 yield block
 
         return replace(audio, blocks=blocks())
 
-    recognizers = []
+    recognisers = []
 
-    class Seen(StreamRecognizer):
+    class Seen(StreamRecogniser):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
-            recognizers.append(self)
+            recognisers.append(self)
 
     monkeypatch.setattr("dsrun.streaming.load_run", lambda path, checkpoint: trained)
     monkeypatch.setattr("dsrun.streaming.live_file", listening)
-    monkeypatch.setattr("dsrun.streaming.StreamRecognizer", Seen)
+    monkeypatch.setattr("dsrun.streaming.StreamRecogniser", Seen)
     report = dsrun.streaming.stream_file(
         path, path, checkpoint="best", chunk_ms=chunk_ms, resample=True, channel=None, raw_rate=None, is_paced=False,
         pipe=io.BytesIO(), on_text=lambda text, seconds: None,
@@ -177,7 +177,7 @@ def test_a_chunk_is_at_least_one_output_frame_and_never_longer_than_asked_for_be
 def test_a_bidirectional_network_is_refused_with_the_reason_and_the_way_out(trained):
     other = SimpleNamespace(**vars(trained) | {"settings": replace(trained.settings, direction="bidirectional")})
     with pytest.raises(UsageError, match="runs/noise.*bidirectional.*direction: forward"):
-        StreamRecognizer(other, chunk_ms=200)
+        StreamRecogniser(other, chunk_ms=200)
 
 
 def test_a_paced_file_comes_at_the_speed_of_sound(monkeypatch):

@@ -98,7 +98,7 @@ def read_header(utterance: Utterance, settings: AudioSettings) -> Header:
 
 def utterance_digest(utterance: Utterance) -> str:
     """sha256 of the bytes of the recording that an utterance is in: a file's, or a tar member's."""
-    return audio_digest(utterance.audio, utterance.member)
+    return file_digest(utterance.audio, utterance.member)
 
 
 def read_audio(
@@ -168,13 +168,15 @@ def read_extent(path: Path, member: TarMember | None = None) -> Extent:
         return Extent(file.samplerate, file.channels, file.frames)
 
 
-def audio_digest(path: Path, member: TarMember | None = None) -> str:
+def file_digest(path: Path, member: TarMember | None = None) -> str:
     """sha256 of the file's bytes, or of a tar member's, hexadecimal."""
     try:
         if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device that a manifest names has no end
-            raise DataError(f"{path}: a folder, a pipe or a device, not an audio file.")
-        content = path.read_bytes() if member is None else _member_bytes(path, member)
-        return hashlib.sha256(content).hexdigest()
+            raise DataError(f"{path}: a folder, a pipe or a device, not a file that can be read to its end.")
+        if member is not None:
+            return hashlib.sha256(_member_bytes(path, member)).hexdigest()
+        with path.open("rb") as file:  # a language model may be larger than memory
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(no_file(path, error)) from None
 

@@ -16,7 +16,7 @@ from dsrun.speech import (
     TarMember,
     Utterance,
     audio,
-    audio_digest,
+    file_digest,
     read_audio,
     read_utterance,
     utterance_digest,
@@ -91,9 +91,9 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
     (tmp_path / "folder.wav").mkdir()
     assert refusal(tmp_path / "folder.wav").endswith("folder.wav: a folder, not an audio file.")
     with pytest.raises(DataError, match="no such file"):
-        audio_digest(tmp_path / "none.wav")
+        file_digest(tmp_path / "none.wav")
     with pytest.raises(DataError, match="a folder"):
-        audio_digest(tmp_path / "folder.wav")
+        file_digest(tmp_path / "folder.wav")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_the_key_tells_settings_apart_that_give_other_samples():
 
 def test_the_digest_is_that_of_the_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert audio_digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_a_header_with_absurd_channels_is_refused_not_crashed_on(tmp_path):
@@ -291,7 +291,7 @@ def test_a_recording_in_a_tar_has_the_same_samples_and_digest_as_the_file_of_its
     path = write(tmp_path / f"a.{ending}", noise(2))
     utterance = in_a_tar(tmp_path, path)
     np.testing.assert_array_equal(read_utterance(utterance, STRICT), read_audio(path, STRICT))
-    assert utterance_digest(utterance) == hashlib.sha256(path.read_bytes()).hexdigest() == audio_digest(path)
+    assert utterance_digest(utterance) == hashlib.sha256(path.read_bytes()).hexdigest() == file_digest(path)
 
 
 def test_a_part_of_a_recording_in_a_tar_is_the_same_samples_as_a_slice(tmp_path):
@@ -340,7 +340,7 @@ def test_a_recording_of_other_bytes_than_the_manifest_says_is_refused_even_a_par
     in_tar = in_a_tar(tmp_path, path)
     loose = replace(in_tar, audio=path, member=None)
     for utterance in (in_tar, loose, replace(loose, offset=0.5, duration=0.5, is_part=True)):
-        right = replace(utterance, sha256=audio_digest(path))
+        right = replace(utterance, sha256=file_digest(path))
         np.testing.assert_array_equal(read_utterance(right, STRICT), read_utterance(utterance, STRICT))
         with pytest.raises(DataError, match="its sha256 is .*, the manifest says aaaa"):
             read_utterance(replace(utterance, sha256="a" * 64), STRICT)
