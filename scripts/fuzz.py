@@ -111,7 +111,8 @@ def work(seed: int, kinds: list[str], folder: Path) -> None:
     import dsrun.build
     import dsrun.cli  # noqa: F401
 
-    fuzz_cases.silence(1), fuzz_cases.silence(12)
+    for hours, channels, rate in fuzz_cases.BOMBS:
+        fuzz_cases.silence(hours, channels, rate)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     (folder / "empty").mkdir()
     case = folder / "case"

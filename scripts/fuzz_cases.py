@@ -50,6 +50,9 @@ def silence(hours: int, channels: int = 1, rate: int = RATE) -> bytes:
     return buffer.getvalue()
 
 
+BOMBS = ((1, 1, RATE), (12, 1, RATE), (1, 8, 48_000), (2, 1, 655_350))  # hours, channels, rate: made before any case
+
+
 @cache
 def gzip_bomb(text: bytes) -> bytes:
     """200 MiB of a text in some hundred kilobytes."""
@@ -65,7 +68,7 @@ def audio(rng: random.Random, folder: Path) -> Call:
 
 def bomb(rng: random.Random, folder: Path) -> Call:
     """Recordings of hours in little space, of one channel or several and at any rate, whole or with a header that lies about it."""
-    content = silence(*rng.choice(((1, 1, RATE), (12, 1, RATE), (1, 8, 48_000), (2, 1, 655_350))))
+    content = silence(*rng.choice(BOMBS))
     return _reads(rng, _written(folder / "clip.flac", mutated_bytes(rng, content) if rng.random() < 0.7 else content))
 
 
