@@ -74,7 +74,8 @@ def test_narrow_sums_round_each_product_and_each_addition_and_a_chunk_only_behin
             assert 0 < np.max(np.abs(found - exact)) < 2e-2  # 18 sums of order 1, each rounded to 2^-11
 
 
-@pytest.mark.parametrize("format", [pytest.param(FLOAT16, marks=pytest.mark.slow), BFLOAT16], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("format", [FLOAT16, BFLOAT16], ids=str)
 def test_native_arrays_give_the_bits_of_emulated_ones(format):
     rounding = Rounding(format)
     x, kernel = round_to(X, format), round_to(KERNEL, format)

@@ -79,7 +79,6 @@ def end(group):
     return [process.returncode for process in group], texts
 
 
-@pytest.mark.ci
 def test_a_signal_to_one_process_stops_both_after_the_same_step_and_one_process_goes_on_to_the_same_bits(config, alone):
     run = config.parent / "signalled"
     group = start(config, run, 2)

@@ -9,6 +9,7 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dsrun.arithmetic import FLOAT32_POLICY
 from dsrun.evaluation.evaluate import Evaluator
@@ -66,6 +67,7 @@ def results_of(found):
     return evaluator(weights, statistics, found, references=references, alphabet=ALPHABET)
 
 
+@pytest.mark.slow
 def test_texts_and_rates_are_the_same_for_every_batch_size_bucket_and_frame_multiple():
     together = results_of(batches(16, 1, 12))
     texts = [u.hypothesis for u in together.utterances]

@@ -119,7 +119,8 @@ def test_chunks_of_any_size_give_the_logits_and_the_text_of_the_whole_pass(case,
 
 
 @pytest.mark.parametrize(
-    "case", ["batch, 20 ahead", "conv2d", pytest.param("none, wide stack", marks=pytest.mark.slow)]
+    "case",
+    ["batch, 20 ahead", *(pytest.param(case, marks=pytest.mark.slow) for case in ("conv2d", "none, wide stack"))],
 )
 def test_logits_come_when_the_future_that_they_see_has_come_and_the_chunk_is_full(case):
     stream, chunk = stream_of(case, 4), 4

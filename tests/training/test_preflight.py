@@ -31,7 +31,8 @@ def test_the_shapes_tried_are_those_that_no_other_exceeds_in_frames_and_labels()
     assert largest_shapes([(24, 9), (48, 30), (72, 20), (72, 11)]) == [(72, 20), (48, 30)]
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
 def test_a_tried_step_keeps_its_bits_and_finds_its_program_compiled(devices, monkeypatch):
     batch = make_batch(frames=24, labels=4)
     tried, plain = make_step(devices=devices), make_step(devices=devices)
