@@ -282,7 +282,9 @@ def test_tuning_refuses_the_test_set_by_name_and_by_content_unless_told(trained,
     copy.write_text(test.read_text().replace("ab test", "ba  test") + "\n")
     both.write_text(Path(trained.config.data.dev).read_text() + test.read_text())
     options = {"checkpoint": "best", "batch": None}
-    for manifest in (test, copy, both):
+    part = tmp_path / "part.jsonl"
+    part.write_text('{"audio_filepath": "test.wav", "offset": 0.2, "duration": 0.5, "text": "a"}\n')
+    for manifest in (test, copy, both, part):
         with pytest.raises(UsageError, match="test set"):
             lm_tuning.tune_lm(
                 run.path, DecodingOptions("beam", lm=arpa), manifest=manifest, allow_test=False, **options

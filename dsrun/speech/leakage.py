@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import inf
 
 import numpy as np
 from jaxtyping import Int64, UInt64
@@ -53,17 +54,26 @@ def find_leakage(splits: Sequence[Split]) -> tuple[Problems, Problems, list[dict
 
 
 def count_recordings_in(utterances: Sequence[Utterance], others: Sequence[Utterance]) -> int:
-    """How many utterances are recordings of `others` too: the same part of the same file or tar member, whatever the manifests' lines."""
-    theirs = set(map(_recording, others))
-    return sum(_recording(utterance) in theirs for utterance in utterances)
+    """How many utterances have sound of `others`: of the same file or tar member at the same time, whatever the manifests' lines."""
+    parts: dict[tuple[str, int | None], tuple[list[float], list[float]]] = {}
+    for other in sorted(others, key=lambda other: other.offset):
+        starts, latest = parts.setdefault(_file_of(other), ([], []))
+        starts.append(other.offset)
+        latest.append(max([*latest[-1:], _end_of(other)]))
+    count = 0
+    for utterance in utterances:
+        starts, latest = parts.get(_file_of(utterance), ([], []))
+        before = bisect_left(starts, _end_of(utterance) - DURATION_TOLERANCE)
+        count += bool(before) and latest[before - 1] > utterance.offset + DURATION_TOLERANCE
+    return count
 
 
-def _recording(utterance: Utterance) -> tuple[str, int | None, float]:
-    return (
-        os.path.realpath(utterance.audio),
-        None if utterance.member is None else utterance.member.offset,
-        utterance.offset,
-    )
+def _file_of(utterance: Utterance) -> tuple[str, int | None]:
+    return os.path.realpath(utterance.audio), None if utterance.member is None else utterance.member.offset
+
+
+def _end_of(utterance: Utterance) -> float:
+    return utterance.offset + (utterance.duration or inf) if utterance.is_part else inf
 
 
 def _shared(

@@ -1,12 +1,15 @@
 """What splits share: found across files and formats, and told as what it is."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from dsrun.speech import AudioSettings, Split, check_manifest, find_leakage, read_manifest
+from dsrun.speech import AudioSettings, Split, check_manifest, count_recordings_in, find_leakage, read_manifest
+from dsrun.speech.manifest import TarMember, Utterance
 
 RATE = 16_000
 
@@ -100,3 +103,27 @@ def test_overlapping_parts_of_one_file_are_an_error_and_other_parts_of_it_a_warn
         "test: 2 utterances (50%) are in a file that train has other parts of: utterance 'test-2.0' (line 1), "
         "utterance 'test-39.95' (line 4)."
     ]
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "count"),
+    [
+        ([(0, 1)], [(1, 1)], 0),  # neighbours
+        ([(0, 1.5)], [(1, 1)], 1),
+        ([(3, 1)], [None], 1),  # a part of a whole file
+        ([None], [(3, 1)], 1),
+        ([(5, 1)], [(0, 10), (1, 1)], 1),  # the part before it ended long ago, the one before that did not
+        ([(2, 1), (3, 0.5)], [(0, 1), (3, 1)], 1),
+    ],
+)
+def test_sound_that_two_manifests_share_is_counted_by_time_in_the_file(mine, theirs, count):
+    def made(spans):
+        parts = [span or (0.0, 9.0) for span in spans]
+        return [
+            Utterance("id", Path("a.wav"), seconds, "text", offset=start, is_part=span is not None)
+            for span, (start, seconds) in zip(spans, parts, strict=True)
+        ]
+
+    assert count_recordings_in(made(mine), made(theirs)) == count
+    inside = [replace(one, member=TarMember(512, 5)) for one in made(mine)]
+    assert count_recordings_in(inside, made(theirs)) == 0
