@@ -120,7 +120,7 @@ def test_sound_that_two_manifests_share_is_counted_by_time_in_the_file(mine, the
     def made(spans):
         parts = [span or (0.0, 9.0) for span in spans]
         return [
-            Utterance("id", Path("a.wav"), seconds, "text", offset=start, is_part=span is not None)
+            Utterance("id", Path("a.wav"), float(seconds), "text", offset=float(start), is_part=span is not None)
             for span, (start, seconds) in zip(spans, parts, strict=True)
         ]
 
