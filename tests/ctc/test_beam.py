@@ -225,6 +225,7 @@ def test_prefixes_that_left_the_beam_are_let_go_and_that_moves_no_bit(monkeypatc
         return end(self)
 
     monkeypatch.setattr(beam._Search, "_hypotheses", counted)
+    monkeypatch.setattr(beam, "FORGET_EVERY", 16)
     found = [search(log_probs[:frames], " abc", **options) for frames in (80, 160)]
     monkeypatch.setattr(beam, "FORGET_EVERY", 10**9)
     assert [search(log_probs[:frames], " abc", **options) for frames in (80, 160)] == found
