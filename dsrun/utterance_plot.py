@@ -3,16 +3,15 @@
 On the roof beside `scoring.py`: it gathers what `evaluation.posterior_plot` draws.
 """
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from dsrun import build
 from dsrun.ctc import greedy_search
-from dsrun.errors import DataError
+from dsrun.data_show import find_utterance
 from dsrun.evaluation.posterior_plot import Heard, draw_posterior
 from dsrun.evaluation.results import score_utterance
-from dsrun.speech import FeatureSettings, Utterance, encode_all, load_dataset, read_manifest
+from dsrun.speech import FeatureSettings, Utterance, encode_all, load_dataset, open_manifest
 from dsrun.trained import Trained, load_run
 
 
@@ -26,19 +25,11 @@ def plot_utterance(path: Path, id: str, *, manifest: Path | None, checkpoint: st
     """
     trained = load_run(path, checkpoint)
     manifest = manifest or Path(trained.config.data.test or trained.config.data.dev)
-    heard = _hear(trained, _find(manifest, id))
+    heard = _hear(trained, find_utterance(open_manifest(manifest), id))
     draw_posterior(heard, output)
     scored = score_utterance(heard.id, heard.reference, heard.hypothesis, 0.0).to_json()
     texts = {key: scored[key] for key in ("id", "reference", "hypothesis", "words", "characters")}
     return {"run": str(path), "step": trained.step, "manifest": str(manifest), **texts, "figure": str(output)}
-
-
-def _find(manifest: Path, id: str) -> Utterance:
-    utterances = {utterance.id: utterance for utterance in read_manifest(manifest)}
-    if id not in utterances:
-        near = get_close_matches(id, utterances, n=3) or list(utterances)[:1]
-        raise DataError(f"{manifest}: no utterance {id!r}; there is {', '.join(map(repr, near))}.")
-    return utterances[id]
 
 
 def _hear(trained: Trained, utterance: Utterance) -> Heard:
