@@ -1,16 +1,17 @@
 """Parts of the GPU report that are whole commands: the self-check, equal runs, rounding, CTC's accuracy, narrow formats on real speech.
 
-    python -m benchmarks.gpu_runs doctor|twice|prompts|rounding|accuracy|quickstart [--tiny]
+    python -m benchmarks.gpu_runs doctor|twice|memory|prompts|rounding|accuracy|quickstart [--tiny]
 
 * `doctor`: the self-check, with the answers file of the rounding kernel; a check that fails is a row with what was expected.
 * `twice`: the quickstart's first epochs, the same run twice at the same time, and once killed after a checkpoint and resumed; digests
   of all state bits must be equal.
+* `memory`: the quickstart with a small share of the GPU's memory: what the preflight says before the first step.
 * `prompts`: `dsrun bench step` of Deep Speech 2 on the prompts that are shipped: real lengths, padding, the wait for the loader,
   and where the time goes.
 * `rounding`, `accuracy`: `benchmarks.rounding` and `benchmarks.ctc_accuracy`.
 * `quickstart`: a short run for float32, and for float16 and bfloat16 emulated (values on the grid in float32 arrays) and native (arrays of
-  the format's own dtype): time, rate, and bytes of weights, gradients and state. And float32 with `determinism` off and autotuned: what
-  determinism costs.
+  the format's own dtype): time, rate, the wait for data, and bytes of weights, gradients and state. And float32 with `determinism`
+  off and autotuned: what determinism costs.
 """
 
 import json
@@ -47,12 +48,16 @@ VARIANTS = (
 )
 
 
+# Enough for the weights of the quickstart and not for its largest batch: of an H100's 80 GB, 200 MB.
+MEMORY_SHARE = "0.0025"
+
+
 class Command:
     """A program that runs beside others; `output` waits for it."""
 
-    def __init__(self, *arguments: str, accept: tuple[int, ...] = (0,)):
+    def __init__(self, *arguments: str, accept: tuple[int, ...] = (0,), variables: dict[str, str] | None = None):
         self.accept = accept
-        variables = os.environ | SHARED_MEMORY
+        variables = os.environ | SHARED_MEMORY | (variables or {})
         self.process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             stdout=subprocess.PIPE,
@@ -99,19 +104,14 @@ def twice(settings: Settings) -> None:
     """Side by side: the runs compete for the device, and their bits must not care."""
     sets = [*_short(settings), "training.checkpoint_every_epochs=1"]
     with tempfile.TemporaryDirectory() as name:
-        folders = [Path(name) / which for which in ("a", "b")]
-        runs = [training(QUICKSTART, folder, *sets) for folder in folders]
-        digests = [_digests(run, folder) for run, folder in zip(runs, folders, strict=True)]
-        words = (
-            f"equal digests of {len(digests[0])} checkpoints" if digests[0] == digests[1] else "FAIL: DIFFERENT digests"
-        )
-        row("the same run twice", words, digests=digests)
-        if settings.covers("killed and resumed", 40):
-            folder = Path(name) / "killed"
-            step = _kill_after_a_checkpoint(training(QUICKSTART, folder, *sets), folder)
-            resumed = _digests(training(QUICKSTART, folder, *sets), folder)
-            words = "equal digests" if resumed == digests[0] else "FAIL: DIFFERENT digests"
-            row("killed and resumed", f"{words} after SIGKILL, resumed from step {step}", digests=resumed)
+        folders = [Path(name) / which for which in ("a", "b", "killed")]
+        *runs, victim = [training(QUICKSTART, folder, *sets) for folder in folders]
+        step = _kill_after_a_checkpoint(victim, folders[2])
+        resumed = training(QUICKSTART, folders[2], *sets)
+        digests = [_digests(run, folder) for run, folder in zip([*runs, resumed], folders, strict=True)]
+    for number, case in ((1, "the same run twice"), (2, f"killed by SIGKILL after step {step}, and resumed")):
+        words = f"equal digests of {len(digests[0])} checkpoints"
+        row(case, words if digests[number] == digests[0] else "FAIL: DIFFERENT digests", digests=digests)
 
 
 def _digests(run: Command, folder: Path) -> list[str]:
@@ -127,8 +127,23 @@ def _kill_after_a_checkpoint(run: Command, folder: Path) -> int:
     return max(int(path.name.removeprefix("step_")) for path in (folder / "checkpoints").glob("step_*"))
 
 
+def memory(settings: Settings) -> None:
+    """Exit code and message of a run that cannot fit."""
+    if settings.tiny:
+        return row("memory", "not run: XLA limits a GPU's memory and not a CPU's")
+    with tempfile.TemporaryDirectory() as name:
+        arguments = ["train", "--config", QUICKSTART, "--run-dir", str(Path(name) / "run"), *_options(_short(settings))]
+        run = Command("dsrun", *arguments, variables={"XLA_PYTHON_CLIENT_MEM_FRACTION": MEMORY_SHARE})
+        said = "\n".join(run.process.communicate())
+    telling = [line.strip() for line in said.splitlines() if "memory" in line or "Error" in line]
+    words = f"exit code {run.process.returncode}: {' | '.join(telling)[:600]}"
+    return row(f"quickstart with {float(MEMORY_SHARE):.2%} of the GPU's memory", words)
+
+
 def _short(settings: Settings) -> list[str]:
-    return [*(TINY if settings.tiny else []), "training.epochs=2", "training.evaluate_every_epochs=2"]
+    """Two epochs; two batch shapes, since each is compiled by every run."""
+    sizes = TINY if settings.tiny else ["batches.buckets=2"]
+    return [*sizes, "training.epochs=2", "training.evaluate_every_epochs=2"]
 
 
 def prompts(settings: Settings) -> None:
@@ -216,8 +231,12 @@ def speed(found: list[dict[str, Any]]) -> str:
     later = steps[len(steps) // 2 :]
     utterances = statistics.median(step["utterances"] / step["seconds"] for step in later)
     audio = statistics.median(step["audio_seconds"] / step["seconds"] for step in later)
-    milliseconds = statistics.median(step["seconds"] for step in later) * 1e3
-    return f"{utterances:.1f} utterances/s, {audio:.0f} s of audio/s, {milliseconds:.1f} ms a step (median of {len(later)})"
+    seconds = [step["seconds"] for step in later]
+    waited = sum(step["data_wait_seconds"] for step in later) / sum(seconds)
+    return (
+        f"{utterances:.1f} utterances/s, {audio:.0f} s of audio/s, {statistics.median(seconds) * 1e3:.1f} ms a step "
+        f"(median of {len(later)}), data wait {waited:.1%}"
+    )
 
 
 def footprint(sets: list[str]) -> str:
@@ -232,8 +251,8 @@ def main() -> None:
     """The part that the first argument names."""
     which, *arguments = sys.argv[1:]
     settings = part_settings(__doc__, arguments)
-    parts = {"doctor": doctor, "twice": twice, "prompts": prompts, "rounding": rounding}
-    parts |= {"accuracy": accuracy, "quickstart": quickstart}
+    parts = {"doctor": doctor, "twice": twice, "memory": memory, "prompts": prompts}
+    parts |= {"rounding": rounding, "accuracy": accuracy, "quickstart": quickstart}
     try:
         parts[which](settings)
     except Failed as reason:

@@ -6,10 +6,10 @@ On the roof beside `experiment.py`. Nothing here trains or changes a run. Data a
 import os
 import platform
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import dsrun
 from dsrun.config import Config, load_config
 from dsrun.errors import DsrunError
 from dsrun.record import RunDir, read_events
@@ -70,6 +70,7 @@ def doctor_report() -> dict[str, Any]:
     import soundfile
 
     from dsrun.arithmetic import Policy
+    from dsrun.record.provenance import package_version
     from dsrun.self_check import run_self_check
 
     devices = jax.devices()
@@ -77,9 +78,9 @@ def doctor_report() -> dict[str, Any]:
         "jax_compilation_cache_dir"
     ]  # of the environment: a run's own is training.compilation_cache
     facts = {
-        "dsrun": metadata.version("dsrun"),
+        "dsrun": dsrun.__version__,
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")},
+        **{name: package_version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")},
         "libsndfile": soundfile.__libsndfile_version__,
         "backend": jax.default_backend(),
         "devices": ", ".join(f"{device.id}: {device.device_kind}" for device in devices),

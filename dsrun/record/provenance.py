@@ -59,7 +59,7 @@ def provenance(
         "source_sha256": source_digest(),
         "git": git_state(PACKAGE_FOLDER),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: package_version(name) for name in PACKAGES},
         "platform": {"system": platform.system(), "machine": platform.machine(), "cpu": cpu_model()},
         "in_force": in_force(),
         "variables": {name: os.environ.get(name) for name in VARIABLES},
@@ -159,7 +159,8 @@ def _git(folder: Path, *arguments: str) -> bytes | None:
     return found.stdout if found.returncode == 0 else None
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Of an installed package; None where it is not, such as dsrun itself used from its checkout."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

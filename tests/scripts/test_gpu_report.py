@@ -81,3 +81,19 @@ def test_a_part_that_fails_or_outlasts_its_time_is_a_row_and_keeps_the_rows_befo
     report.budget = 0
     gpu_report.run_part(report, "ends", [])
     assert report.rows[-1]["result"] == "not run: no time left"
+
+
+def test_the_speed_of_a_run_is_its_later_steps_and_says_what_share_they_waited_for_data():
+    from benchmarks.gpu_runs import speed
+
+    def step(seconds, waited):
+        return {
+            "event": "step",
+            "seconds": seconds,
+            "utterances": 16,
+            "audio_seconds": 40.0,
+            "data_wait_seconds": waited,
+        }
+
+    found = [step(30.0, 30.0), {"event": "eval"}, step(9.0, 0.0), step(0.5, 0.1), step(0.5, 0.0)]
+    assert speed(found) == "32.0 utterances/s, 80 s of audio/s, 500.0 ms a step (median of 2), data wait 10.0%"
