@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu_kernels ctc|gru [--tiny]
 
-They were never run on a GPU before: the interpreter of the tests knows nothing of registers and barriers. So correctness comes first and
+The interpreter of the tests knows nothing of registers and barriers, and a GPU may be of a new kind. So correctness is first and
 each kernel is a process of its own. CTC: the total of each utterance and the occupancy of each label are the scan's bits, and the
 gradient's error is measured against float64. GRU: every frame is computed again in float64 from the kernel's own state before it, so
 that one rounding cannot spread; then all states are compared with the scan's. Without a GPU (`--tiny`) the kernels are interpreted at

@@ -5,14 +5,15 @@ oracle of the kernel's tests. A kernel's docstring says which bits it shares wit
 knows nothing of the rooms above it; who calls it chooses, by the argument `target`, and nothing chooses a kernel by
 itself.
 
-* `ctc`: both loops of the CTC lattice in one launch, a thread block an utterance.
-* `gru`: one frame of a GRU layer, products, gates and state in one launch; for the scan over the frames. Hopper only.
+* `ctc`: both loops of the CTC lattice in one launch, a thread block an utterance; `kernels.ctc: mosaic` asks for it.
+* `gru`: one frame of a GRU layer, products, gates and state in one launch; for the scan over the frames. Hopper only. Slower than
+  the scan, and called by its tests and benchmarks alone.
 * `target`: where a kernel runs, and rules learned the hard way.
 
-What was verified: the numbers, in Mosaic's interpreter on a CPU; and that the kernels lower for CUDA on a machine
-without a GPU, which stops before PTX. What was not: **no kernel here has run on a GPU yet**. So nothing is known of
-registers, of the barriers that Mosaic inserts (the interpreter has none inside a block) and of speed. Mosaic's interface
-is experimental and changes with JAX's versions: tried with 0.10.2 and 0.11.2.
+What was verified: the numbers, in Mosaic's interpreter on a CPU, and that the kernels lower for CUDA on a machine without a
+GPU, which stops before PTX; both in the tests. On one H100 with JAX 0.11.2, by `scripts/gpu_report.sh`: numbers and speed
+(docs/RESULTS.md, GPU). No other GPU has run them. Mosaic's interface is experimental and changes with JAX's versions: tried
+with 0.10.2 and 0.11.2.
 
 The call is opaque to XLA's partitioner: on several devices call it on each device's own shard.
 """
