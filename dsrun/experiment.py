@@ -53,7 +53,7 @@ from dsrun.speech import (
 from dsrun.trained import STOP, require_complete
 from dsrun.training import checkpoint as checkpoints
 from dsrun.training.loop import Best, DevResult, Kept, Loop, LoopSettings, Outcome, Recorder
-from dsrun.training.preflight import preflight
+from dsrun.training.preflight import Need, preflight, preflight_evaluation
 from dsrun.training.processes import Group, LostProcessError, Processes, join, noticing_lost_processes
 from dsrun.training.progress import Progress
 from dsrun.training.state import Replicas, TrainState
@@ -82,6 +82,7 @@ class Experiment:
     batcher: Batcher
     dev_batcher: Batcher
     step: TrainStep
+    evaluator: Evaluator
 
 
 def prepare(
@@ -121,7 +122,8 @@ def prepare(
     if processes and not processes.is_alone:
         rows = config.batches.global_batch // shards
         batcher.rows = range(step.own_shards.start * rows, step.own_shards.stop * rows)
-    return Experiment(data, settings, batcher, build.build_batcher(config, data.dev, purpose="evaluate"), step)
+    dev_batcher = build.build_batcher(config, data.dev, purpose="evaluate")
+    return Experiment(data, settings, batcher, dev_batcher, step, Evaluator(settings, step.policy))
 
 
 def _chosen_devices(count: int | None, shards: int) -> list[jax.Device]:
@@ -379,13 +381,26 @@ def _follow(
 
 
 def _preflight(config: Config, experiment: Experiment, replicas: Replicas, watchdog: Watchdog) -> str:
-    """Run the largest batch shapes for their memory; the line that says what they were."""
+    """Run the largest batch shapes of training and of dev for their memory; the lines that say what they were."""
+    step, dev, rows = experiment.step, experiment.dev_batcher, config.batches.global_batch
     watchdog.phase("compiling and trying the largest batch shapes")
-    needs = preflight(experiment.step, replicas, experiment.batcher.shapes(), rows=config.batches.global_batch)
+    needs = preflight(step, replicas, experiment.batcher.shapes(), rows=rows)
+    watchdog.phase("compiling and trying the largest evaluation shapes")
+    longest = {(b.frames, b.labels): dev.dataset.ids[int(b.members[-1])] for b in dev.buckets}
+    dev_needs = preflight_evaluation(experiment.evaluator, step, replicas, longest, rows=rows)
+    return "\n".join(
+        [
+            _memory_line(needs, "fits", "its gradient takes {} a device at most"),
+            _memory_line(dev_needs, "of dev fits", "its evaluation takes {} on one device"),
+        ]
+    )
+
+
+def _memory_line(needs: Sequence[Need], fits: str, takes: str) -> str:
     largest = max(needs, key=lambda need: need.bytes_planned or 0)
     planned = largest.bytes_planned
-    size = "" if planned is None else f"; its gradient takes {planned / 2**20:,.0f} MiB a device at most"
-    return f"memory: {largest} fits, the largest{size}"
+    size = "" if planned is None else "; " + takes.format(f"{planned / 2**20:,.0f} MiB")
+    return f"memory: {largest} {fits}, the largest{size}"
 
 
 def _loop(
@@ -633,12 +648,13 @@ def _batches(batcher: Batcher, first: int, total: int, depth: int) -> Iterator[t
 def _dev_evaluation(
     experiment: Experiment, noticed: Callable[[Iterator[Any]], Iterator[Any]]
 ) -> Callable[[Any, Any], DevResult]:
-    evaluator = Evaluator(experiment.settings, experiment.step.policy)
     data = experiment.data
 
     def evaluate(weights: Any, statistics: Any) -> DevResult:
         batches = noticed(experiment.dev_batcher.epoch(0))
-        result = evaluator(weights, statistics, batches, references=data.dev_references, alphabet=data.alphabet)
+        result = experiment.evaluator(
+            weights, statistics, batches, references=data.dev_references, alphabet=data.alphabet
+        )
         # The same utterance each time, a long one: progress is easier to see there.
         shown = max(result.utterances, key=lambda u: (len(u.reference), u.id))
         return DevResult(result.summary(intervals=False) | {"manifest": "dev"}, (shown.reference, shown.hypothesis))

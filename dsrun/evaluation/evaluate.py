@@ -54,25 +54,39 @@ class Evaluator:
         decoder = decoder or GreedyDecoder(alphabet)
         results = {}
         for batch in batches:
-            inputs = (batch.features, batch.num_frames, batch.labels, batch.num_labels)
-            logits, num_frames, losses = jax.device_get(self._forward(weights, statistics, *inputs))
+            logits, num_frames, losses = jax.device_get(self._forward(weights, statistics, *_inputs(batch)))
             for row, text in enumerate(decoder(logits, num_frames)):
                 id = batch.ids[row]
                 if id:
                     results[id] = score_utterance(id, references[id], text, float(losses[row]))
+            del logits, num_frames, losses  # on a CPU the device's own arrays: not kept beside the next batch's
         return Evaluation(tuple(results[id] for id in references if id in results))
 
     def logits(self, weights: Any, statistics: Any, batch: Any) -> tuple[np.ndarray, np.ndarray]:
         """Class scores [batch, output_frame, class] of one batch, and each row's number of valid output frames."""
-        inputs = (batch.features, batch.num_frames, batch.labels, batch.num_labels)
-        logits, num_frames, _ = jax.device_get(self._forward(weights, statistics, *inputs))
+        logits, num_frames, _ = jax.device_get(self._forward(weights, statistics, *_inputs(batch)))
         return logits, num_frames
+
+    def planned_bytes(self, weights: Any, statistics: Any, batch: Any) -> int | None:
+        """Bytes that one batch takes on the device: itself, results and temporary arrays as XLA plans them; None where it does not say.
+
+        Compiles the forward pass for this shape if it is not yet; whatever evaluates such a batch then finds it compiled.
+        """
+        inputs = _inputs(batch)
+        plan = self._forward.lower(weights, statistics, *inputs).compile().memory_analysis()
+        if plan is None:
+            return None
+        return sum(x.nbytes for x in inputs) + plan.output_size_in_bytes + plan.temp_size_in_bytes
 
     def decode(
         self, weights: Any, statistics: Any, batch: Any, alphabet: Any, decoder: Decoder | None = None
     ) -> list[str]:
         """Hypotheses of one batch's rows, filler rows as empty strings; greedy if no decoder is given."""
         return (decoder or GreedyDecoder(alphabet))(*self.logits(weights, statistics, batch))
+
+
+def _inputs(batch: Any) -> tuple[np.ndarray, ...]:
+    return batch.features, batch.num_frames, batch.labels, batch.num_labels
 
 
 def _forward(settings, policy, weights, statistics, features, num_frames, labels, num_labels):

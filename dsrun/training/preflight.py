@@ -9,11 +9,16 @@ would not be compiled later; what it costs is a step's time for each of these sh
 A GPU's allocator refuses what does not fit, which is told with the shape. A CPU's does not: Linux promises memory and ends the process
 that uses it. There XLA's own plan of the program, results and temporary arrays, is compared with what is free before it is run.
 The update is left to the first step: its size is the same for every batch.
+
+A dev set may hold an utterance that is far longer than any of training, and the first evaluation comes after a whole epoch. So the
+evaluation is tried as well, with the very functions that will evaluate, at dev's own largest shapes. It may need more than the gradient
+even at equal lengths: one device computes all rows of a batch, not a shard's.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -28,11 +33,16 @@ ADVICE = (
     "batches.global_batch, a lower data.max_seconds with the longest utterances left out or cut, a narrower model, or "
     "model.residuals: recompute. Each of them is another experiment: results change."
 )
+EVALUATION_ADVICE = (
+    "What helps: the longest utterances of data.dev cut or left out (which changes dev's rates, and so may change which checkpoint is "
+    "best), or a smaller batches.global_batch, of which one device evaluates all rows, or a narrower model (another experiment: "
+    "results change)."
+)
 
 
 @dataclass(frozen=True)
 class Need:
-    """A batch shape, and what XLA plans for its gradient on a device beside what lies there already: bytes, None where it does not say."""
+    """A batch shape, and what XLA plans for it on a device beside what lies there already: bytes, None where it does not say."""
 
     rows: int
     frames: int
@@ -41,6 +51,19 @@ class Need:
 
     def __str__(self) -> str:
         return f"a batch of {self.rows} rows x {self.frames} frames x {self.labels} labels"
+
+
+@runtime_checkable  # the tests check annotations by isinstance
+class Evaluates(Protocol):
+    """What will evaluate: compiled for a batch's shape by whichever of these comes first, for good."""
+
+    def planned_bytes(self, weights: Any, statistics: Any, batch: Any) -> int | None:
+        """Bytes that one batch takes on the device; None where nothing says."""
+        ...
+
+    def logits(self, weights: Any, statistics: Any, batch: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Class scores of one batch, on the host."""
+        ...
 
 
 def largest_shapes(shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -73,6 +96,43 @@ def preflight(
     return [_run(step, state, frames, labels, rows, free or free_memory) for frames, labels in largest_shapes(shapes)]
 
 
+def preflight_evaluation(
+    evaluator: Evaluates,
+    step: TrainStep,
+    state: Replicas,
+    longest: Mapping[tuple[int, int], str],
+    *,
+    rows: int,
+    free: Callable[[jax.Device], int | None] | None = None,
+) -> list[Need]:
+    """Evaluate filler at the largest of these padded (frames, labels), on the first device and with the weights as they are.
+
+    Args:
+        evaluator: that will evaluate dev.
+        state: is not changed.
+        longest: by shape, the id of its longest utterance.
+        rows: of a batch.
+        free: as for `preflight`.
+
+    Raises:
+        UsageError: it does not fit; names the shape, its longest utterance, the bytes where they are known, and what to change.
+    """
+    left = free or free_memory
+    weights, statistics = step.weights(state.first), state.first.statistics
+
+    def tried(frames: int, labels: int) -> Need:
+        need = Need(rows, frames, labels, None)
+        what = f"the evaluation of {need} (data.dev, its longest utterance {longest[frames, labels]!r})"
+        batch = _filler(rows, frames, labels, step.settings.num_bins)
+        with explaining_lack_of_memory(lambda: f"trying {what} before the first step", EVALUATION_ADVICE):
+            need = replace(need, bytes_planned=evaluator.planned_bytes(weights, statistics, batch))
+            _require(what, need, step.devices[:1], left, EVALUATION_ADVICE)
+            evaluator.logits(weights, statistics, batch)
+        return need
+
+    return [tried(*shape) for shape in largest_shapes(list(longest))]
+
+
 def _run(
     step: TrainStep,
     state: Replicas,
@@ -84,7 +144,7 @@ def _run(
     shards = [_filler(rows // step.shards, frames, labels, step.settings.num_bins) for _ in range(step.shards)]
     with explaining_lack_of_memory(lambda: f"trying {Need(rows, frames, labels, None)} before the first step"):
         need = Need(rows, frames, labels, step.planned_bytes(state.first, shards[0]))
-        _require(need, step.devices, free)
+        _require(f"the gradient of {need}", need, step.devices, free, ADVICE)
         jax.block_until_ready(step.total(state, shards))
     return need
 
@@ -98,16 +158,17 @@ def _filler(rows: int, frames: int, labels: int, bins: int) -> Shard:
     )
 
 
-def _require(need: Need, devices: Sequence[jax.Device], free: Callable[[jax.Device], int | None]) -> None:
-    """Refuse what XLA's plan says will not fit. Devices of a CPU share its memory."""
+def _require(
+    what: str, need: Need, devices: Sequence[jax.Device], free: Callable[[jax.Device], int | None], advice: str
+) -> None:
+    """Refuse what XLA's plan says will not fit on any of these devices. Those of a CPU share its memory."""
     is_shared = devices[0].platform == "cpu"
     planned = (need.bytes_planned or 0) * (len(devices) if is_shared else 1)
     available = free(devices[0])
     if available is not None and planned > available:
         where = f" on {len(devices)} devices together" if is_shared and len(devices) > 1 else ""
         raise UsageError(
-            f"out of memory before the first step: the gradient of {need} needs about {_size(planned)}{where}, {_size(available)} are "
-            f"free. {ADVICE}"
+            f"out of memory before the first step: {what} needs about {_size(planned)}{where}, {_size(available)} are free. {advice}"
         )
 
 
@@ -120,7 +181,7 @@ def free_memory(device: jax.Device) -> int | None:
 
 
 @contextmanager
-def explaining_lack_of_memory(doing: Callable[[], str]) -> Iterator[None]:
+def explaining_lack_of_memory(doing: Callable[[], str], advice: str = ADVICE) -> Iterator[None]:
     """Turn a device's refusal into a message: what was being done, what the allocator said, and what helps."""
     try:
         yield
@@ -129,7 +190,7 @@ def explaining_lack_of_memory(doing: Callable[[], str]) -> Iterator[None]:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in text:
             raise
         said = text.split("\n")[0].strip().rstrip(".") or "no more memory"
-        raise UsageError(f"out of memory while {doing()}: {said}. {ADVICE}") from None
+        raise UsageError(f"out of memory while {doing()}: {said}. {advice}") from None
 
 
 def _size(count: int) -> str:

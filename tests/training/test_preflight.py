@@ -1,13 +1,32 @@
-"""The largest batch shape is tried before the first step: what is tried, that nothing changes, and what is said where it does not fit."""
+"""The largest shapes of training and of dev are tried before the first step: what is tried, that nothing changes, and what is said where
+it does not fit."""
+
+from functools import lru_cache
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from dsrun import experiment as roof
+from dsrun.arithmetic import FLOAT32_POLICY
 from dsrun.errors import UsageError
-from dsrun.training.preflight import Need, explaining_lack_of_memory, largest_shapes, preflight
+from dsrun.evaluation.evaluate import Evaluator
+from dsrun.speech import Alphabet, Batcher, Dataset
+from dsrun.training.preflight import (
+    EVALUATION_ADVICE,
+    Need,
+    explaining_lack_of_memory,
+    largest_shapes,
+    preflight,
+    preflight_evaluation,
+)
 from dsrun.training.step import split_batch
-from tests.training.test_step import bits, make_batch, make_step
+from dsrun.training.watchdog import Watchdog
+from tests.training.test_step import SETTINGS, bits, make_batch, make_step
+
+ALPHABET = Alphabet(tuple("abcd"))
 
 
 def compilations(monkeypatch):
@@ -63,6 +82,87 @@ def test_a_plan_beyond_what_is_free_is_refused_before_anything_runs(monkeypatch)
         "8 rows x 24 frames x 4 labels", "on 2 devices together", "0.0 MiB are free", "batches.shards", "model.residuals: recompute"
     ):  # fmt: skip
         assert part in text
+
+
+def batcher(lengths, ids):
+    """One bucket of clips of so many frames, four labels each, in batches of eight."""
+    random = np.random.default_rng(5)
+    dataset = Dataset(
+        ids=ids, labels=((1, 2, 3, 4),) * len(ids), seconds=(1.0,) * len(ids),
+        clips=tuple({1.0: random.standard_normal((length, 7)).astype(np.float32)} for length in lengths),
+        normalization=None, augmentation=None, seed=1,
+    )  # fmt: skip
+    return Batcher(dataset, global_batch=8, buckets=1, frame_multiple=12, seed=1, sort_first_epoch=False, shuffle=False)
+
+
+@lru_cache
+def experiment():
+    """Training's longest clip has 24 frames, a shape that the tests of the step compile too; dev's has 1,200."""
+    ids = ("short", "a lecture")
+    return SimpleNamespace(
+        step=make_step(),
+        batcher=batcher([12, 24], ("a", "b")),
+        dev_batcher=batcher([24, 1200], ids),
+        evaluator=Evaluator(SETTINGS, FLOAT32_POLICY),
+        data=SimpleNamespace(dev_references=dict.fromkeys(ids, "abcd"), alphabet=ALPHABET),
+    )
+
+
+CONFIG = SimpleNamespace(batches=SimpleNamespace(global_batch=8))
+
+
+def test_a_dev_set_with_one_long_utterance_is_refused_before_the_first_step_where_training_fits(monkeypatch):
+    tried = experiment()
+    state = tried.step.start()
+    (gradient,) = preflight(tried.step, state, tried.batcher.shapes(), rows=8)
+    assert gradient.frames == 24
+    monkeypatch.setattr("dsrun.training.preflight.free_memory", lambda _: 2 * gradient.bytes_planned)
+    monkeypatch.setattr(tried.evaluator, "logits", lambda *_: pytest.fail("was run"))
+    with pytest.raises(UsageError, match="^out of memory before the first step: the evaluation of ") as caught:
+        roof._preflight(CONFIG, tried, state, Watchdog(None))
+    text = str(caught.value)
+    for part in ("8 rows x 1200 frames x 4 labels", "data.dev", "'a lecture'", "are free", "cut or left out"):
+        assert part in text
+    assert "batches.shards" not in text  # one device evaluates a batch, however many shards it has
+
+
+def test_an_evaluation_finds_the_program_compiled_that_was_tried(monkeypatch):
+    tried = experiment()
+    state = tried.step.start()
+    seen = compilations(monkeypatch)
+    lines = roof._preflight(CONFIG, tried, state, Watchdog(None)).split("\n")
+    assert [line.split(";")[0] for line in lines] == [
+        "memory: a batch of 8 rows x 24 frames x 4 labels fits, the largest",
+        "memory: a batch of 8 rows x 1200 frames x 4 labels of dev fits, the largest",
+    ]
+    batch = tried.dev_batcher.batch(0, 0)
+    state, _ = tried.step(state, split_batch(make_batch(), tried.step.shards))
+    weights, statistics = tried.step.weights(state.first), state.first.statistics
+    seen.clear()
+    result = roof._dev_evaluation(tried, iter)(weights, statistics)
+    assert result.summary["utterances"] == 2
+    assert tried.evaluator.planned_bytes(weights, statistics, batch) > batch.features.nbytes
+    assert seen == []
+    other = Evaluator(SETTINGS, FLOAT32_POLICY).logits(weights, statistics, batch)
+    assert seen  # what is counted can be
+    assert bits(other) == bits(tried.evaluator.logits(weights, statistics, batch))
+
+
+def test_an_evaluation_that_the_allocator_refuses_is_explained_as_one():
+    class Full:
+        def planned_bytes(self, *_):
+            return None
+
+        def logits(self, *_):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 4 GiB")
+
+    step = make_step()
+    with pytest.raises(UsageError) as caught:
+        preflight_evaluation(Full(), step, step.start(), {(24, 2): "x", (48, 2): "y"}, rows=8)
+    assert str(caught.value) == (
+        "out of memory while trying the evaluation of a batch of 8 rows x 48 frames x 2 labels (data.dev, its longest utterance 'y') "
+        f"before the first step: RESOURCE_EXHAUSTED: 4 GiB. {EVALUATION_ADVICE}"
+    )
 
 
 def test_a_refusal_of_the_allocator_says_what_was_done_what_it_said_and_what_helps():
