@@ -84,7 +84,12 @@ def prepare(config: str, *, sets: list[str], batches: int) -> Setting:
         own = load_config(config, [*sets, *changes]).config
         devices = jax.devices()[: base.batches.shards]
         return build.build_step(
-            own, settings, build.build_policy(own), steps_per_epoch=batcher.batches_per_epoch, devices=devices
+            own,
+            settings,
+            build.build_policy(own),
+            steps_per_epoch=batcher.batches_per_epoch,
+            labels=batcher.most_labels,
+            devices=devices,
         )
 
     return Setting(shards, make, base.training.watch_every_steps)

@@ -265,7 +265,7 @@ def _make_step(config: Config) -> Any:
 
     settings = build.build_model_settings(config, num_classes=CLASSES)
     return build.build_step(
-        config, settings, build.build_policy(config), steps_per_epoch=1000, devices=jax.devices()[:1]
+        config, settings, build.build_policy(config), steps_per_epoch=1000, labels=LABELS, devices=jax.devices()[:1]
     )
 
 

@@ -81,17 +81,18 @@ def work(config: Config, folder: Path) -> None:
     from dsrun.training.step import Shard
 
     settings = json.loads((folder / "settings.json").read_text())
+    with np.load(folder / "batches.npz") as arrays:
+        count = sum(name.startswith("features_") for name in arrays)
+        batches = [Shard(*(arrays[f"{name}_{i}"] for name in ARRAYS)) for i in range(count)]
     policy: Policy = build_policy(config)
     step = build_step(
         config,
         build_model_settings(config, num_classes=settings["model"]["num_classes"]),
         policy,
         steps_per_epoch=settings["steps_per_epoch"],
+        labels=max(batch.labels.shape[1] for batch in batches),
         devices=jax.devices(),
     )
-    with np.load(folder / "batches.npz") as arrays:
-        count = sum(name.startswith("features_") for name in arrays)
-        batches = [Shard(*(arrays[f"{name}_{i}"] for name in ARRAYS)) for i in range(count)]
     state = step.start()
     parameters = sum(int(leaf.size) for leaf in jax.tree.leaves(state.first.master))
 

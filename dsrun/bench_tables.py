@@ -51,7 +51,8 @@ def _print_gru(report: dict[str, Any]) -> None:
 
 def _print_ctc(report: dict[str, Any]) -> None:
     _print_header(report, "CTC loss and gradient, float32")
-    print(f"CTC: {report['lattice']} ({report['machine']['platform']})")
+    for lattice in dict.fromkeys(row["lattice"] for row in report["rows"]):
+        print(f"CTC: {lattice} ({report['machine']['platform']})")
     rows = [
         {"size": row["size"], **_milliseconds(row), "us_a_frame": _short(row["microseconds_a_frame"])}
         | {**_shares(row), **_costs(row)}

@@ -18,7 +18,7 @@ from dsrun.arithmetic import Format, Policy, parse_format
 from dsrun.arithmetic.formats import DEFAULT_RANDOM_BITS, FLOAT32, check_rounding
 from dsrun.arithmetic.policy import Rounding, Rule
 from dsrun.config import Accumulate, Config, Grid, Master, OptionalRole, Role, Update, UpdateRounding
-from dsrun.ctc import CtcKernel
+from dsrun.ctc import CtcKernel, auto_kernel, describe_auto_ctc, describe_ctc
 from dsrun.errors import DataError, UsageError
 from dsrun.evaluation.words import OutputClock
 from dsrun.model import (
@@ -170,20 +170,29 @@ def check_residuals(policy: Policy, settings: ModelSettings) -> None:
         raise UsageError(str(error)) from None
 
 
-def build_ctc_kernel(config: Config, *, backend: str) -> CtcKernel:
-    """What walks CTC's lattice; `backend` as JAX names a device's platform.
+def build_ctc_kernel(config: Config, policy: Policy, *, devices: Sequence[jax.Device], labels: int) -> CtcKernel:
+    """What walks CTC's lattice; `labels` is the most that a batch has room for.
 
     Raises:
         UsageError: a GPU's kernel without a GPU, or for an arithmetic that it does not have.
     """
-    kernel = config.kernels.ctc
+    kernel, backend = config.kernels.ctc, devices[0].platform
+    if kernel == "auto":
+        return auto_kernel(policy, devices, labels=labels)
     if kernel == "mosaic" and backend != "gpu":
         raise UsageError(f"kernels.ctc is mosaic, which is for NVIDIA GPUs; JAX runs on {backend} here. Write scan.")
-    if kernel == "mosaic" and config.arithmetic.ctc.format != "float32":
+    if kernel == "mosaic" and not policy.ctc.is_exact:
         raise UsageError(
             f"kernels.ctc is mosaic, which is the float32 loss; arithmetic.ctc.format is {config.arithmetic.ctc.format}. Write scan."
         )
     return kernel
+
+
+def describe_ctc_kernel(config: Config, step: TrainStep, *, labels: int) -> str:
+    """Which code computes the loss, in words, with a reason where that may surprise; `labels` as for `build_ctc_kernel`."""
+    if config.kernels.ctc == "auto":
+        return describe_auto_ctc(step.policy, step.reduction.devices, labels=labels)
+    return describe_ctc(step.policy, step.ctc_kernel)
 
 
 def _check_updates(policy: Policy, number: int, paths: list[str]) -> None:
@@ -340,9 +349,10 @@ def build_step(
     policy: Policy,
     *,
     steps_per_epoch: int,
+    labels: int,
     devices: Sequence[jax.Device],
 ) -> TrainStep:
-    """The compiled training step on these devices.
+    """The compiled training step on these devices; `labels` is the most that a batch has room for.
 
     Raises:
         UsageError: a kernel that is not for this device or arithmetic.
@@ -356,7 +366,7 @@ def build_step(
         seed=config.seed,
         statistics_momentum=config.model.statistics_momentum,
         loss_scale=build_loss_scale(config),
-        ctc_kernel=build_ctc_kernel(config, backend=devices[0].platform),
+        ctc_kernel=build_ctc_kernel(config, policy, devices=devices, labels=labels),
         reduction=config.distribution.reduction,
         devices=devices,
     )

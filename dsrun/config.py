@@ -857,11 +857,12 @@ class Training(Section):
 
 
 class Kernels(Section):
-    """Code of our own for a GPU in place of what XLA makes of the network. Never chosen by itself."""
+    """Code of our own for a GPU in place of what XLA makes of the network."""
 
-    ctc: Literal["scan", "mosaic"] = "scan"
+    ctc: Literal["auto", "scan", "mosaic"] = "auto"
     """What walks CTC's lattice in training. scan: two loops of XLA's, anywhere. mosaic: one kernel on an NVIDIA GPU, a thread block an
-    utterance; the same bits but for the order in which a frame's blanks are summed."""
+    utterance; the same bits but for the order in which a frame's blanks are summed. auto: mosaic where a GPU has shown it (compute
+    capability 9.0, the float32 loss, 255 labels an utterance at most), else scan."""
 
 
 class Distribution(Section):

@@ -213,8 +213,15 @@ def _reduction_row(
 
 def step_on(experiment: Experiment, config: Config, devices: Sequence[jax.Device]) -> TrainStep:
     """The experiment's step on some of the devices."""
-    step, count = experiment.step, experiment.batcher.batches_per_epoch
-    return build.build_step(config, step.settings, step.policy, steps_per_epoch=count, devices=devices)
+    step, batcher = experiment.step, experiment.batcher
+    return build.build_step(
+        config,
+        step.settings,
+        step.policy,
+        steps_per_epoch=batcher.batches_per_epoch,
+        labels=batcher.most_labels,
+        devices=devices,
+    )
 
 
 def _row(

@@ -19,7 +19,6 @@ import jax
 
 from dsrun import build
 from dsrun.config import Config, Resolved, config_hash, default_run_dir, to_yaml
-from dsrun.ctc import describe_ctc
 from dsrun.errors import DataError, DsrunError, UsageError
 from dsrun.evaluation.evaluate import Evaluator
 from dsrun.model import ModelSettings, describe_gru, parameter_table
@@ -83,6 +82,7 @@ class Experiment:
     dev_batcher: Batcher
     step: TrainStep
     evaluator: Evaluator
+    ctc: str  # which code computes the loss, in words
 
 
 def prepare(
@@ -118,12 +118,20 @@ def prepare(
     build.check_rules(policy, settings)
     build.check_residuals(policy, settings)
     batcher = build.build_batcher(config, data.train, purpose="train")
-    step = build.build_step(config, settings, policy, steps_per_epoch=batcher.batches_per_epoch, devices=chosen)
+    step = build.build_step(
+        config,
+        settings,
+        policy,
+        steps_per_epoch=batcher.batches_per_epoch,
+        labels=batcher.most_labels,
+        devices=chosen,
+    )
+    ctc = build.describe_ctc_kernel(config, step, labels=batcher.most_labels)
     if processes and not processes.is_alone:
         rows = config.batches.global_batch // shards
         batcher.rows = range(step.own_shards.start * rows, step.own_shards.stop * rows)
     dev_batcher = build.build_batcher(config, data.dev, purpose="evaluate")
-    return Experiment(data, settings, batcher, dev_batcher, step, Evaluator(settings, step.policy))
+    return Experiment(data, settings, batcher, dev_batcher, step, Evaluator(settings, step.policy), ctc)
 
 
 def _chosen_devices(count: int | None, shards: int) -> list[jax.Device]:
@@ -321,7 +329,7 @@ def _train(
             f"all, {len(shapes)} batch shapes to compile, padding {experiment.batcher.padding_waste():.0%} of frames"
         )
         progress.message(f"GRU: {describe_gru(experiment.settings, step.policy)}")
-        progress.message(f"CTC: {describe_ctc(step.policy, step.ctc_kernel)}")
+        progress.message(f"CTC: {experiment.ctc}")
         progress.message(_describe_devices(step, processes))
         for note in data.notes:
             progress.message(f"note: {note}")
@@ -694,7 +702,7 @@ def describe(resolved: Resolved, *, run_dir: Path | None, devices: int | None) -
         "carrier": config.arithmetic.carrier,
         "determinism": config.determinism,
         "gru": describe_gru(experiment.settings, experiment.step.policy),
-        "ctc": describe_ctc(experiment.step.policy, experiment.step.ctc_kernel),
+        "ctc": experiment.ctc,
         "batch_shapes": [
             {"rows": config.batches.global_batch, "frames": frames, "labels": labels, "utterances": len(bucket.members)}
             for bucket, (frames, labels) in zip(experiment.batcher.buckets, experiment.batcher.shapes(), strict=True)

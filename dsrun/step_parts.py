@@ -26,7 +26,6 @@ from typing import Any
 import jax
 
 from dsrun.config import Config
-from dsrun.ctc import describe_ctc
 from dsrun.data_rates import feature_rates
 from dsrun.experiment import Experiment, prepare
 from dsrun.model import describe_gru
@@ -66,7 +65,7 @@ def bench_step(config: Config, *, batches: int, repeats: int, devices: int | Non
         "machine": machine_facts(step.devices),
         "network": {**asdict(step.settings), "carrier": step.policy.carrier, "compute": str(step.policy.compute)},
         "gru": describe_gru(step.settings, step.policy),
-        "ctc": describe_ctc(step.policy, step.ctc_kernel),
+        "ctc": experiment.ctc,
         "batches": count,
         "shards": step.shards,
         "ceilings": limits.report({name: times[name] for name in limits.calls}),

@@ -3,7 +3,9 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -59,16 +61,61 @@ def test_rules_for_an_accumulator_a_master_and_an_update_reach_the_parameters_th
     assert policy.rounding("accumulate", "output_kernel").is_exact
 
 
+CPU, A100, H100 = (
+    SimpleNamespace(platform="cpu"),
+    SimpleNamespace(platform="gpu", compute_capability="8.0"),
+    SimpleNamespace(platform="gpu", compute_capability="9.0"),
+)
+
+
+def ctc_kernel(device, *sets, labels=9):
+    config = load_config(CONFIG, sets).config
+    return build.build_ctc_kernel(config, build.build_policy(config), devices=[device], labels=labels)
+
+
 def test_a_kernel_for_gpus_is_refused_without_one_and_for_an_arithmetic_that_it_does_not_have():
-    mosaic = load_config(CONFIG, ["kernels.ctc=mosaic"]).config
-    assert build.build_ctc_kernel(mosaic, backend="gpu") == "mosaic"
+    assert ctc_kernel(A100, "kernels.ctc=mosaic", labels=2000) == "mosaic"
     with pytest.raises(UsageError, match="mosaic, which is for NVIDIA GPUs; JAX runs on cpu here"):
-        build.build_ctc_kernel(mosaic, backend="cpu")
-    narrow = load_config(
-        CONFIG, ["kernels.ctc=mosaic", "arithmetic.ctc={format: float16, rounding: ties_to_even}"]
-    ).config
+        ctc_kernel(CPU, "kernels.ctc=mosaic")
     with pytest.raises(UsageError, match=r"arithmetic\.ctc\.format is float16"):
-        build.build_ctc_kernel(narrow, backend="gpu")
+        ctc_kernel(H100, "kernels.ctc=mosaic", f"arithmetic.ctc={FLOAT16}")
+
+
+def test_scans_are_had_for_the_asking_where_the_kernel_would_be_chosen(monkeypatch):
+    monkeypatch.setattr("dsrun.build.auto_kernel", lambda policy, devices, *, labels: "mosaic")
+    assert ctc_kernel(H100) == "mosaic", "auto is what a config without the setting has"
+    assert ctc_kernel(H100, "kernels.ctc=scan") == "scan"
+
+
+def test_the_step_walks_the_lattice_by_what_is_chosen_for_its_arithmetic_devices_and_labels(monkeypatch):
+    config = load_config(CONFIG).config
+    settings, policy, devices = (
+        build.build_model_settings(config, num_classes=5),
+        build.build_policy(config),
+        jax.devices(),
+    )
+    asked = []
+
+    def chosen(*facts, **named):
+        asked.append((*facts, named))
+        return "interpreted"
+
+    def make(config):
+        return build.build_step(config, settings, policy, steps_per_epoch=1, labels=7, devices=devices)
+
+    assert make(config).ctc_kernel == "scan", "on a CPU"
+    monkeypatch.setattr("dsrun.build.auto_kernel", chosen)
+    assert make(config).ctc_kernel == "interpreted"
+    assert asked == [(policy, devices, {"labels": 7})]
+
+
+def test_what_is_said_of_ctc_is_what_the_step_runs():
+    for sets in ([], ["kernels.ctc=scan"]):
+        config = load_config(CONFIG, sets).config
+        settings, policy = build.build_model_settings(config, num_classes=5), build.build_policy(config)
+        step = build.build_step(config, settings, policy, steps_per_epoch=1, labels=7, devices=jax.devices()[:1])
+        said = build.describe_ctc_kernel(config, step, labels=7)
+        assert said == "float32 mantissas with int32 exponents; two scans"
 
 
 def test_recomputed_gates_are_refused_where_they_would_not_come_out_as_they_were():

@@ -11,7 +11,7 @@ reads the text does that (`speech`).
 from dsrun.ctc.alignment import BLANK, frames_needed
 from dsrun.ctc.arpa import read_arpa
 from dsrun.ctc.beam import Hypothesis, beam_search, log_softmax
-from dsrun.ctc.choice import describe_ctc, policy_ctc_loss
+from dsrun.ctc.choice import auto_kernel, describe_auto_ctc, describe_ctc, policy_ctc_loss
 from dsrun.ctc.forced import Alignment, Span, best_alignment
 from dsrun.ctc.greedy import GreedyStream, greedy_search
 from dsrun.ctc.lexicon import Lexicon, read_lexicon
@@ -29,9 +29,11 @@ __all__ = [
     "Lexicon",
     "NgramModel",
     "Span",
+    "auto_kernel",
     "beam_search",
     "best_alignment",
     "ctc_loss",
+    "describe_auto_ctc",
     "describe_ctc",
     "frames_needed",
     "greedy_search",

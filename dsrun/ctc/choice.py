@@ -1,5 +1,14 @@
-"""Which CTC loss a policy asks for: the float32 one with exact exponents, or log space in a narrow format."""
+"""Which CTC loss a policy asks for: the float32 one with exact exponents, or log space in a narrow format. And which code walks its
+lattice where nobody chose: the kernel for GPUs where a GPU has shown it (docs/RESULTS.md, "GPU: one H100"), else the scans.
 
+That choice may move the last bits of the gradient (a frame's blanks are summed in another order), so it must be the same whenever a
+run goes on or is replayed. It follows from the config, the data and the kind of device, which a resume compares; never from how many
+devices there are.
+"""
+
+from collections.abc import Sequence
+
+import jax
 from jaxtyping import Array, Float32, Int
 
 from dsrun.arithmetic import Policy
@@ -8,6 +17,11 @@ from dsrun.arithmetic.random_bits import Key
 from dsrun.ctc.log_space import log_space_ctc_loss
 from dsrun.ctc.loss import ctc_loss
 from dsrun.ctc.mosaic import CtcKernel
+
+SHOWN_CAPABILITY = "9.0"  # Hopper
+# Label columns, one more than labels, are padded to multiples of 128; an H100 has run one and two of them. More are the same code with more
+# registers a thread, up to 14,000 columns, where shared memory ends; but no GPU has run that.
+SHOWN_COLUMNS = 256
 
 
 def policy_ctc_loss(
@@ -36,9 +50,40 @@ def policy_ctc_loss(
     )
 
 
+def auto_kernel(policy: Policy, devices: Sequence[jax.Device], *, labels: int) -> CtcKernel:
+    """The kernel where it was shown, else the scans.
+
+    Args:
+        policy: the kernel has the float32 loss alone.
+        devices: all that will run it.
+        labels: the most that a batch has room for.
+    """
+    is_shown = policy.ctc.is_exact and _unshown(devices, labels=labels) is None
+    return "mosaic" if is_shown else "scan"
+
+
 def describe_ctc(policy: Policy, kernel: CtcKernel) -> str:
     """Which code computes the loss, in words."""
     if not policy.ctc.is_exact:
         return f"log space, every result rounded to {policy.ctc}; two scans"
     walks = "two scans" if kernel == "scan" else "one Mosaic kernel, a thread block an utterance"
     return f"float32 mantissas with int32 exponents; {walks}"
+
+
+def describe_auto_ctc(policy: Policy, devices: Sequence[jax.Device], *, labels: int) -> str:
+    """The same of `auto_kernel`'s choice; where a GPU gets the scans, with the reason and the way out."""
+    text = describe_ctc(policy, auto_kernel(policy, devices, labels=labels))
+    reason = _unshown(devices, labels=labels)
+    if reason and policy.ctc.is_exact and devices[0].platform == "gpu":
+        return f"{text}, because the Mosaic kernel was shown {reason} (kernels.ctc: mosaic asks for it)"
+    return text
+
+
+def _unshown(devices: Sequence[jax.Device], *, labels: int) -> str | None:
+    """What the kernel was shown with and this is not; None if it was shown with this."""
+    found = sorted({str(getattr(device, "compute_capability", None)) for device in devices})
+    if found != [SHOWN_CAPABILITY]:
+        return f"on GPUs of compute capability {SHOWN_CAPABILITY}, not {' and '.join(found)}"
+    if labels >= SHOWN_COLUMNS:
+        return f"with {SHOWN_COLUMNS - 1} labels an utterance at most, not {labels}"
+    return None

@@ -162,6 +162,11 @@ class Batcher:
         """Padded (frames, labels) of the buckets; as many compilations."""
         return [(bucket.frames, bucket.labels) for bucket in self.buckets]
 
+    @property
+    def most_labels(self) -> int:
+        """Labels of the utterance that has most."""
+        return max((bucket.labels for bucket in self.buckets), default=0)
+
     def padding_waste(self) -> float:
         """Share of padded frames in an epoch at the clips' own speed, empty rows included."""
         real = int(self.dataset.lengths.plain.sum(dtype=np.int64))

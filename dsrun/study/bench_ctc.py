@@ -1,4 +1,4 @@
-"""How fast CTC is: the loss and its gradient with respect to the logits, as training computes them.
+"""How fast CTC is: the loss and its gradient with respect to the logits, as training computes them with `kernels.ctc: auto`.
 
 All utterances have all frames and all labels, neighbouring labels differ, logits are normal with deviation 3. Operations are
 counted by `flops.ctc_work`; the bound that matters more is the logits read and the gradient written. Between the two lies what
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsrun.arithmetic import FLOAT32_POLICY
-from dsrun.ctc import ctc_loss, describe_ctc
+from dsrun.ctc import CtcKernel, auto_kernel, ctc_loss, describe_auto_ctc
 from dsrun.study.bench_sizes import CtcSize
 from dsrun.study.ceilings import Ceilings, machine_facts
 from dsrun.study.flops import CTC_OPERATIONS_A_CELL, CTC_OPERATIONS_A_LOGIT, ctc_work
@@ -33,7 +33,8 @@ def bench_ctc(sizes: Sequence[CtcSize], *, repeats: int, ceilings: Ceilings | No
     for size in sizes:
         announce(f"ctc {size}: compiling, then {repeats} rounds")
         problem = jax.device_put(ctc_problem(size))
-        program = compile_program(loss_and_gradient, *problem)
+        kernel = auto_kernel(FLOAT32_POLICY, [device], labels=size.labels)
+        program = compile_program(partial(loss_and_gradient, kernel=kernel), *problem)
         times = take_turns({**limits.calls, "ctc": partial(program, *problem)}, repeats, turn_seconds=TURN_SECONDS)
         for name in all_times:
             all_times[name] += times[name]
@@ -44,6 +45,7 @@ def bench_ctc(sizes: Sequence[CtcSize], *, repeats: int, ceilings: Ceilings | No
                 "size": str(size),
                 **asdict(size),
                 "format": "float32",
+                "lattice": describe_auto_ctc(FLOAT32_POLICY, [device], labels=size.labels),
                 **found,
                 "microseconds_a_frame": 1e6 * found["seconds_median"] / size.frames,
                 **limits.figures(times, "ctc", work, "float32"),
@@ -56,14 +58,15 @@ def bench_ctc(sizes: Sequence[CtcSize], *, repeats: int, ceilings: Ceilings | No
         "benchmark": "ctc",
         "machine": machine_facts([device]),
         "ceilings": limits.report(all_times),
-        "lattice": describe_ctc(FLOAT32_POLICY, "scan"),
     }
     return {**facts, "rows": rows, **peak_memory(device)}
 
 
-def loss_and_gradient(logits: Any, num_frames: Any, labels: Any, num_labels: Any) -> tuple[Any, Any]:
+def loss_and_gradient(
+    logits: Any, num_frames: Any, labels: Any, num_labels: Any, *, kernel: CtcKernel = "scan"
+) -> tuple[Any, Any]:
     """Loss of each utterance, and the gradient of their sum."""
-    loss, pull = jax.vjp(lambda x: ctc_loss(x, num_frames, labels, num_labels), logits)
+    loss, pull = jax.vjp(lambda x: ctc_loss(x, num_frames, labels, num_labels, kernel=kernel), logits)
     return loss, pull(jnp.ones_like(loss))[0]
 
 

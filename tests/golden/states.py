@@ -50,7 +50,9 @@ def state_digest(case: str, *, devices: int) -> str:
     config = load_config(CONFIGS / f"{case}.yaml", small).config
     settings = build.build_model_settings(config, num_classes=CLASSES)
     policy = build.build_policy(config)
-    step = build.build_step(config, settings, policy, steps_per_epoch=10, devices=jax.devices()[:devices])
+    step = build.build_step(
+        config, settings, policy, steps_per_epoch=10, labels=LABELS, devices=jax.devices()[:devices]
+    )
     state = step.start()
     for number in range(2):
         state, _ = step(state, shards(settings.num_bins, number))

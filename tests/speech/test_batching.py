@@ -137,6 +137,7 @@ def test_shapes_are_those_announced_in_every_epoch_although_speeds_change_the_le
     seen = [sorted(batch.features.shape[1:2] + batch.labels.shape[1:] for batch in batcher.epoch(e)) for e in range(5)]
     assert all(shapes == seen[0] for shapes in seen)
     assert sorted(set(seen[0])) == sorted(batcher.shapes())
+    assert batcher.most_labels == max(labels for _, labels in seen[0])
     lengths = {tuple(sorted(n for batch in batcher.epoch(epoch) for n in batch.num_frames)) for epoch in range(5)}
     assert len(lengths) == 5
 
