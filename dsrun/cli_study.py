@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dsrun.cli_options import finite
+
 study_app = typer.Typer(
     help="What formats and roundings do to numbers: no data and no run needed.",
     no_args_is_help=True,
@@ -28,7 +30,7 @@ RandomBitsOption = Annotated[
 ]
 FigureOption = Annotated[Path | None, typer.Option("-o", "--output", help="Draw a figure, .svg or .png.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-StartOption = Annotated[float, typer.Option(help="First value, rounded to each format.")]
+StartOption = Annotated[float, typer.Option(callback=finite, help="First value, rounded to each format.")]
 
 
 @study_app.command(
@@ -36,7 +38,7 @@ StartOption = Annotated[float, typer.Option(help="First value, rounded to each f
 )
 def accumulate(
     start: StartOption = 100.0,
-    increment: Annotated[float, typer.Option(help="Added each time.")] = 0.01,
+    increment: Annotated[float, typer.Option(callback=finite, help="Added each time.")] = 0.01,
     times: Annotated[int, typer.Option(min=1, help="Additions.")] = 100,
     format: FormatOption = None,
     rounding: Annotated[
@@ -105,7 +107,7 @@ def _print_sums(report: dict[str, Any]) -> None:
 def cartoon(
     format: FormatOption = None,
     start: StartOption = 0.0,
-    learning_rate: Annotated[float, typer.Option(help="gamma: the update is 2 gamma (3 - w).")] = 0.01,
+    learning_rate: Annotated[float, typer.Option(callback=finite, help="gamma: the update is 2 gamma (3 - w).")] = 0.01,
     steps: Annotated[int, typer.Option(min=1, help="Updates.")] = 2000,
     rounded: Annotated[
         str,
