@@ -10,7 +10,7 @@ gate). Cho et al. 2014 scale h before the product: another network with the same
 
 Where the work is. Two thirds of a training step's products do not depend on the recurrence: the input projections of
 all frames come before the loop, the gradients of the weights after it, each as one large product. The loop keeps one
-product forward and one backward. With dh the gradient of a frame's state,
+product forward and one (or one a gate) backward. With dh the gradient of a frame's state,
 
     dz = dh * (h - n) z (1 - z)           dn = dh * (1 - z) (1 - n^2)
     dr = dn * q r (1 - r)                 dq = dn * r              q = h U_n + b_n
@@ -26,12 +26,14 @@ another product's order of summation, so the last bits of a gradient differ: a c
 Layout. Outside the loop arrays are time-major, [output_frame, batch, hidden]; only the public function is batch first. Inside a frame
 is [direction, hidden, batch], the transpose: the three gates' products are then one, [3 hidden, hidden] times [hidden, batch], whose
 result is cut along its rows, so that each gate is contiguous. The backward loop multiplies dh by the stacked factors, which makes the
-operand of its one product without a copy. The program of a loop has no concatenation, transpose or padding.
+operand of its product without a copy. The program of a loop has no concatenation, transpose or padding.
 
 Loops. On a CPU each direction has a loop of its own; on a GPU, where a frame costs the launch of its kernels, both share one, the
 backward direction's frames turned round. `loop_choice` decides, and says so. A shared loop multiplies backward gate by gate, in one batch,
 and adds the three: of one product with an inner dimension of 3 hidden XLA makes several on a GPU, and for that it pads and copies the
-recurrent matrix at every frame (on an H100, 1760 wide in bfloat16, a third of the time of forward and backward together).
+recurrent matrix at every frame (on an H100, 1760 wide in bfloat16, a third of the time of forward and backward together). There and in
+float32 two loops were the faster ones; narrower layers, which launches bound (an empty turn takes 17 us), were not measured so, and they
+would pay for twice as many: one loop stays the choice for all.
 
 Ragged lengths need no reversal of each utterance: the state is set to zero in padded frames, so the backward
 direction, which meets the padding first, starts each utterance at its own last frame with the state it should have.

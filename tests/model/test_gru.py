@@ -296,8 +296,12 @@ def test_every_operand_of_the_loop_is_on_the_compute_grid():
 
 @pytest.mark.parametrize(("loops", "count"), [("separate", 4), ("together", 2)])
 @pytest.mark.parametrize("residuals", ["store", "recompute"])
-def test_a_frame_is_one_product_without_concatenation_transpose_or_padding(loops, count, residuals):
-    """Read from the traced program; what is cut is cut along the rows of the product, where each gate is contiguous."""
+def test_a_frame_is_one_call_of_a_product_without_concatenation_transpose_or_padding(loops, count, residuals):
+    """Read from the traced program; what is cut is cut along the rows of the product, where each gate is contiguous.
+
+    A loop of both directions multiplies backward a gate at a time, in one batch: an inner dimension of 3 hidden is one that XLA splits on a
+    GPU, copying the matrix at every frame.
+    """
     x, num_frames, weights = make_case()
 
     def loss(x, weights):
@@ -317,10 +321,15 @@ def test_a_frame_is_one_product_without_concatenation_transpose_or_padding(loops
         assert operation not in "".join(in_loops)
     bodies = [e.params["jaxpr"].jaxpr for e in _flattened(traced.jaxpr.jaxpr) if e.primitive.name == "scan"]
     assert len(bodies) == count
+    matrices: list[tuple[int, ...]] = []
     for body in bodies:
         primitives = [e.primitive.name for e in _flattened(body)]
         assert primitives.count("dot_general") == 1
+        (product,) = (e for e in _flattened(body) if e.primitive.name == "dot_general")
+        matrices.append(product.invars[0].aval.shape)
         assert not {"concatenate", "transpose", "pad", "gather", "scatter"} & set(primitives)
+    forward, backward = ((2, 36, 12), (2, 3, 12, 12)) if loops == "together" else ((36, 12), (12, 36))
+    assert sorted(matrices) == sorted([forward, backward] * (count // 2))
 
 
 @pytest.mark.parametrize("direction", [1, 2])
