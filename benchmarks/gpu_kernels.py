@@ -3,10 +3,11 @@
     python -m benchmarks.gpu_kernels ctc|gru [--tiny]
 
 The interpreter of the tests knows nothing of registers and barriers, and a GPU may be of a new kind. So correctness is first and
-each kernel is a process of its own. CTC: the total of each utterance and the occupancy of each label are the scan's bits, and the
-gradient's error is measured against float64. GRU: every frame is computed again in float64 from the kernel's own state before it, so
-that one rounding cannot spread; then all states are compared with the scan's. Without a GPU (`--tiny`) the kernels are interpreted at
-toy sizes, to try this file, and not timed.
+each kernel is a process of its own. CTC: the total of each utterance (by both kernels, the one that keeps nothing too) and the
+occupancy of each label are the scan's bits, the same call again has the same ones, and the gradient's error is measured against
+float64. A ragged problem is first: no frames, no labels, nothing that aligns, padding. GRU: every frame is computed again in float64
+from the kernel's own state before it, so that one rounding cannot spread; then all states are compared with the scan's. Without a GPU
+(`--tiny`) the kernels are interpreted at toy sizes, to try this file, and not timed.
 """
 
 import sys
@@ -20,20 +21,18 @@ from benchmarks.gpu_parts import Settings, beside, part_settings, reason, row, s
 from benchmarks.turns import ratio
 from dsrun.record.runtime import configure_runtime
 
+# More label columns than `kernels.ctc: auto` gives the kernel: what a GPU shows here may raise that limit.
+MANY_LABELS = (16, 800, 400, 29)
 CTC_SIZES = (
     (4, 150, 40, 29),
     (16, 400, 80, 29),
     (32, 800, 150, 29),
     (16, 400, 40, 4000),
     (128, 475, 100, 29),
-    (
-        16,
-        800,
-        400,
-        29,
-    ),  # more label columns than `kernels.ctc: auto` gives the kernel: what a GPU shows here may raise that limit
+    MANY_LABELS,
 )
 TINY_CTC_SIZES = ((2, 12, 4, 7),)
+RAGGED_SIZE, TINY_RAGGED_SIZE = (16, 400, 80, 29), (6, 12, 4, 7)
 GRU_SIZES = ((64, 200, 800), (64, 200, 1760), (128, 200, 2560))  # a frame costs the same however many there are
 TINY_GRU_SIZES = ((3, 3, 24),)
 CHECKED = 4  # utterances whose gradient is computed in float64
@@ -46,28 +45,56 @@ NOT_TIMED = "not timed: interpreted on a CPU"
 
 def ctc(settings: Settings) -> None:
     """Bits, errors and times, size by size."""
-    for size in TINY_CTC_SIZES if settings.tiny else CTC_SIZES:
-        name = "CTC kernel " + "x".join(map(str, size))
+    ragged, full = (TINY_RAGGED_SIZE, TINY_CTC_SIZES) if settings.tiny else (RAGGED_SIZE, CTC_SIZES)
+    for size, is_ragged in ((ragged, True), *((size, False) for size in full)):
+        name = f"CTC kernel {'x'.join(map(str, size))}{' ragged' if is_ragged else ''}"
         if not settings.covers(name, 4):
             continue
         try:
-            problem = random_problem(
-                utterances=size[0],
-                frames=size[1],
-                labels=size[2],
-                classes=size[3],
-                deviation=3.0,
-                confidence=0.0,
-                seed=1,
-            )
+            problem = _full_problem(size)
+            problem = ragged_problem(problem) if is_ragged else problem
             ctc_bits(name, problem, "interpreter" if settings.tiny else "cuda")
-            ctc_times(name, problem, "interpreted" if settings.tiny else "mosaic")
+            calls = ctc_gradients(name, problem, "interpreted" if settings.tiny else "mosaic")
+            if settings.tiny:
+                row(f"{name} time", NOT_TIMED)
+            elif not is_ragged:
+                ctc_times(name, problem, calls)
         except Exception as error:  # the next size may still run
             row(name, f"FAILED: {reason(error)}")
 
 
+def _full_problem(size: tuple[int, ...]) -> Problem:
+    utterances, frames, labels, classes = size
+    return random_problem(
+        utterances=utterances, frames=frames, labels=labels, classes=classes, deviation=3.0, confidence=0.0, seed=1
+    )
+
+
+def ragged_problem(full: Problem) -> Problem:
+    """Frames and labels from none to all, NaN in the padding: no frames and no labels, labels without frames, frames without labels, one
+    label in one frame, all frames with all labels; the others by chance. Where labels are too many for the frames nothing aligns.
+    """
+    count, frames = full.logits.shape[:2]
+    labels = full.labels.shape[1]
+    rng = np.random.default_rng(2)
+    num_frames, num_labels = (rng.integers(0, most + 1, count).astype(np.int32) for most in (frames, labels))
+    corners = ((0, 0), (0, labels), (frames // 2, 0), (1, 1), (labels - 1, labels), (frames, labels))
+    for i, corner in enumerate(corners):
+        num_frames[i], num_labels[i] = corner
+    logits = full.logits.copy()
+    logits[np.arange(frames)[None, :] >= num_frames[:, None]] = np.nan
+    return Problem(logits, num_frames, full.labels, num_labels)
+
+
+def has_alignment(problem: Problem) -> np.ndarray:
+    """Of each utterance: a frame for each label and one more between equal neighbours."""
+    rows = zip(problem.labels, problem.num_labels, strict=True)
+    needed = [count + int(np.sum(ids[1:count] == ids[: max(count - 1, 0)])) for ids, count in rows]
+    return np.asarray(needed) <= problem.num_frames
+
+
 def ctc_bits(name: str, problem: Problem, target: Any) -> None:
-    """The kernel's total and occupancies beside the scan's, from the same emissions."""
+    """The kernels' totals and occupancies beside the scan's, from the same emissions, and beside their own, called again."""
     import jax
 
     from dsrun.ctc import loss, mosaic
@@ -85,45 +112,77 @@ def ctc_bits(name: str, problem: Problem, target: Any) -> None:
         return inputs, total, loss._occupancies(label, emissions, prefixes, total)[1]
 
     inputs, total, in_label = scan(*problem)
-    found, occupancies = jax.jit(partial(kernel.total_and_occupancies, target=target))(*inputs)
-    total, found, in_label, occupancies = jax.device_get((total, found, in_label, occupancies))
+    both, alone = (jax.jit(partial(run, target=target)) for run in (kernel.total_and_occupancies, kernel.total))
+    calls = jax.device_get([(both(*inputs), alone(*inputs)) for _ in range(2)])
+    total, in_label = jax.device_get((total, in_label))
+    aligned = has_alignment(problem)  # without an alignment occupancies mean nothing, and a total is any dead cell
+    (found, occupancies), found_alone = calls[0]
     pairs = {
-        "totals' mantissas": (found.mantissa, total.mantissa),
-        "totals' exponents": (found.exponent, total.exponent),
-        "label occupancies": (occupancies.in_label, in_label),
+        "totals' mantissas": (found.mantissa[aligned], total.mantissa[aligned]),
+        "totals' exponents": (found.exponent[aligned], total.exponent[aligned]),
+        "label occupancies": (occupancies.in_label[:, aligned], in_label[:, aligned]),
+        "mantissas of the total alone": (found_alone.mantissa[aligned], total.mantissa[aligned]),
+        "exponents of the total alone": (found_alone.exponent[aligned], total.exponent[aligned]),
     }
-    differing = {what: int(np.sum(a != b)) for what, (a, b) in pairs.items()}
+    alive = {"with occupancies": found.exponent, "alone": found_alone.exponent, "by the scan": total.exponent}
+    pairs |= {f"totals without an alignment, {what}": (x > kernel.DEAD // 2, aligned) for what, x in alive.items()}
+    words = "bits of totals, by both kernels, and label occupancies are the scan's"
+    if not aligned.all():
+        words += f"; {np.sum(~aligned)} of {aligned.size} utterances have no alignment"
+    _bits_row(f"{name} bits", pairs, words)
+    again = {f"array {i}": pair for i, pair in enumerate(zip(*map(jax.tree.leaves, calls), strict=True))}
+    _bits_row(f"{name} again", again, "the same call has the same bits")
+
+
+def _bits_row(case: str, pairs: dict[str, tuple[np.ndarray, np.ndarray]], words: str) -> None:
+    """FAIL, with what differs in a bit and how often, or these words."""
+    differing = {what: int(np.sum(_bytes(a) != _bytes(b))) for what, (a, b) in pairs.items()}
     wrong = [f"{count} of {pairs[what][1].size} {what}" for what, count in differing.items() if count]
-    words = (
-        "FAIL: other than the scan's: " + ", ".join(wrong)
-        if wrong
-        else "bits of totals and label occupancies are the scan's"
-    )
-    row(f"{name} bits", words, differing=differing)
+    row(case, "FAIL: other bits: " + ", ".join(wrong) if wrong else words, differing=differing)
 
 
-def ctc_times(name: str, problem: Problem, walk: Any) -> None:
-    """Error against float64 of both, and the kernel's time beside the scan's."""
+def _bytes(x: np.ndarray) -> np.ndarray:
+    """As integers: NaN equals itself, and 0 is not -0."""
+    return x.view(np.int32) if x.dtype == np.float32 else x
+
+
+def ctc_gradients(name: str, problem: Problem, walk: Any) -> dict[str, Any]:
+    """Loss and gradient by scan and kernel: losses' bits, the kernel's own again, errors against float64. Returns the calls."""
     import jax
 
     from dsrun.ctc import ctc_loss
 
     arrays = jax.device_put(tuple(problem))
-    programs = {
-        label: jax.jit(partial(loss_and_gradient, partial(ctc_loss, kernel=kernel)))
+    calls = {
+        label: partial(jax.jit(partial(loss_and_gradient, partial(ctc_loss, kernel=kernel))), *arrays)
         for label, kernel in (("scan", "scan"), ("kernel", walk))
     }
-    _, truth = exact(Problem(*(array[:CHECKED] for array in problem)))
-    errors = {}
-    for label, program in programs.items():
-        gradient = np.asarray(program(*arrays)[1])[: len(truth)]
-        errors[label] = float(np.max(np.abs(gradient - truth)))
+    (scan_loss, scan), (loss, gradient), again = (
+        jax.device_get(calls[label]()) for label in ("scan", "kernel", "kernel")
+    )
+    _bits_row(f"{name} loss", {"losses": (loss, scan_loss)}, "bits are the scan's")
+    pairs = {"losses": (again[0], loss), "gradients": (again[1], gradient)}
+    _bits_row(f"{name} gradient again", pairs, "the same call has the same bits")
+    aligned = has_alignment(problem)
+    padding = (np.arange(gradient.shape[1])[None, :] >= problem.num_frames[:, None]) | ~aligned[:, None]
+    if padding.any():
+        found = gradient[padding]
+        words = "gradient is 0 in padded frames and without an alignment"
+        _bits_row(f"{name} padding", {"gradients": (found + np.float32(0), np.zeros_like(found))}, words)
+    checked = [i for i in np.flatnonzero(aligned) if problem.num_frames[i]][:CHECKED]
+    truths = {i: exact(Problem(*(array[i : i + 1] for array in problem)))[1][0] for i in checked}
+    errors = {
+        label: float(max(np.max(np.abs(found[i, : len(truth)] - truth)) for i, truth in truths.items()))
+        for label, found in (("scan", scan), ("kernel", gradient))
+    }
     words = f"{errors['kernel']:.1e}; scan {errors['scan']:.1e}"
     row(f"{name} gradient error", words if errors["kernel"] < 1e-4 else f"FAIL: {words}", **errors)
-    if walk == "interpreted":
-        row(f"{name} time", NOT_TIMED)
-        return
-    times = _times({label: partial(program, *arrays) for label, program in programs.items()})
+    return calls
+
+
+def ctc_times(name: str, problem: Problem, calls: dict[str, Any]) -> None:
+    """The kernel's time beside the scan's."""
+    times = _times(calls)
     found = ratio(times["kernel"], times["scan"])
     words = f"{spread(times['kernel'], 1e3, 'ms')}, {1e6 * np.median(times['kernel']) / problem.logits.shape[1]:.2f} us a frame; "
     row(f"{name} time", words + beside(found, "the scan"), time_over_the_scans=found, **times)

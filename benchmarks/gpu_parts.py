@@ -176,7 +176,7 @@ class Worker:
 
 
 def jax_worker(name: str, flags: Sequence[str] = (), *, any_order: bool = False) -> Worker:
-    """`benchmarks.gpu_worker` with these flags of XLA; `any_order` leaves out those that a training run sets for equal bits."""
+    """`benchmarks.gpu_worker` with these flags of XLA; `any_order`: and those of `determinism: off`, not of strict."""
     command = [sys.executable, "-m", "benchmarks.gpu_worker", *(["--any-order"] if any_order else [])]
     variables = {"XLA_FLAGS": " ".join([*os.environ.get("XLA_FLAGS", "").split(), *flags])} if flags else {}
     return Worker(name, command, variables)

@@ -16,6 +16,7 @@
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -110,8 +111,14 @@ def twice(settings: Settings) -> None:
         resumed = training(QUICKSTART, folders[2], *sets)
         digests = [_digests(run, folder) for run, folder in zip([*runs, resumed], folders, strict=True)]
     for number, case in ((1, "the same run twice"), (2, f"killed by SIGKILL after step {step}, and resumed")):
-        words = f"equal digests of {len(digests[0])} checkpoints"
-        row(case, words if digests[number] == digests[0] else "FAIL: DIFFERENT digests", digests=digests)
+        row(case, compared(digests[0], digests[number]), digests=digests)
+
+
+def compared(first: list[str], second: list[str]) -> str:
+    """Checkpoints' digests of two runs, in words."""
+    if not first:
+        return "FAIL: the first run has no checkpoint"
+    return f"equal digests of {len(first)} checkpoints" if second == first else "FAIL: DIFFERENT digests"
 
 
 def _digests(run: Command, folder: Path) -> list[str]:
@@ -128,16 +135,21 @@ def _kill_after_a_checkpoint(run: Command, folder: Path) -> int:
 
 
 def memory(settings: Settings) -> None:
-    """Exit code and message of a run that cannot fit."""
+    """A run that cannot fit must be refused, and before its first step."""
     if settings.tiny:
         return row("memory", "not run: XLA limits a GPU's memory and not a CPU's")
     with tempfile.TemporaryDirectory() as name:
         arguments = ["train", "--config", QUICKSTART, "--run-dir", str(Path(name) / "run"), *_options(_short(settings))]
         run = Command("dsrun", *arguments, variables={"XLA_PYTHON_CLIENT_MEM_FRACTION": MEMORY_SHARE})
         said = "\n".join(run.process.communicate())
-    telling = [line.strip() for line in said.splitlines() if "memory" in line or "Error" in line]
-    words = f"exit code {run.process.returncode}: {' | '.join(telling)[:600]}"
-    return row(f"quickstart with {float(MEMORY_SHARE):.2%} of the GPU's memory", words)
+    return row(f"quickstart with {float(MEMORY_SHARE):.2%} of the GPU's memory", refusal(run.process.returncode, said))
+
+
+def refusal(code: int, said: str) -> str:
+    """What the preflight said, or how the run ended without it; XLA's own warnings of memory before it are left out."""
+    found = re.search(r"out of memory (?:before the first step|while trying .* before the first step).*", said)
+    words = found.group()[:600] if found else in_words(said)
+    return f"{'' if found and code == 2 else 'FAIL: '}exit code {code}: {words}"
 
 
 def _short(settings: Settings) -> list[str]:

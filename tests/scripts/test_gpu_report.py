@@ -1,7 +1,9 @@
 """The GPU report's machinery, without a GPU: what goes wrong in a contender is a reason in words, and the others go on."""
 
+import json
 import sys
 
+import numpy as np
 import pytest
 
 from benchmarks.gpu_parts import Failed, Worker, in_words, take_turns
@@ -81,6 +83,58 @@ def test_a_part_that_fails_or_outlasts_its_time_is_a_row_and_keeps_the_rows_befo
     report.budget = 0
     gpu_report.run_part(report, "ends", [])
     assert report.rows[-1]["result"] == "not run: no time left"
+
+
+def test_a_run_without_memory_must_end_with_the_preflights_message_and_its_exit_code():
+    from benchmarks.gpu_runs import refusal
+
+    warning = "W1126 bfc_allocator.cc:511] Allocator ran out of memory trying to allocate 1 GiB\n"
+    message = "out of memory before the first step: the gradient needs about 423.9 MiB, 174.4 MiB are free."
+    trying = "out of memory while trying 16 rows x 1632 frames before the first step: RESOURCE_EXHAUSTED: 4 GiB."
+    for said in message, trying:
+        assert refusal(2, f"{warning}Error: {said}\nbye\n") == f"exit code 2: {said}"
+        assert refusal(1, f"{warning}Error: {said}\n") == f"FAIL: exit code 1: {said}"
+    assert refusal(0, "step 1\nstep 2\n") == "FAIL: exit code 0: step 2"
+    later = "Error: out of memory while making step 7: RESOURCE_EXHAUSTED: 4 GiB."
+    assert refusal(2, f"{warning}{later}\n") == f"FAIL: exit code 2: {later}"
+
+
+def test_runs_without_checkpoints_are_no_equal_runs():
+    from benchmarks.gpu_runs import compared
+
+    assert compared(["a", "b"], ["a", "b"]) == "equal digests of 2 checkpoints"
+    assert compared(["a", "b"], ["a"]).startswith("FAIL: DIFFERENT")
+    assert compared([], []).startswith("FAIL: the first run has no checkpoint")
+
+
+def test_the_ragged_problem_has_every_corner_and_one_rule_says_what_aligns():
+    from benchmarks.ctc_problem import random_problem
+    from benchmarks.gpu_kernels import RAGGED_SIZE, has_alignment, ragged_problem
+    from dsrun.ctc import frames_needed
+
+    utterances, frames, labels, classes = RAGGED_SIZE
+    full = random_problem(
+        utterances=utterances, frames=frames, labels=labels, classes=classes, deviation=3.0, confidence=0.0, seed=1
+    )
+    ragged = ragged_problem(full)
+    lengths = set(zip(ragged.num_frames.tolist(), ragged.num_labels.tolist(), strict=True))
+    assert {(0, 0), (0, labels), (1, 1), (frames // 2, 0), (frames, labels)} <= lengths
+    needed = [frames_needed(row[:count].tolist()) for row, count in zip(ragged.labels, ragged.num_labels, strict=True)]
+    aligned = has_alignment(ragged)
+    assert aligned.tolist() == [n <= own for n, own in zip(needed, ragged.num_frames, strict=True)]
+    assert 1 < (~aligned).sum() < utterances / 2
+    assert has_alignment(full).all()
+
+
+def test_a_kernels_row_fails_where_one_bit_differs(capsys):
+    from benchmarks.gpu_kernels import _bits_row
+
+    x = np.float32([1, np.nan, 0])
+    _bits_row("same", {"numbers": (x, x.copy())}, "they are")
+    _bits_row("zeros", {"numbers": (x, np.float32([1, np.nan, -0.0])), "others": (x, x)}, "they are")
+    same, zeros = (json.loads(line)["result"] for line in capsys.readouterr().out.splitlines())
+    assert same == "they are"
+    assert zeros == "FAIL: other bits: 1 of 3 numbers"
 
 
 def test_the_speed_of_a_run_is_its_later_steps_and_says_what_share_they_waited_for_data():
