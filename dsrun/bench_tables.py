@@ -52,7 +52,8 @@ def _print_gru(report: dict[str, Any]) -> None:
 def _print_ctc(report: dict[str, Any]) -> None:
     _print_header(report, "CTC loss and gradient, float32")
     for lattice in dict.fromkeys(row["lattice"] for row in report["rows"]):
-        print(f"CTC: {lattice} ({report['machine']['platform']})")
+        sizes = ", ".join(row["size"] for row in report["rows"] if row["lattice"] == lattice)
+        print(f"CTC: {lattice} ({report['machine']['platform']}; {sizes})")
     rows = [
         {"size": row["size"], **_milliseconds(row), "us_a_frame": _short(row["microseconds_a_frame"])}
         | {**_shares(row), **_costs(row)}

@@ -189,9 +189,9 @@ def build_ctc_kernel(config: Config, policy: Policy, *, devices: Sequence[jax.De
 
 
 def describe_ctc_kernel(config: Config, step: TrainStep, *, labels: int) -> str:
-    """Which code computes the loss, in words, with a reason where that may surprise; `labels` as for `build_ctc_kernel`."""
+    """Which code this step computes the loss with, in words, with a reason where that may surprise; `labels` as for `build_ctc_kernel`."""
     if config.kernels.ctc == "auto":
-        return describe_auto_ctc(step.policy, step.reduction.devices, labels=labels)
+        return describe_auto_ctc(step.policy, step.ctc_kernel, step.reduction.devices, labels=labels)
     return describe_ctc(step.policy, step.ctc_kernel)
 
 

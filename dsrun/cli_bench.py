@@ -87,6 +87,9 @@ def ctc(
         list[str] | None,
         typer.Option(metavar="BATCHxFRAMESxLABELSxCLASSES", help="Size, e.g. 16x400x80x29. Repeatable."),
     ] = None,
+    kernel: Annotated[
+        str, typer.Option(help="What walks the lattice, as kernels.ctc: scan, auto, or on an NVIDIA GPU mosaic.")
+    ] = "scan",
     repeats: RepeatsOption = 9,
     threads: ThreadsOption = None,
     json_output: JsonOption = False,
@@ -100,11 +103,14 @@ def ctc(
     from dsrun.study.bench_sizes import CTC_SIZES, parse_ctc_sizes
 
     chosen = parse_ctc_sizes(sizes) if sizes else CTC_SIZES
+    wanted: Literal["scan", "auto", "mosaic"] = _choose(
+        "--kernel", kernel, {"scan": "scan", "auto": "auto", "mosaic": "mosaic"}
+    )
     _start_jax(threads)
     from dsrun.study.bench_ctc import bench_ctc
 
     fitting, skipped = _fitting(chosen, lambda size: size.bytes_needed(), bool(sizes))
-    report = bench_ctc(fitting, repeats=repeats)
+    report = bench_ctc(fitting, repeats=repeats, kernel=wanted)
     report["skipped"] = skipped
     _show(report, json_output)
 

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import pytest
@@ -61,10 +61,14 @@ def test_rules_for_an_accumulator_a_master_and_an_update_reach_the_parameters_th
     assert policy.rounding("accumulate", "output_kernel").is_exact
 
 
+def device(platform, **facts):
+    return Mock(spec=jax.Device, platform=platform, **facts)
+
+
 CPU, A100, H100 = (
-    SimpleNamespace(platform="cpu"),
-    SimpleNamespace(platform="gpu", compute_capability="8.0"),
-    SimpleNamespace(platform="gpu", compute_capability="9.0"),
+    device("cpu"),
+    device("gpu", compute_capability="8.0"),
+    device("gpu", compute_capability="9.0"),
 )
 
 
@@ -81,14 +85,15 @@ def test_a_kernel_for_gpus_is_refused_without_one_and_for_an_arithmetic_that_it_
         ctc_kernel(H100, "kernels.ctc=mosaic", f"arithmetic.ctc={FLOAT16}")
 
 
-def test_scans_are_had_for_the_asking_where_the_kernel_would_be_chosen(monkeypatch):
-    monkeypatch.setattr("dsrun.build.auto_kernel", lambda policy, devices, *, labels: "mosaic")
-    assert ctc_kernel(H100) == "mosaic", "auto is what a config without the setting has"
-    assert ctc_kernel(H100, "kernels.ctc=scan") == "scan"
+def test_scans_are_what_a_config_without_the_setting_has_even_where_the_kernel_was_shown(monkeypatch):
+    monkeypatch.setattr(jax, "__version__", "0.11.2")
+    assert ctc_kernel(H100) == ctc_kernel(H100, "kernels.ctc=scan") == "scan"
+    assert ctc_kernel(H100, "kernels.ctc=auto") == "mosaic"
+    assert ctc_kernel(A100, "kernels.ctc=auto") == "scan"
 
 
 def test_the_step_walks_the_lattice_by_what_is_chosen_for_its_arithmetic_devices_and_labels(monkeypatch):
-    config = load_config(CONFIG).config
+    config = load_config(CONFIG, ["kernels.ctc=auto"]).config
     settings, policy, devices = (
         build.build_model_settings(config, num_classes=5),
         build.build_policy(config),
@@ -109,13 +114,17 @@ def test_the_step_walks_the_lattice_by_what_is_chosen_for_its_arithmetic_devices
     assert asked == [(policy, devices, {"labels": 7})]
 
 
-def test_what_is_said_of_ctc_is_what_the_step_runs():
-    for sets in ([], ["kernels.ctc=scan"]):
+@pytest.mark.parametrize(
+    ("chosen", "words"), [("scan", "two scans"), ("mosaic", "one Mosaic kernel, a thread block an utterance")]
+)
+def test_what_is_said_of_ctc_is_what_the_step_runs_and_not_a_second_choice(chosen, words, monkeypatch):
+    monkeypatch.setattr("dsrun.build.auto_kernel", lambda policy, devices, *, labels: chosen)
+    for sets, said in ([], "two scans"), (["kernels.ctc=auto"], words):
         config = load_config(CONFIG, sets).config
         settings, policy = build.build_model_settings(config, num_classes=5), build.build_policy(config)
         step = build.build_step(config, settings, policy, steps_per_epoch=1, labels=7, devices=jax.devices()[:1])
-        said = build.describe_ctc_kernel(config, step, labels=7)
-        assert said == "float32 mantissas with int32 exponents; two scans"
+        found = build.describe_ctc_kernel(config, step, labels=7)
+        assert found == f"float32 mantissas with int32 exponents; {said}"
 
 
 def test_recomputed_gates_are_refused_where_they_would_not_come_out_as_they_were():

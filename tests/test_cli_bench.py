@@ -56,7 +56,8 @@ def test_gru_has_a_row_a_format_and_pass_and_the_peak_beside_it():
 
 
 def test_ctc_counts_operations_by_cell_and_bytes_of_logits():
-    (row,) = bench("ctc", "--sizes", "2x20x5x7", "--repeats", 2)["rows"]
+    (row,) = bench("ctc", "--sizes", "2x20x5x7", "--repeats", 2, "--kernel", "auto")["rows"]
+    assert (row["kernel"], row["lattice"]) == ("scan", "float32 mantissas with int32 exponents; two scans")
     assert row["flops"] == 2 * 20 * (8 * 11 + 6 * 7)
     assert row["bytes_lower_bound"] == 2 * 4 * 2 * 20 * 7
     require_spread(row)
@@ -182,6 +183,8 @@ def test_tables_say_what_float32_is_and_what_was_measured(config):
         (("ctc", "--sizes", "8x200x128"), ("BATCHxFRAMESxLABELSxCLASSES", "16x400x80x29")),
         (("ctc", "--sizes", "4x10x40x29"), ("40 labels in 10 frames",)),
         (("ctc", "--sizes", "9999x9999x99x9999"), ("needs about", "are free")),
+        (("ctc", "--kernel", "cuda"), ("--kernel is 'cuda'", "scan, auto, mosaic")),
+        (("ctc", "--kernel", "mosaic"), ("for NVIDIA GPUs", "runs on cpu here", "scan or auto")),
         (("rounding", "--format", "float17"), ("unknown format 'float17'",)),
         (("rounding", "--values", 10**13), ("--values 10000000000000 needs about", "are free")),
         (("scaling", "--config", "configs/prompts_float32.yaml", "--devices", "two"), ("--devices 'two'", "1,2,4")),

@@ -4,8 +4,8 @@ Each kernel replaces a scan elsewhere in this package, which stays: it is the fa
 oracle of the kernel's tests. A kernel's docstring says which bits it shares with the scan. This room takes arrays and
 knows nothing of the rooms above it; who calls it chooses, by the argument `target`.
 
-* `ctc`: both loops of the CTC lattice in one launch, a thread block an utterance; taken where a GPU has shown it
-  (`dsrun.ctc.choice`), or where `kernels.ctc: mosaic` asks for it.
+* `ctc`: both loops of the CTC lattice in one launch, a thread block an utterance; taken where `kernels.ctc: mosaic` asks for it,
+  or `kernels.ctc: auto` and an H100 has shown it (`dsrun.ctc.choice`).
 * `gru`: one frame of a GRU layer, products, gates and state in one launch; for the scan over the frames. Hopper only. Slower than
   the scan, and called by its tests and benchmarks alone.
 * `target`: where a kernel runs, and rules learned the hard way.

@@ -1,4 +1,4 @@
-"""How fast CTC is: the loss and its gradient with respect to the logits, as training computes them with `kernels.ctc: auto`.
+"""How fast CTC is: the loss and its gradient with respect to the logits, as training computes them with any choice of `kernels.ctc`.
 
 All utterances have all frames and all labels, neighbouring labels differ, logits are normal with deviation 3. Operations are
 counted by `flops.ctc_work`; the bound that matters more is the logits read and the gradient written. Between the two lies what
@@ -8,14 +8,15 @@ the recursion costs: its frames follow one another, each with little to do.
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dsrun.arithmetic import FLOAT32_POLICY
-from dsrun.ctc import CtcKernel, auto_kernel, ctc_loss, describe_auto_ctc
+from dsrun.ctc import CtcKernel, auto_kernel, ctc_loss, describe_auto_ctc, describe_ctc
+from dsrun.errors import UsageError
 from dsrun.study.bench_sizes import CtcSize
 from dsrun.study.ceilings import Ceilings, machine_facts
 from dsrun.study.flops import CTC_OPERATIONS_A_CELL, CTC_OPERATIONS_A_LOGIT, ctc_work
@@ -24,17 +25,30 @@ from dsrun.study.stopwatch import TURN_SECONDS, announce, compile_program, peak_
 COUNTED = f"{CTC_OPERATIONS_A_CELL} operations for each of 2 labels + 1 states a frame, {CTC_OPERATIONS_A_LOGIT} for each logit"
 
 
-def bench_ctc(sizes: Sequence[CtcSize], *, repeats: int, ceilings: Ceilings | None = None) -> dict[str, Any]:
-    """A row a size, and the ceilings that they were measured beside."""
+Choice = Literal["scan", "auto", "mosaic"]
+
+
+def bench_ctc(
+    sizes: Sequence[CtcSize], *, repeats: int, kernel: Choice = "scan", ceilings: Ceilings | None = None
+) -> dict[str, Any]:
+    """A row a size, and the ceilings that they were measured beside.
+
+    Raises:
+        UsageError: a GPU's kernel without a GPU.
+    """
     device = jax.devices()[0]
+    if kernel == "mosaic" and device.platform != "gpu":
+        raise UsageError(
+            f"--kernel is mosaic, which is for NVIDIA GPUs; JAX runs on {device.platform} here. Write scan or auto."
+        )
     limits = ceilings or Ceilings(["float32"], [device])
     rows: list[dict[str, Any]] = []
     all_times: dict[str, list[float]] = {name: [] for name in limits.calls}
     for size in sizes:
         announce(f"ctc {size}: compiling, then {repeats} rounds")
         problem = jax.device_put(ctc_problem(size))
-        kernel = auto_kernel(FLOAT32_POLICY, [device], labels=size.labels)
-        program = compile_program(partial(loss_and_gradient, kernel=kernel), *problem)
+        walk, lattice = _lattice(kernel, device, size.labels)
+        program = compile_program(partial(loss_and_gradient, kernel=walk), *problem)
         times = take_turns({**limits.calls, "ctc": partial(program, *problem)}, repeats, turn_seconds=TURN_SECONDS)
         for name in all_times:
             all_times[name] += times[name]
@@ -45,7 +59,8 @@ def bench_ctc(sizes: Sequence[CtcSize], *, repeats: int, ceilings: Ceilings | No
                 "size": str(size),
                 **asdict(size),
                 "format": "float32",
-                "lattice": describe_auto_ctc(FLOAT32_POLICY, [device], labels=size.labels),
+                "kernel": walk,
+                "lattice": lattice,
                 **found,
                 "microseconds_a_frame": 1e6 * found["seconds_median"] / size.frames,
                 **limits.figures(times, "ctc", work, "float32"),
@@ -60,6 +75,14 @@ def bench_ctc(sizes: Sequence[CtcSize], *, repeats: int, ceilings: Ceilings | No
         "ceilings": limits.report(all_times),
     }
     return {**facts, "rows": rows, **peak_memory(device)}
+
+
+def _lattice(choice: Choice, device: jax.Device, labels: int) -> tuple[CtcKernel, str]:
+    """What walks it, and that in words."""
+    if choice != "auto":
+        return choice, describe_ctc(FLOAT32_POLICY, choice)
+    kernel = auto_kernel(FLOAT32_POLICY, [device], labels=labels)
+    return kernel, describe_auto_ctc(FLOAT32_POLICY, kernel, [device], labels=labels)
 
 
 def loss_and_gradient(
