@@ -40,6 +40,7 @@ from dsrun.speech import (
     Augmentation,
     Bank,
     Batcher,
+    Bucket,
     Dataset,
     FeatureCache,
     FeatureSettings,
@@ -67,6 +68,7 @@ from dsrun.training.optimizer import (
     sgd_direction,
     warmup_cosine_schedule,
 )
+from dsrun.training.preflight import EvaluationShape
 from dsrun.training.step import TrainStep
 
 OnProgress = Callable[[int, int], None] | None
@@ -83,6 +85,7 @@ class TrainingData:
     dev_references: dict[str, str]
     infeasible: list[Infeasible]
     notes: list[str]
+    test_shapes: tuple[EvaluationShape, ...]  # of test, which is not kept
 
 
 def build_policy(config: Config) -> Policy:
@@ -406,6 +409,18 @@ def build_batcher(config: Config, dataset: AnyDataset, *, purpose: str) -> Batch
     )
 
 
+def evaluation_shapes(batcher: Batcher, source: str) -> tuple[EvaluationShape, ...]:
+    """The shapes of these batches, shortest first; `source` is what they are of."""
+    ids, labels = batcher.dataset.ids, batcher.dataset.lengths.labels
+
+    def shape(bucket: Bucket) -> EvaluationShape:
+        longest_first = bucket.members[::-1]
+        longest, wordiest = int(longest_first[0]), int(longest_first[labels[longest_first].argmax()])
+        return EvaluationShape(bucket.frames, bucket.labels, source, ids[longest], ids[wordiest])
+
+    return tuple(map(shape, batcher.buckets))
+
+
 def build_alphabet(config: Config, train: list[Utterance]) -> Alphabet:
     """The alphabet file's, or the characters of the training text."""
     if config.data.alphabet is not None:
@@ -447,10 +462,12 @@ def build_training_data(config: Config, *, on_progress: OnProgress = None) -> Tr
     train, infeasible = _without_infeasible(config, train, alphabet, notes)
     dev = _load(config, spoken["dev"], alphabet, notes, normalization=normalization, on_progress=on_progress)
     references = {utterance.id: alphabet.normalize(utterance.text) for utterance in spoken["dev"]}
+    shapes: tuple[EvaluationShape, ...] = ()
     if config.data.test is not None:  # loaded now, into the cache, so that a bad clip does not wait for the last epoch
-        test = Path(config.data.test)
-        build_evaluation_data(config, test, alphabet, normalization, cache=cache_of(config), on_progress=on_progress)
-    return TrainingData(alphabet, normalization, train, dev, references, infeasible, notes)
+        path, cache = Path(config.data.test), cache_of(config)
+        test, _, _ = build_evaluation_data(config, path, alphabet, normalization, cache=cache, on_progress=on_progress)
+        shapes = evaluation_shapes(build_batcher(config, test, purpose="evaluate"), "data.test")
+    return TrainingData(alphabet, normalization, train, dev, references, infeasible, notes, shapes)
 
 
 def build_evaluation_data(
@@ -495,6 +512,7 @@ def _with_text(config: Config, utterances: list[Utterance], path: Path, notes: l
     names = ", ".join(repr(utterance.id) for utterance in empty[:5])
     if config.data.empty_transcript == "error":
         raise DataError(empty_text(path, len(empty), names))
+    require_some_left(path, len(utterances), len(empty))
     notes.append(f"{path}: dropped {len(empty)} utterances with an empty transcript: {names}")
     return [utterance for utterance in utterances if texts[utterance.id]]
 
@@ -505,6 +523,15 @@ def empty_text(path: Path, count: int, names: str) -> str:
         f"{path}: {count} utterances have an empty transcript: {names}. Write what is said, or set data.empty_transcript to drop or "
         "keep."
     )
+
+
+def require_some_left(path: Path, count: int, empty: int) -> None:
+    """Refuse a manifest of `count` utterances of which those with an empty transcript are dropped, if that is all. Raises DataError."""
+    if empty == count:
+        raise DataError(
+            f"{path}: no utterances are left: each of the {count} has an empty transcript, and data.empty_transcript is drop. Write "
+            "what is said, or set it to keep."
+        )
 
 
 def _normalized(utterances: list[Utterance], normalizer: str, path: Path) -> dict[str, str]:
@@ -548,15 +575,22 @@ def _without_infeasible(
     )
     if not infeasible:
         return train, []
-    refuse_or_note_infeasible(config, infeasible, notes)
+    refuse_or_note_infeasible(config, infeasible, notes, of=len(train.ids))
     bad = {found.id for found in infeasible}
     return train.keep([id not in bad for id in train.ids]), infeasible
 
 
-def refuse_or_note_infeasible(config: Config, infeasible: list[Infeasible], notes: list[str]) -> None:
-    """Raises DataError where the config does not allow to leave them out."""
+def refuse_or_note_infeasible(config: Config, infeasible: list[Infeasible], notes: list[str], *, of: int) -> None:
+    """Raises DataError where the config does not allow to leave them out, or they are all `of` them."""
     if config.data.infeasible == "error":
         raise DataError("\n".join(str(found) for found in infeasible[:20]) + f"\n{len(infeasible)} in all.")
+    if len(infeasible) == of:
+        first = infeasible[0]
+        raise DataError(
+            f"{config.data.train}: no utterances are left: CTC can align none of the {of}. The first, {first.id!r}, needs {first.needed} "
+            f"output frames and has {first.output_frames}. Lower the time stride (model.front_end), or see whether texts and recordings "
+            "belong together (dsrun data check)."
+        )
     notes.append(
         f"dropped {len(infeasible)} utterances that CTC cannot align: {', '.join(f.id for f in infeasible[:5])}"
     )

@@ -389,26 +389,27 @@ def _follow(
 
 
 def _preflight(config: Config, experiment: Experiment, replicas: Replicas, watchdog: Watchdog) -> str:
-    """Run the largest batch shapes of training and of dev for their memory; the lines that say what they were."""
-    step, dev, rows = experiment.step, experiment.dev_batcher, config.batches.global_batch
+    """Run the largest batch shapes of training, and of dev and test, for their memory; the lines that say what they were."""
+    step, rows = experiment.step, config.batches.global_batch
     watchdog.phase("compiling and trying the largest batch shapes")
     needs = preflight(step, replicas, experiment.batcher.shapes(), rows=rows)
     watchdog.phase("compiling and trying the largest evaluation shapes")
-    longest = {(b.frames, b.labels): dev.dataset.ids[int(b.members[-1])] for b in dev.buckets}
-    dev_needs = preflight_evaluation(experiment.evaluator, step, replicas, longest, rows=rows)
+    shapes = [*build.evaluation_shapes(experiment.dev_batcher, "data.dev"), *experiment.data.test_shapes]
+    evaluations = preflight_evaluation(experiment.evaluator, step, replicas, shapes, rows=rows)
     return "\n".join(
         [
-            _memory_line(needs, "fits", "its gradient takes {} a device at most"),
-            _memory_line(dev_needs, "of dev fits", "its evaluation takes {} on one device"),
+            _memory_line(needs, "its gradient takes {} a device at most"),
+            _memory_line(evaluations, "its evaluation takes {} on one device"),
         ]
     )
 
 
-def _memory_line(needs: Sequence[Need], fits: str, takes: str) -> str:
+def _memory_line(needs: Sequence[Need], takes: str) -> str:
     largest = max(needs, key=lambda need: need.bytes_planned or 0)
     planned = largest.bytes_planned
     size = "" if planned is None else "; " + takes.format(f"{planned / 2**20:,.0f} MiB")
-    return f"memory: {largest} {fits}, the largest{size}"
+    of = f" of {largest.source}" if largest.source else ""
+    return f"memory: {largest}{of} fits, the largest{size}"
 
 
 def _loop(

@@ -29,7 +29,7 @@ from dsrun.evaluation.decoders import Search
 from dsrun.evaluation.error_rate import ErrorCount, character_errors, total_errors, word_errors
 from dsrun.record import write_atomically
 from dsrun.speech import count_recordings_in, file_digest, read_manifest
-from dsrun.trained import Trained, load_run
+from dsrun.trained import Trained, explaining_scoring, load_run
 from dsrun.tuned import TUNED, Tuned
 
 LM_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -135,11 +135,13 @@ def class_scores(trained: Trained, manifest: Path, *, batch: int | None) -> list
     if batch is not None:
         config = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": batch})})
     found = {}
-    for one in build.build_batcher(config, dataset, purpose="evaluate").epoch(0):
-        logits, num_frames = trained.evaluator.logits(trained.weights, trained.statistics, one)
-        for row, id in enumerate(one.ids):
-            if id:
-                found[id] = Scores(references[id], logits[row, : num_frames[row]].copy())
+    batcher = build.build_batcher(config, dataset, purpose="evaluate")
+    with explaining_scoring(trained, batcher, str(manifest)):
+        for one in batcher.epoch(0):
+            logits, num_frames = trained.evaluator.logits(trained.weights, trained.statistics, one)
+            for row, id in enumerate(one.ids):
+                if id:
+                    found[id] = Scores(references[id], logits[row, : num_frames[row]].copy())
     return [found[id] for id in references if id in found]
 
 

@@ -19,7 +19,7 @@ from dsrun.evaluation.results import Evaluation
 from dsrun.record import RunDir, read_provenance, write_atomically
 from dsrun.score_reports import Scored, where_errors_are
 from dsrun.speech import Utterance, count_recordings_in, file_digest, read_manifest
-from dsrun.trained import Trained, load_run
+from dsrun.trained import Trained, explaining_scoring, load_run
 from dsrun.tuned import read_tuned
 
 
@@ -51,14 +51,15 @@ def score_run(
         config = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": batch})})
     rows = config.batches.global_batch
     batcher = build.build_batcher(config, dataset, purpose="evaluate")
-    result: Evaluation = trained.evaluator(
-        trained.weights,
-        trained.statistics,
-        batcher.epoch(0),
-        references=references,
-        alphabet=trained.alphabet,
-        decoder=decoder,
-    )
+    with explaining_scoring(trained, batcher, str(manifest)):
+        result: Evaluation = trained.evaluator(
+            trained.weights,
+            trained.statistics,
+            batcher.epoch(0),
+            references=references,
+            alphabet=trained.alphabet,
+            decoder=decoder,
+        )
     utterances = read_manifest(manifest)
     facts = {u.id: (u.duration or None, u.speaker) for u in utterances}
     result = result.with_facts(facts)

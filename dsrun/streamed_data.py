@@ -39,6 +39,7 @@ from dsrun.speech import (
     utterance_digest,
 )
 from dsrun.training.feasibility import Infeasible, find_infeasible
+from dsrun.training.preflight import EvaluationShape
 
 OnProgress = Callable[[int, int], None] | None
 
@@ -67,10 +68,12 @@ def build_streamed_data(config: Config, *, on_progress: OnProgress = None) -> bu
     dev = _stream(config, manifests["dev"], alphabet, notes, normalization=normalization)
     dev = replace(dev, recordings=_checked(config, dev, on_progress))
     references = {id: alphabet.normalize(row.fields["text"]) for id, row in zip(dev.ids, _rows(dev), strict=True)}
+    shapes: tuple[EvaluationShape, ...] = ()
     if config.data.test is not None:
         test, _, _ = streamed_evaluation_data(config, Path(config.data.test), alphabet, normalization)
         _checked(config, test, on_progress)
-    return build.TrainingData(alphabet, normalization, train, dev, references, infeasible, notes)
+        shapes = build.evaluation_shapes(build.build_batcher(config, test, purpose="evaluate"), "data.test")
+    return build.TrainingData(alphabet, normalization, train, dev, references, infeasible, notes, shapes)
 
 
 def streamed_evaluation_data(
@@ -115,6 +118,7 @@ def _stream(
     names = ", ".join(repr(index.ids[place]) for place in empty[:5].tolist())
     if config.data.empty_transcript == "error":
         raise DataError(build.empty_text(index.path, len(empty), names))
+    build.require_some_left(index.path, len(index), len(empty))
     notes.append(f"{index.path}: dropped {len(empty)} utterances with an empty transcript: {names}")
     return dataset.keep(~texts.is_empty)
 
@@ -143,7 +147,7 @@ def _without_infeasible(
     )
     if not infeasible:
         return train, []
-    build.refuse_or_note_infeasible(config, infeasible, notes)
+    build.refuse_or_note_infeasible(config, infeasible, notes, of=len(train.members))
     return train.keep(~is_bad), infeasible
 
 

@@ -32,6 +32,7 @@ from dsrun.speech.alphabet import TextStream
 from dsrun.speech.feature_stream import FeatureStream
 from dsrun.speech.live import LiveAudio, LiveSamples, Pipe, live_file, live_pipe
 from dsrun.trained import Trained, load_run
+from dsrun.training.preflight import explaining_lack_of_memory
 
 LATEST_CALLS = 10_000  # half an hour of chunks of 200 ms
 
@@ -156,6 +157,9 @@ class StreamRecogniser:
         return new  # a space at the end is a label, and no text yet
 
 
+@explaining_lack_of_memory(
+    lambda: "transcribing a stream", "What helps: a smaller --chunk-ms, or a device with more free memory."
+)
 def stream_file(
     run: Path,
     source: Path,

@@ -4,6 +4,7 @@ On the roof. A run folder is enough: `config.yaml` rebuilds the network, the che
 normalisation, so training audio is not needed again.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,10 @@ from dsrun.errors import DataError, UsageError
 from dsrun.evaluation.evaluate import Evaluator
 from dsrun.model import ModelSettings, initial_statistics, parameter_table
 from dsrun.record import RunDir, autotune_flags
-from dsrun.speech import Alphabet, Normalization
+from dsrun.speech import Alphabet, Batcher, Normalization
 from dsrun.training import checkpoint as checkpoints
 from dsrun.training.loop import Best
+from dsrun.training.preflight import explaining_lack_of_memory
 from dsrun.training.state_digest import flatten
 from dsrun.training.step import weights_as_read
 
@@ -42,6 +44,9 @@ class Trained:
     evaluator: Evaluator
 
 
+@explaining_lack_of_memory(
+    lambda: "loading the run's checkpoint", "What helps: a device, or a machine, with more free memory."
+)
 def load_run(path: Path, checkpoint: str) -> Trained:
     """A run folder's checkpoint: "best", "last" or a step number.
 
@@ -75,6 +80,19 @@ def load_run(path: Path, checkpoint: str) -> Trained:
         statistics=jax.tree.map(jax.numpy.asarray, found.arrays["state"].get("statistics", {})),
         evaluator=Evaluator(settings, policy),
     )
+
+
+def explaining_scoring(trained: Trained, batcher: Batcher, what: str) -> AbstractContextManager[None]:
+    """Turn a lack of memory while these batches of `what` are scored into a message that says how it can be done with less."""
+    rows, path = batcher.global_batch, trained.run.path
+    shape = build.evaluation_shapes(batcher, what)[-1]
+    doing = f"scoring {shape} ({rows} rows x {shape.frames} frames in a batch)"
+    fewer = f"fewer utterances at a time (dsrun eval {path} --batch {max(1, rows // 4)}), or " if rows > 1 else ""
+    advice = (
+        f"What helps: {fewer}the longest utterances cut or left out, or a device with more free memory. No training is lost: the "
+        f"checkpoints are in {path}."
+    )
+    return explaining_lack_of_memory(lambda: doing, advice)
 
 
 def _which(run: RunDir, checkpoint: str) -> int | str:

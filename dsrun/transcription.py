@@ -30,12 +30,14 @@ from dsrun.speech.audio import require_rate_and_channel
 from dsrun.speech.chunks import Chunk, ChunkSettings, cut_into_chunks
 from dsrun.speech.recording import Channels, RawFormat, Recording, open_recording
 from dsrun.trained import Trained
+from dsrun.training.preflight import explaining_lack_of_memory
 
 LONGEST_CHUNK = 20.0  # seconds; less where the network was trained on less
 OVERLAP = 2.0  # seconds: several words, so that a pause between two is in it
 ROWS = 8  # of a batch
 PREFETCH = 16  # chunks ahead of the network
 TELL_EVERY = 30.0  # seconds
+ADVICE = "What helps: a smaller --batch, or shorter --chunk-seconds (which may change words at the seams), or a device with more memory."
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,17 @@ class Transcriber:
         )
 
     def __call__(self, sources: Sequence[Source]) -> Iterator[Transcript | Failure]:
-        """One result a file, in the order of the files, each as soon as it is known."""
+        """One result a file, in the order of the files, each as soon as it is known.
+
+        Raises:
+            UsageError: a batch does not fit into memory.
+        """
+        rows, seconds = self.recogniser.rows, self.chunks.frames * self.chunks.features.hop / self.audio.sample_rate
+        doing = f"recognising {rows} chunks of up to {seconds:.3g} s together"
+        with explaining_lack_of_memory(lambda: doing, ADVICE):
+            yield from self._results(sources)
+
+    def _results(self, sources: Sequence[Source]) -> Iterator[Transcript | Failure]:
         queue: BatchQueue[_Piece] = BatchQueue(self.recogniser)
         files: dict[int, _File] = {}
         given_up: set[int] = set()  # files that have failed; read by the thread, which reads no further in them

@@ -12,7 +12,7 @@ from dsrun.data_show import find_utterance
 from dsrun.evaluation.posterior_plot import Heard, draw_posterior
 from dsrun.evaluation.results import score_utterance
 from dsrun.speech import FeatureSettings, Utterance, encode_all, load_dataset, open_manifest
-from dsrun.trained import Trained, load_run
+from dsrun.trained import Trained, explaining_scoring, load_run
 
 
 def plot_utterance(path: Path, id: str, *, manifest: Path | None, checkpoint: str, output: Path) -> dict[str, Any]:
@@ -44,8 +44,10 @@ def _hear(trained: Trained, utterance: Utterance) -> Heard:
         normalization=trained.normalization,
     )
     one = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": 1})})
-    batch = build.build_batcher(one, dataset, purpose="evaluate").batch(0, 0)
-    logits, num_frames = trained.evaluator.logits(trained.weights, trained.statistics, batch)
+    batcher = build.build_batcher(one, dataset, purpose="evaluate")
+    batch = batcher.batch(0, 0)
+    with explaining_scoring(trained, batcher, "what is drawn"):
+        logits, num_frames = trained.evaluator.logits(trained.weights, trained.statistics, batch)
     return Heard(
         id=utterance.id,
         reference=trained.alphabet.normalize(utterance.text),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,17 @@ def test_a_file_that_failed_is_read_no_further_and_nothing_of_it_is_kept(trained
     results = transcripts(broken, [files[1], files[0]], rows=1)
     assert [result.file for result in results] == ["1.wav", "0.wav"]
     assert len(cut) == 3  # the first of the long file, the one that shows that it is too late, and the short file
+
+
+def test_a_batch_that_the_allocator_refuses_is_one_message_and_no_traceback(command, files, monkeypatch):
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4 GiB.\nmore")
+
+    monkeypatch.setattr("dsrun.evaluation.recognise.Recogniser.__call__", refuse)
+    found = command(files[0])
+    assert isinstance(found.exception, UsageError)
+    said = r"^out of memory while recognising 2 chunks of up to 3 s together: RESOURCE_EXHAUSTED: .* 4 GiB\. What helps"
+    assert re.search(said + ": .*--batch, .*--chunk-seconds", str(found.exception))
 
 
 @pytest.fixture

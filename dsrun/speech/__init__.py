@@ -26,7 +26,7 @@ from dsrun.speech.augment import (
     spec_augment,
     utterance_rng,
 )
-from dsrun.speech.batching import AnyDataset, Batch, Batcher
+from dsrun.speech.batching import AnyDataset, Batch, Batcher, Bucket
 from dsrun.speech.check import CheckReport, Problems, TextPolicy, check_manifest
 from dsrun.speech.dataset import Dataset, Lengths, SampledDataset, load_dataset
 from dsrun.speech.examine import Depth
@@ -57,6 +57,7 @@ __all__ = [
     "Bank",
     "Batch",
     "Batcher",
+    "Bucket",
     "CheckReport",
     "Dataset",
     "Depth",

@@ -165,7 +165,7 @@ class Batcher:
     @property
     def most_labels(self) -> int:
         """Labels of the utterance that has most."""
-        return max((bucket.labels for bucket in self.buckets), default=0)
+        return max(bucket.labels for bucket in self.buckets)
 
     def padding_waste(self) -> float:
         """Share of padded frames in an epoch at the clips' own speed, empty rows included."""

@@ -25,7 +25,7 @@ import numpy as np
 
 from dsrun.errors import DivergedError, DsrunError
 from dsrun.record.magnitudes import Magnitudes
-from dsrun.training.preflight import EVALUATION_ADVICE, explaining_lack_of_memory
+from dsrun.training.preflight import DEV_ADVICE, explaining_lack_of_memory
 from dsrun.training.processes import Processes, StepAgreement
 from dsrun.training.progress import Progress
 from dsrun.training.saver import Saver, host_copy
@@ -368,7 +368,7 @@ class Loop:
         """Best so far after an evaluation; None if a signal ended it."""
         self.watchdog.phase(f"evaluating after step {number}")
         try:
-            with explaining_lack_of_memory(lambda: self.watchdog.doing, EVALUATION_ADVICE):
+            with explaining_lack_of_memory(lambda: self.watchdog.doing, DEV_ADVICE):
                 result = self.evaluate(self.step.weights(state.first), state.first.statistics)
         except Stopped:
             if self.stop.at_once:

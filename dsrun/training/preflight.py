@@ -10,12 +10,13 @@ A GPU's allocator refuses what does not fit, which is told with the shape. A CPU
 that uses it. There XLA's own plan of the program, results and temporary arrays, is compared with what is free before it is run.
 The update is left to the first step: its size is the same for every batch.
 
-A dev set may hold an utterance that is far longer than any of training, and the first evaluation comes after a whole epoch. So the
-evaluation is tried as well, with the very functions that will evaluate, at dev's own largest shapes. It may need more than the gradient
-even at equal lengths: one device computes all rows of a batch, not a shard's.
+A dev or test set may hold an utterance that is far longer than any of training, and dev is evaluated after a whole epoch, test after the
+last. So the evaluation is tried as well, with the very functions that will evaluate, at the largest shapes of both together. It may
+need more than the gradient even at equal lengths: one device computes all rows of a batch, not a shard's. Test's program alone is
+compiled again when it is scored, unless `training.compilation_cache` keeps it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -33,11 +34,21 @@ ADVICE = (
     "batches.global_batch, a lower data.max_seconds with the longest utterances left out or cut, a narrower model, or "
     "model.residuals: recompute. Each of them is another experiment: results change."
 )
-EVALUATION_ADVICE = (
-    "What helps: the longest utterances of data.dev cut or left out (which changes dev's rates, and so may change which checkpoint is "
-    "best), or a smaller batches.global_batch, of which one device evaluates all rows, or a narrower model (another experiment: "
-    "results change)."
-)
+
+
+def evaluation_advice(sources: Sequence[str]) -> str:
+    """What helps where "data.dev" or "data.test", or both, cannot be evaluated as the config has it."""
+    has_dev = "data.dev" in sources
+    effect = "which changes rates" + (", and by dev's which checkpoint is best" if has_dev else "")
+    later = "data.test left out here and scored after training (dsrun eval RUN --manifest FILE --batch 1), or "
+    return (
+        f"What helps: the longest utterances of {' and '.join(sources)} cut or left out ({effect}), or {'' if has_dev else later}"
+        "a smaller batches.global_batch, of which one device evaluates all rows, or a narrower model (both another experiment: "
+        "results change)."
+    )
+
+
+DEV_ADVICE = evaluation_advice(["data.dev"])
 
 
 @dataclass(frozen=True)
@@ -48,14 +59,38 @@ class Need:
     frames: int
     labels: int
     bytes_planned: int | None
+    source: str = ""  # of an evaluation: data.dev, data.test or both
 
     def __str__(self) -> str:
         return f"a batch of {self.rows} rows x {self.frames} frames x {self.labels} labels"
 
 
-@runtime_checkable  # the tests check annotations by isinstance
+@dataclass(frozen=True)
+class EvaluationShape:
+    """A padded shape in which utterances will be evaluated, and those that make it so large.
+
+    Fields:
+        source: what they are of, such as data.dev.
+        longest, wordiest: ids of those with most frames and with most labels, often the same.
+    """
+
+    frames: int
+    labels: int
+    source: str
+    longest: str
+    wordiest: str
+
+    def __str__(self) -> str:
+        also = "" if self.wordiest == self.longest else f", the one with most labels {self.wordiest!r}"
+        return f"{self.source}, its longest utterance {self.longest!r}{also}"
+
+
+@runtime_checkable  # the tests check every annotation by isinstance, which a plain Protocol answers with a TypeError
 class Evaluates(Protocol):
-    """What will evaluate: compiled for a batch's shape by whichever of these comes first, for good."""
+    """What will evaluate: compiled for a batch's shape by whichever of these comes first, for good.
+
+    A batch is whatever has a `Shard`'s features, num_frames, labels and num_labels: filler here, a `Batch` of all rows later.
+    """
 
     def planned_bytes(self, weights: Any, statistics: Any, batch: Any) -> int | None:
         """Bytes that one batch takes on the device; None where nothing says."""
@@ -100,37 +135,43 @@ def preflight_evaluation(
     evaluator: Evaluates,
     step: TrainStep,
     state: Replicas,
-    longest: Mapping[tuple[int, int], str],
+    shapes: Sequence[EvaluationShape],
     *,
     rows: int,
     free: Callable[[jax.Device], int | None] | None = None,
 ) -> list[Need]:
-    """Evaluate filler at the largest of these padded (frames, labels), on the first device and with the weights as they are.
+    """Evaluate filler at the largest of these shapes, on the first device and with the weights as they are.
 
     Args:
-        evaluator: that will evaluate dev.
+        evaluator: that will evaluate them.
         state: is not changed.
-        longest: by shape, the id of its longest utterance.
+        shapes: of dev and test together; several may be equal.
         rows: of a batch.
         free: as for `preflight`.
 
     Raises:
-        UsageError: it does not fit; names the shape, its longest utterance, the bytes where they are known, and what to change.
+        UsageError: it does not fit; names the shape, whose it is, the bytes where they are known, and what to change.
     """
     left = free or free_memory
     weights, statistics = step.weights(state.first), state.first.statistics
+    alike: dict[tuple[int, int], list[EvaluationShape]] = {}
+    for shape in shapes:
+        alike.setdefault((shape.frames, shape.labels), []).append(shape)
 
     def tried(frames: int, labels: int) -> Need:
-        need = Need(rows, frames, labels, None)
-        what = f"the evaluation of {need} (data.dev, its longest utterance {longest[frames, labels]!r})"
+        found = alike[frames, labels]
+        sources = list(dict.fromkeys(shape.source for shape in found))
+        advice = evaluation_advice(sources)
+        need = Need(rows, frames, labels, None, " and ".join(sources))
+        what = f"the evaluation of {need} ({'; '.join(map(str, found))})"
         batch = _filler(rows, frames, labels, step.settings.num_bins)
-        with explaining_lack_of_memory(lambda: f"trying {what} before the first step", EVALUATION_ADVICE):
+        with explaining_lack_of_memory(lambda: f"trying {what} before the first step", advice):
             need = replace(need, bytes_planned=evaluator.planned_bytes(weights, statistics, batch))
-            _require(what, need, step.devices[:1], left, EVALUATION_ADVICE)
+            _require(what, need, step.devices[:1], left, advice)
             evaluator.logits(weights, statistics, batch)
         return need
 
-    return [tried(*shape) for shape in largest_shapes(list(longest))]
+    return [tried(*shape) for shape in largest_shapes(list(alike))]
 
 
 def _run(

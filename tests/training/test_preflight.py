@@ -1,5 +1,5 @@
-"""The largest shapes of training and of dev are tried before the first step: what is tried, that nothing changes, and what is said where
-it does not fit."""
+"""The largest shapes of training, dev and test are tried before the first step: what is tried, that nothing changes, and what is said
+where it does not fit."""
 
 from functools import lru_cache
 from types import SimpleNamespace
@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dsrun import build
 from dsrun import experiment as roof
 from dsrun.arithmetic import FLOAT32_POLICY
 from dsrun.errors import UsageError
 from dsrun.evaluation.evaluate import Evaluator
 from dsrun.speech import Alphabet, Batcher, Dataset
 from dsrun.training.preflight import (
-    EVALUATION_ADVICE,
+    DEV_ADVICE,
+    EvaluationShape,
     Need,
+    evaluation_advice,
     explaining_lack_of_memory,
     largest_shapes,
     preflight,
@@ -84,11 +87,11 @@ def test_a_plan_beyond_what_is_free_is_refused_before_anything_runs(monkeypatch)
         assert part in text
 
 
-def batcher(lengths, ids):
-    """One bucket of clips of so many frames, four labels each, in batches of eight."""
+def batcher(lengths, ids, labels=None):
+    """One bucket of clips of so many frames, with so many labels (four each), in batches of eight."""
     random = np.random.default_rng(5)
     dataset = Dataset(
-        ids=ids, labels=((1, 2, 3, 4),) * len(ids), seconds=(1.0,) * len(ids),
+        ids=ids, labels=tuple((1,) * count for count in labels or [4] * len(ids)), seconds=(1.0,) * len(ids),
         clips=tuple({1.0: random.standard_normal((length, 7)).astype(np.float32)} for length in lengths),
         normalization=None, augmentation=None, seed=1,
     )  # fmt: skip
@@ -97,22 +100,32 @@ def batcher(lengths, ids):
 
 @lru_cache
 def experiment():
-    """Training's longest clip has 24 frames, a shape that the tests of the step compile too; dev's has 1,200."""
+    """Training's longest clip has 24 frames, a shape that the tests of the step compile too; dev's has 1,200, and there is no test."""
     ids = ("short", "a lecture")
     return SimpleNamespace(
         step=make_step(),
         batcher=batcher([12, 24], ("a", "b")),
         dev_batcher=batcher([24, 1200], ids),
         evaluator=Evaluator(SETTINGS, FLOAT32_POLICY),
-        data=SimpleNamespace(dev_references=dict.fromkeys(ids, "abcd"), alphabet=ALPHABET),
+        data=SimpleNamespace(dev_references=dict.fromkeys(ids, "abcd"), alphabet=ALPHABET, test_shapes=()),
     )
 
 
 CONFIG = SimpleNamespace(batches=SimpleNamespace(global_batch=8))
 
 
-def test_a_dev_set_with_one_long_utterance_is_refused_before_the_first_step_where_training_fits(monkeypatch):
-    tried = experiment()
+def with_the_long_one_in_test():
+    """The same, where dev is as short as training is."""
+    dev, test = batcher([12, 24], ("c", "d")), batcher([24, 1200], ("short", "a lecture"))
+    data = SimpleNamespace(test_shapes=build.evaluation_shapes(test, "data.test"))
+    return SimpleNamespace(**vars(experiment()) | {"dev_batcher": dev, "data": data})
+
+
+@pytest.mark.parametrize(("make", "source"), [(experiment, "data.dev"), (with_the_long_one_in_test, "data.test")])
+def test_one_long_utterance_of_dev_or_test_is_refused_before_the_first_step_where_training_fits(
+    make, source, monkeypatch
+):
+    tried = make()
     state = tried.step.start()
     (gradient,) = preflight(tried.step, state, tried.batcher.shapes(), rows=8)
     assert gradient.frames == 24
@@ -121,8 +134,10 @@ def test_a_dev_set_with_one_long_utterance_is_refused_before_the_first_step_wher
     with pytest.raises(UsageError, match="^out of memory before the first step: the evaluation of ") as caught:
         roof._preflight(CONFIG, tried, state, Watchdog(None))
     text = str(caught.value)
-    for part in ("8 rows x 1200 frames x 4 labels", "data.dev", "'a lecture'", "are free", "cut or left out"):
+    shape = f"8 rows x 1200 frames x 4 labels ({source}, its longest utterance 'a lecture') needs"
+    for part in (shape, "are free", f"longest utterances of {source} cut or left out"):
         assert part in text
+    assert ("dsrun eval RUN --manifest" in text) == (source == "data.test")
     assert "batches.shards" not in text  # one device evaluates a batch, however many shards it has
 
 
@@ -133,7 +148,7 @@ def test_an_evaluation_finds_the_program_compiled_that_was_tried(monkeypatch):
     lines = roof._preflight(CONFIG, tried, state, Watchdog(None)).split("\n")
     assert [line.split(";")[0] for line in lines] == [
         "memory: a batch of 8 rows x 24 frames x 4 labels fits, the largest",
-        "memory: a batch of 8 rows x 1200 frames x 4 labels of dev fits, the largest",
+        "memory: a batch of 8 rows x 1200 frames x 4 labels of data.dev fits, the largest",
     ]
     batch = tried.dev_batcher.batch(0, 0)
     state, _ = tried.step(state, split_batch(make_batch(), tried.step.shards))
@@ -157,12 +172,50 @@ def test_an_evaluation_that_the_allocator_refuses_is_explained_as_one():
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 4 GiB")
 
     step = make_step()
+    shapes = (EvaluationShape(24, 2, "data.test", "x", "x"), EvaluationShape(48, 2, "data.dev", "y", "y"))
     with pytest.raises(UsageError) as caught:
-        preflight_evaluation(Full(), step, step.start(), {(24, 2): "x", (48, 2): "y"}, rows=8)
+        preflight_evaluation(Full(), step, step.start(), [*shapes], rows=8)
     assert str(caught.value) == (
         "out of memory while trying the evaluation of a batch of 8 rows x 48 frames x 2 labels (data.dev, its longest utterance 'y') "
-        f"before the first step: RESOURCE_EXHAUSTED: 4 GiB. {EVALUATION_ADVICE}"
+        f"before the first step: RESOURCE_EXHAUSTED: 4 GiB. {DEV_ADVICE}"
     )
+
+
+def test_a_shape_is_told_with_its_longest_utterance_and_the_one_with_most_labels():
+    (shape,) = build.evaluation_shapes(
+        batcher([48, 36, 24], ("lecture", "list", "short"), labels=[2, 9, 4]), "data.dev"
+    )
+    assert (shape.frames, shape.labels) == (48, 9)
+    assert str(shape) == "data.dev, its longest utterance 'lecture', the one with most labels 'list'"
+    # Of several with most labels the longest, which is named already.
+    (shape,) = build.evaluation_shapes(batcher([48, 36], ("lecture", "list"), labels=[9, 9]), "data.dev")
+    assert str(shape) == "data.dev, its longest utterance 'lecture'"
+
+
+def test_equal_shapes_of_dev_and_test_are_tried_once_and_told_together():
+    class Planner:
+        tried = 0
+
+        def planned_bytes(self, *_):
+            self.tried += 1
+            return 5 << 20
+
+        def logits(self, weights, statistics, batch):
+            return batch.features, batch.num_frames
+
+    step, planner = make_step(), Planner()
+    shapes = [
+        EvaluationShape(48, 2, f"data.{split}", f"{split} {n}", f"{split} {n}")
+        for split in ("dev", "test")
+        for n in "12"
+    ]
+    (need,) = preflight_evaluation(planner, step, step.start(), shapes, rows=8, free=lambda _: 5 << 20)
+    assert (need.source, need.bytes_planned, planner.tried) == ("data.dev and data.test", 5 << 20, 1)
+    with pytest.raises(UsageError) as caught:
+        preflight_evaluation(planner, step, step.start(), shapes, rows=8, free=lambda _: 1 << 20)
+    named = "; ".join(f"{shape.source}, its longest utterance {shape.longest!r}" for shape in shapes)
+    assert f"x 2 labels ({named}) needs about 5.0 MiB, 1.0 MiB are free. " in str(caught.value)
+    assert str(caught.value).endswith(evaluation_advice(["data.dev", "data.test"]))
 
 
 def test_a_refusal_of_the_allocator_says_what_was_done_what_it_said_and_what_helps():
