@@ -138,7 +138,9 @@ def data_check(
     config: Annotated[
         Path | None, typer.Option("--config", help="Also check characters and CTC feasibility under this config.")
     ] = None,
-    sample_rate: Annotated[int, typer.Option(help="Rate that every file must have (Hz), without --config.")] = 16_000,
+    sample_rate: Annotated[
+        int, typer.Option(min=1000, max=192_000, help="Rate that every file must have (Hz), without --config.")
+    ] = 16_000,
     audio: Annotated[
         Depth,
         typer.Option(
@@ -151,8 +153,8 @@ def data_check(
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Look at every recording and transcript and report all problems at once, also what the manifests share. Exit code 3 if there are
-    errors."""
+    """Look at every recording and transcript and report all problems at once, also what the manifests share. Usable are utterances
+    whose recording has no error, whatever is wrong with the text. Exit code 3 if there are errors."""
     from dsrun.data_check import check_data
 
     if plot is not None:

@@ -90,6 +90,8 @@ def print_check(document: dict[str, Any]) -> None:
     print_table(
         [{"manifest": found["manifest"]} | {name: found["totals"][name] for name in names} for found in manifests]
     )
+    if any(found["totals"]["usable"] and found["kinds"]["errors"] for found in manifests):
+        print("usable: the recording has no error; what is wrong with texts is in the errors and warnings above")
     for found in manifests:
         _print_manifest(found)
     counts = [row["buckets"] for row in manifests[0]["padding"]]

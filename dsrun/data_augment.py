@@ -3,10 +3,15 @@
 For test sets in noise: error rates on a copy at 5 dB, with and without augmentation in training, are compared on the same bits. Each
 clip keeps its id, text and speaker, so results can be compared utterance by utterance; what was drawn for it is kept under `augmented`.
 Files are FLAC with 16 bits, so quantisation is a noise 98 dB below full scale. SpecAugment's masks are of features and are not in it.
+
+As an import does, it writes into a folder aside, .OUT.part, that takes OUT's name when all is there. What fails or is interrupted leaves
+no OUT, so the corrected command is the same command; after a kill the next one removes what lies aside.
 """
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,7 +31,7 @@ MANIFEST = "manifest.jsonl"
 def augment_manifest(
     manifest: Path, out: Path, *, config: Path, sets: Sequence[str] = (), epoch: int = 0, workers: int = 0
 ) -> dict[str, Any]:
-    """Write each clip as an epoch hears it, and `manifest.jsonl` beside them when all are there.
+    """Write each clip as an epoch hears it, with `manifest.jsonl` beside them: all of it or nothing.
 
     Raises:
         UsageError: the folder holds something already; the config augments no samples.
@@ -41,15 +46,21 @@ def augment_manifest(
             f"{config}: augments no samples, so the copy would be none. Write augment.noise, reverb, gain_db or speeds."
         )
     utterances = open_manifest(manifest)
-    folder = out / "audio"
-    one = partial(_write_one, folder=folder, config=resolved, augmentation=augmentation, epoch=epoch)
+    target = Path(os.path.realpath(out))  # of a link to an empty folder that folder is replaced, not the link
+    aside, pool = target.with_name(f".{target.name}.part"), Workers(workers)
+    one = partial(_write_one, folder=aside / "audio", config=resolved, augmentation=augmentation, epoch=epoch)
     try:
-        folder.mkdir(parents=True)
-        rows = list(Workers(workers).map(one, utterances))
+        shutil.rmtree(aside, ignore_errors=True)
+        (aside / "audio").mkdir(parents=True)
+        rows = list(pool.map(one, utterances))
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_atomically(out / MANIFEST, text)
+        write_atomically(aside / MANIFEST, text)
+        os.rename(aside, target)
     except (OSError, soundfile.LibsndfileError) as error:
         raise UsageError(f"{out}: cannot be written there ({error}).") from None
+    finally:
+        pool.close()  # or a thread may write a clip while the folder is removed
+        shutil.rmtree(aside, ignore_errors=True)
     return {
         "manifest": str(out / MANIFEST),
         "utterances": len(rows),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from dsrun.config import Batches, Config, load_config
+from dsrun.config import Batches, Config, Resolved, load_config
 from dsrun.errors import DataError, UsageError
 from dsrun.speech import (
     Alphabet,
@@ -36,6 +36,7 @@ from dsrun.speech import (
 )
 
 CHUNK = 10_000  # utterances whose labels are in memory at once
+SPLITS = ("train", "dev", "test")
 LINE_EVERY = 30.0  # seconds between lines of progress where stderr is no terminal
 
 
@@ -72,16 +73,20 @@ def check_data(
         UsageError: neither a manifest nor a config; a manifest twice.
         DataError: a manifest that cannot be read.
     """
-    resolved = load_config(config).config if config else None
+    loaded = load_config(config) if config else None
+    resolved = loaded.config if loaded else None
     names = [str(path) for path in manifests] or _manifests_of(resolved)
+    if loaded and not manifests and (missing := [text for key in SPLITS if (text := _missing(loaded, key))]):
+        raise DataError("\n".join(missing))
     if len(set(names)) < len(names):
         raise UsageError("the same manifest twice: every recording would be shared. Name each once.")
-    rules, refused = _rules(resolved, sample_rate)
+    rules, refused = _rules(loaded, sample_rate)
     pool = Workers(workers)
     reports: dict[str, CheckReport] = {}
     splits, padding, warnings = [], {}, []
     # Refused texts of a manifest that is looked at are told below, each with its line.
     errors = [refused] if resolved and refused and not any(_is(resolved.data.train, name) for name in names) else []
+    of_config = len(errors)
     for name in names:
         utterances = open_manifest(name)
         progress = _progress(name)
@@ -106,7 +111,7 @@ def check_data(
     document = {
         "errors": [*errors, *leaked.listed()],
         "warnings": [*warnings, *shared.listed()],
-        "totals": _totals(reports, leaked.counts.total(), shared.counts.total()),
+        "totals": _totals(reports, leaked.counts.total() + of_config, shared.counts.total()),
         "manifests": [_manifest_document(name, reports[name], padding[name]) for name in names],
         "leakage": rows,
     }
@@ -119,14 +124,28 @@ def _manifests_of(config: Config | None) -> list[str]:
     return [path for path in (config.data.train, config.data.dev, config.data.test) if path is not None]
 
 
-def _rules(config: Config | None, sample_rate: int) -> tuple[Rules, str | None]:
-    """What to check against, and what the normaliser said of training texts that it refuses."""
-    if config is None:
+def _missing(loaded: Resolved, key: str) -> str | None:
+    """What to say of a manifest that the config names and that is not there."""
+    path = getattr(loaded.config.data, key)
+    if path is None or Path(path).exists():
+        return None
+    return (
+        f"{path}: no such manifest. data.{key} of {loaded.path} names it ({loaded.origins[f'data.{key}']}); relative paths under "
+        "`data` start at the folder of the config that has them."
+    )
+
+
+def _rules(loaded: Resolved | None, sample_rate: int) -> tuple[Rules, str | None]:
+    """What to check against, and why texts are not all checked: training texts that are not there or that the normaliser refuses."""
+    if loaded is None:
         features = FeatureSettings("log_spectrogram", sample_rate)
-        return Rules(AudioSettings(sample_rate), features, Batches()), None
+        return Rules(AudioSettings(sample_rate, said_by="--sample-rate"), features, Batches()), None
     from dsrun import build
 
-    alphabet, refused = _alphabet(config)
+    config = loaded.config
+    missing = _missing(loaded, "train") if config.data.alphabet is None else None
+    untold = f"{missing} Without it characters and CTC feasibility are not checked."
+    alphabet, refused = (None, untold) if missing else _alphabet(config)
     speeds = config.augment.speeds if config.augment else (1.0,)
     audio, features = build.build_audio(config), build.build_features(config)
     return Rules(audio, features, config.batches, tuple(speeds), alphabet, config), refused

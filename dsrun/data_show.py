@@ -5,8 +5,11 @@ panels are normalised with the plain clip's mean and deviation of each bin, so t
 """
 
 import difflib
+import sys
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -64,7 +67,8 @@ def show_utterance(
     resolved = load_config(config).config
     utterance = find_utterance(open_manifest(manifest), id)
     panels = make_panels(utterance, resolved, epoch=epoch)
-    _draw(panels, f"{utterance.id}: {utterance.text}", build.build_features(resolved), output)
+    with saying_what_no_font_has(output):
+        _draw(panels, f"{utterance.id}: {utterance.text}", build.build_features(resolved), output)
     if audio is not None:
         _write(panels[-1].samples, resolved.data.sample_rate, audio)
     frames, bins = panels[0].features.shape
@@ -73,6 +77,20 @@ def show_utterance(
     if audio is not None:
         lines.append(f"{audio}: as epoch {epoch} hears it, {len(panels[-1].samples) / resolved.data.sample_rate:.2f} s")
     return "\n".join(lines)
+
+
+@contextmanager
+def saying_what_no_font_has(output: Path) -> Iterator[None]:
+    """While something is drawn: one line on stderr instead of matplotlib's warning for each character, with its source line."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    of_font = [warning for warning in caught if str(warning.message).startswith("Glyph ")]
+    for other in caught:
+        if other not in of_font:
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    if of_font:
+        print(f"{output}: the font has no signs for some of the text; they are drawn as boxes.", file=sys.stderr)
 
 
 def find_utterance(index: ManifestIndex, id: str | None) -> Utterance:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dsrun import build
 from dsrun.ctc import greedy_search
-from dsrun.data_show import find_utterance
+from dsrun.data_show import find_utterance, saying_what_no_font_has
 from dsrun.evaluation.posterior_plot import Heard, draw_posterior
 from dsrun.evaluation.results import score_utterance
 from dsrun.speech import FeatureSettings, Utterance, encode_all, load_dataset, open_manifest
@@ -26,7 +26,8 @@ def plot_utterance(path: Path, id: str, *, manifest: Path | None, checkpoint: st
     trained = load_run(path, checkpoint)
     manifest = manifest or Path(trained.config.data.test or trained.config.data.dev)
     heard = _hear(trained, find_utterance(open_manifest(manifest), id))
-    draw_posterior(heard, output)
+    with saying_what_no_font_has(output):
+        draw_posterior(heard, output)
     scored = score_utterance(heard.id, heard.reference, heard.hypothesis, 0.0).to_json()
     texts = {key: scored[key] for key in ("id", "reference", "hypothesis", "words", "characters")}
     return {"run": str(path), "step": trained.step, "manifest": str(manifest), **texts, "figure": str(output)}

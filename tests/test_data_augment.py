@@ -13,7 +13,7 @@ from corpus import shortest_prompts, write_config, write_rows, write_tone
 from dsrun import build
 from dsrun.config import load_config
 from dsrun.data_augment import augment_manifest
-from dsrun.errors import UsageError
+from dsrun.errors import DataError, UsageError
 from dsrun.speech import AudioSettings, augment_samples, read_manifest, read_utterance
 
 
@@ -69,3 +69,44 @@ def test_a_folder_that_is_there_and_a_config_that_changes_no_samples_are_refused
     with pytest.raises(UsageError, match="augments no samples"):
         augment_manifest(manifest, tmp_path / "copy", config=config, sets=sets)
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_what_fails_midway_leaves_nothing_and_the_corrected_command_is_the_same(data, tmp_path, workers):
+    manifest, config = data
+    good = manifest.read_text()
+    spoilt = good.splitlines()
+    spoilt[1] = json.dumps(json.loads(spoilt[1]) | {"audio_filepath": "nowhere.ogg"})
+    manifest.write_text("\n".join(spoilt))
+    before = set(tmp_path.iterdir())
+    with pytest.raises(DataError, match="nowhere.ogg: no such file"):
+        augment_manifest(manifest, tmp_path / "copy", config=config, workers=workers)
+    assert set(tmp_path.iterdir()) == before
+    manifest.write_text(good)
+    report = augment_manifest(manifest, tmp_path / "copy", config=config, workers=workers)
+    assert (report["utterances"], len(read_manifest(report["manifest"]))) == (4, 4)
+    assert set(tmp_path.iterdir()) == before | {tmp_path / "copy"}
+
+
+def test_a_ctrl_c_leaves_nothing_and_what_a_kill_left_is_replaced(data, tmp_path, monkeypatch):
+    manifest, config = data
+    before = set(tmp_path.iterdir())
+    written = []
+
+    def interrupted(*arguments):
+        assert list((tmp_path / ".copy.part" / "audio").iterdir())
+        written.append(True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dsrun.data_augment.write_atomically", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            augment_manifest(manifest, tmp_path / "copy", config=config)
+    assert written
+    assert set(tmp_path.iterdir()) == before
+    (tmp_path / ".copy.part" / "audio").mkdir(parents=True)
+    (tmp_path / ".copy.part" / "audio" / "stale.flac").write_bytes(b"")
+    (tmp_path / "copy").mkdir()  # empty: may be there
+    augment_manifest(manifest, tmp_path / "copy", config=config)
+    assert len(list((tmp_path / "copy" / "audio").iterdir())) == 4
+    assert set(tmp_path.iterdir()) == before | {tmp_path / "copy"}

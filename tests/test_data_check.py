@@ -10,11 +10,11 @@ import soundfile
 from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent))
-from corpus import shortest_prompts, write_config, write_rows
+from corpus import shortest_prompts, write_config, write_rows, write_tone
 
 from dsrun.cli_data import data_app
 from dsrun.data_check import check_data
-from dsrun.errors import UsageError
+from dsrun.errors import DataError, UsageError
 
 
 def check(*arguments):
@@ -170,3 +170,51 @@ def test_a_path_with_dollars_is_drawn_as_it_is(corpus):
     manifest = folder / r"$\x$.jsonl"
     write_rows(manifest, rows[:2])
     assert check(manifest, "--audio", "nothing", "--plot", folder / "data.png")[0] == 0
+
+
+def test_a_rate_of_the_option_is_called_so_and_may_not_be_nonsense(corpus):
+    folder, rows = corpus
+    write_tone(folder / "two.wav", rate=44_100, channels=2)
+    manifest = write_rows(folder / "m.jsonl", [rows[0] | {"audio_filepath": "two.wav", "duration": 1.0}])
+    code, output = check(manifest, "--sample-rate", "22050")
+    assert code == 3
+    assert "44100 Hz, --sample-rate says 22050 (convert it, or write --sample-rate 44100)" in output
+    assert "2 channels, where one is wanted" in output
+    assert "config says" not in output
+    for rate in (-1, 999, 192_001):
+        assert check(manifest, "--sample-rate", rate)[0] == 2
+
+
+def test_a_manifest_of_the_config_that_is_missing_is_named_with_config_line_and_key(corpus):
+    folder, _ = corpus
+    config = write_config(folder, train="away/train.jsonl", dev="away/dev.jsonl")
+    with pytest.raises(DataError) as error:
+        check_data([], config=config, sample_rate=0)
+    train, dev = str(error.value).splitlines()
+    assert train.startswith(
+        f"{folder}/away/train.jsonl: no such manifest. data.train of {config} names it (tiny.yaml:1); rel"
+    )
+    assert "data.dev of" in dev
+
+
+def test_named_manifests_are_checked_without_the_alphabet_where_the_training_manifest_is_missing(corpus):
+    folder, rows = corpus
+    rows[2]["audio_filepath"] = "nowhere.ogg"
+    named = write_rows(folder / "named.jsonl", rows)
+    config = with_data(write_config(folder, train="gone.jsonl", dev=named), alphabet=None)
+    document = check_data([named], config=config, sample_rate=0, depth="headers").document
+    missing, recording = document["errors"]
+    assert missing.startswith(f"{folder}/gone.jsonl: no such manifest. data.train of {config} names it")
+    assert missing.endswith("characters and CTC feasibility are not checked.")
+    assert "(line 3)" in recording
+    assert document["totals"]["errors"] == 2
+
+
+def test_the_table_says_what_usable_counts_where_texts_are_wrong(corpus):
+    folder, rows = corpus
+    rows[0]["text"] = "hello там"
+    train = write_rows(folder / "train.jsonl", rows)
+    config = write_config(folder, train=train, dev=train)
+    note = "usable: the recording has no error; what is wrong with texts is in"
+    assert note in check(train, "--config", config, "--audio", "headers")[1]
+    assert note not in check(write_rows(folder / "good.jsonl", rows[1:]), "--audio", "headers")[1]

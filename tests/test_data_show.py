@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from corpus import shortest_prompts, write_config, write_rows, write_tone
 
 from dsrun import build
 from dsrun.config import load_config
-from dsrun.data_show import make_panels, show_utterance
+from dsrun.data_show import make_panels, saying_what_no_font_has, show_utterance
 from dsrun.errors import DataError, UsageError
 from dsrun.speech import augment_samples, read_manifest, read_utterance
 
@@ -90,8 +91,18 @@ def test_a_misspelt_id_is_answered_with_close_ones(data, tmp_path):
             show_utterance(manifest, id, config=config, epoch=0, **wrong)
 
 
-def test_dollars_in_a_transcript_are_drawn_as_they_are(data, tmp_path):
+def test_dollars_are_drawn_as_they_are_and_a_script_that_the_font_lacks_is_told_once_in_words(data, tmp_path, capsys):
     _, config = data
-    manifest = write_rows(tmp_path / "dollars.jsonl", [shortest_prompts(1)[0] | {"id": "a", "text": r"what $\x$ is"}])
-    caption = show_utterance(manifest, "a", config=config, epoch=0, output=tmp_path / "u.png")
-    assert r"what $\\x$ is" in caption
+    manifest = write_rows(tmp_path / "m2.jsonl", [shortest_prompts(1)[0] | {"id": "a", "text": r"what $\x$ is 日本語"}])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        caption = show_utterance(manifest, "a", config=config, epoch=0, output=tmp_path / "u.png")
+    assert r"what $\\x$ is 日本語" in caption
+    assert not [warning for warning in caught if "Glyph" in str(warning.message)]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{tmp_path}/u.png: the font has no signs for some of the text; they are drawn as boxes."
+
+
+def test_other_warnings_of_a_drawing_are_passed_on(tmp_path):
+    with pytest.warns(UserWarning, match="something else"), saying_what_no_font_has(tmp_path):
+        warnings.warn("something else", stacklevel=1)

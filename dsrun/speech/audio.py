@@ -40,12 +40,16 @@ DURATION_TOLERANCE = 0.1  # seconds by which manifest and file may differ: conta
 
 @dataclass(frozen=True)
 class AudioSettings:
-    """What a file must be like, or may be made like: rate (Hz), resampling allowed, channel, and the longest clip (s)."""
+    """What a file must be like, or may be made like: rate (Hz), resampling allowed, channel, and the longest clip (s).
+
+    `said_by` is for messages: where the rate stands, so that nobody looks for it in a config that there is not.
+    """
 
     sample_rate: int
     resample: bool = False
     channel: Channel = "mono"
     max_seconds: float = 3600.0
+    said_by: Literal["the config", "--sample-rate"] = "the config"
 
     def key(self) -> str:
         """Text that identifies what `read_audio` makes of a file."""
@@ -305,8 +309,15 @@ def open_decoder(
             else content
         )
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        if not _size(content):
+            raise DataError(f"{name}: is empty (0 bytes).") from None
         reason = getattr(error, "error_string", str(error))
         raise DataError(f"{name}: not an audio file that can be read ({reason.rstrip('.')}).") from None
+
+
+def _size(content: Content) -> int:
+    with _stream(content) as file:
+        return file.seek(0, io.SEEK_END)
 
 
 def no_file(path: Path, error: OSError | None) -> str:
@@ -379,15 +390,15 @@ def _read(name: str, file: soundfile.SoundFile, start: int, count: int, channel:
 
 def require_rate_and_channel(name: str, rate: int, channels: int, settings: AudioSettings) -> None:
     """Raises DataError for a rate or a number of channels that the settings do not allow."""
-    problems = []
+    problems, is_config = [], settings.said_by == "the config"
     if rate != settings.sample_rate and not settings.resample:
-        problems.append(
-            f"{rate} Hz, the config says {settings.sample_rate} (convert it, or allow resampling: data.resample: true)"
-        )
+        way_out = "allow resampling: data.resample: true" if is_config else f"write --sample-rate {rate}"
+        problems.append(f"{rate} Hz, {settings.said_by} says {settings.sample_rate} (convert it, or {way_out})")
     if settings.channel == "mono" and channels != 1:
+        way_out = "data.channel, or --channel of transcribe" if is_config else "data.channel of a --config"
         problems.append(
-            f"{channels} channels, the config says mono (name one, 0 to {channels - 1}: data.channel, or --channel of "
-            "transcribe; or mix it down)"
+            f"{channels} channels, {'the config says mono' if is_config else 'where one is wanted'} "
+            f"(name one, 0 to {channels - 1}: {way_out}; or mix it down)"
         )
     elif settings.channel != "mono" and settings.channel >= channels:
         problems.append(

@@ -54,6 +54,13 @@ class Workers:
             for future in under_way:
                 future.cancel()
 
+    def close(self) -> None:
+        """Wait for what is under way, which after an error or a Ctrl-C may still write files, and begin nothing more."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:  # evaluation and prefetching may both come first
             if self._pool is None:

@@ -23,7 +23,7 @@ from dsrun.cli import app
 from dsrun.cli_data import IMPORT_KINDS
 from dsrun.errors import DataError, UsageError
 from dsrun.speech import AudioSettings, open_manifest, read_manifest, read_utterance
-from dsrun.speech.importers import KINDS, ImportOptions, import_corpus
+from dsrun.speech.importers import FILES_TOO, KINDS, READERS, SOURCES, ImportOptions, import_corpus
 from dsrun.speech.importers.tables import read_csv, read_lines
 from dsrun.speech.importers.tedlium import LINE, clean
 
@@ -857,3 +857,58 @@ def test_the_command_prints_a_table_and_what_was_left_out_and_ends_with_3_if_not
         assert result.exception.exit_code == code
     shutil.rmtree(source / "wavs")
     assert CliRunner().invoke(app, [*arguments, "--overwrite"]).exception.exit_code == 3
+
+
+# Options
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_option_is_taken_by_the_kinds_that_read_it_and_refused_by_the_others(kind, tmp_path):
+    read = set()
+
+    class Noting(ImportOptions):
+        def __getattribute__(self, name):
+            read.add(name)
+            return super().__getattribute__(name)
+
+    source = FIXTURES[kind](tmp_path / "corpus", PLAIN)
+    list(KINDS[kind](source, Noting()))
+    assert {name for name in READERS if kind in READERS[name]} == read & READERS.keys()
+    given = {
+        "text": "text",
+        "audio_root": tmp_path,
+        "allow_outside": True,
+        "run_command": lambda command, name: tmp_path,
+    }
+    for name in READERS.keys() - read:
+        with pytest.raises(UsageError, match=f"--[a-z-]+: {kind} does not read it; .*{READERS[name][-1]} do"):
+            import_corpus(kind, source, tmp_path / "out", ImportOptions(**{name: given[name]}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_text_column_that_no_table_has_is_answered_with_those_that_it_has(tmp_path):
+    source = FIXTURES["common_voice"](tmp_path / "cv", PLAIN)
+    with pytest.raises(DataError, match="no column 'sentense'; did you mean 'sentence'. it has 'client_id', 'path'"):
+        import_corpus("common_voice", source, tmp_path / "out", ImportOptions(text="sentense"))
+    report = import_corpus("common_voice", source, tmp_path / "out", ImportOptions(text="sentence_id"))
+    assert report["left_out"] == {}
+    assert [u.text for u in read_manifest(tmp_path / "out" / "train.jsonl")] == ["id0001", "id0002", "id0003"]
+    source = FIXTURES["nemo"](tmp_path / "nemo", PLAIN)
+    with pytest.raises(DataError, match="and txt, both texts; it has 'audio_filepath', 'duration', 'text', 'lang'"):
+        import_corpus("nemo", source, tmp_path / "no", ImportOptions(text="txt"))
+
+
+def test_a_source_that_is_not_there_or_is_a_file_is_answered_with_what_the_kind_is_imported_from(tmp_path):
+    assert SOURCES.keys() == KINDS.keys()
+    table = FIXTURES["common_voice"](tmp_path / "cv", PLAIN) / "en" / "train.tsv"
+    for kind in KINDS:
+        with pytest.raises(DataError) as error:
+            import_corpus(kind, tmp_path / "none", tmp_path / "out")
+        assert str(error.value).endswith(f"none: no such file or folder. {kind} is imported from {SOURCES[kind]}.")
+        if kind not in FILES_TOO:
+            with pytest.raises(DataError, match=f"train.tsv: a file; {kind} is imported from"):
+                import_corpus(kind, table, tmp_path / "out")
+    for kind in FILES_TOO:
+        source = FIXTURES[kind](tmp_path / kind, PLAIN)
+        (file,) = (path for path in source.iterdir() if path.is_file())
+        assert import_corpus(kind, file, tmp_path / f"{kind}.out", strict=True)["splits"]

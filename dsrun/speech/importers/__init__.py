@@ -52,6 +52,39 @@ KINDS: dict[str, Callable[[Path, ImportOptions], Found]] = {
     "webdataset": read_webdataset,
 }
 
+# Which kinds read an option; given to another it would be ignored in silence. (`splits` are sorted out for all alike.)
+READERS: dict[str, tuple[str, ...]] = {
+    "text": ("libritts", "common_voice", "ljspeech", "nemo", "hf_folder", "webdataset"),
+    "audio_root": ("deepspeech_csv", "deepspeech_pytorch", "nemo", "kaldi"),
+    "allow_outside": ("librispeech", "common_voice", "ljspeech", "hf_folder"),
+    "run_command": ("kaldi",),
+}
+FLAGS = {
+    "text": "--text",
+    "audio_root": "--audio-root",
+    "allow_outside": "--allow-outside",
+    "run_command": "--allow-commands",
+}
+
+# What a corpus of each kind is imported from.
+SOURCES = {
+    "librispeech": "the folder above its subsets (train-clean-100, dev-clean ...)",
+    "libritts": "the folder above its subsets (train-clean-100, dev-clean ...)",
+    "mls": "the folder above train, dev and test",
+    "common_voice": "the locale's folder, the one with clips and train.tsv, or the one above it; --split NAME takes one table",
+    "tedlium": "the folder above train, dev and test",
+    "aishell": "the folder of transcript and wav",
+    "ljspeech": "the folder of metadata.csv and wavs",
+    "deepspeech_csv": "a CSV table or a folder of them",
+    "deepspeech_pytorch": "a CSV or JSON table, a folder of them, or the folder of wav and txt",
+    "nemo": "a JSON-lines manifest or a folder of them",
+    "kaldi": "the folder of wav.scp and text, or the one above such folders",
+    "hf_folder": "the folder of the recordings with metadata.csv or metadata.jsonl",
+    "folder": "a folder of name.wav (flac, ogg, mp3 ...) with name.txt beside it",
+    "webdataset": "a tar shard or a folder of them",
+}
+FILES_TOO = ("deepspeech_csv", "deepspeech_pytorch", "nemo", "webdataset")  # of which a source may be a single file
+
 __all__ = ["KINDS", "ImportOptions", "LeftOut", "Row", "import_corpus"]
 
 
@@ -82,7 +115,7 @@ def import_corpus(
         on_progress: called with the number of rows so far.
 
     Raises:
-        UsageError: no such kind or split, or `out` may not be replaced.
+        UsageError: no such kind or split, an option that the kind does not read, or `out` may not be replaced.
         DataError: no such corpus there, a table that cannot be read, nothing left, or with `strict` anything left out.
     """
     if kind not in KINDS:
@@ -91,8 +124,8 @@ def import_corpus(
         raise UsageError(
             f"--split-by-hash {'/'.join(map(str, percents))}: write three shares that add up to 100, as 80/10/10."
         )
-    if not source.exists():
-        raise DataError(f"{source}: no such file or folder.")
+    _require_source(kind, source)
+    _require_readers(kind, options, allow_commands)
     with Output(out, overwrite=overwrite, relative=relative) as output:
         options = replace(options, run_command=output.run_command if allow_commands else None)
         found = KINDS[kind](source, options)
@@ -126,6 +159,27 @@ def import_corpus(
         _require_enough(source, report, strict)
         output.commit(report)
     return report
+
+
+def _require_source(kind: str, source: Path) -> None:
+    """Raises DataError that says what the kind is imported from."""
+    if not source.exists():
+        raise DataError(f"{source}: no such file or folder. {kind} is imported from {SOURCES[kind]}.")
+    if not source.is_dir() and kind not in FILES_TOO:
+        raise DataError(f"{source}: a file; {kind} is imported from {SOURCES[kind]}.")
+
+
+def _require_readers(kind: str, options: ImportOptions, allow_commands: bool) -> None:
+    """Raises UsageError for an option that would change nothing."""
+    given = {
+        "text": options.text is not None,
+        "audio_root": options.audio_root is not None,
+        "allow_outside": options.allow_outside,
+        "run_command": allow_commands or options.run_command is not None,
+    }
+    for name, is_given in given.items():
+        if is_given and kind not in READERS[name]:
+            raise UsageError(f"{FLAGS[name]}: {kind} does not read it; {', '.join(READERS[name])} do. Leave it out.")
 
 
 def _require_enough(source: Path, report: dict[str, Any], strict: bool) -> None:

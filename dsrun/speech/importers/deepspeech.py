@@ -11,7 +11,7 @@ import json
 import os
 from pathlib import Path
 
-from dsrun.errors import DataError
+from dsrun.errors import DataError, UsageError
 from dsrun.speech.importers.folders import is_audio, require_some, split_of, tables_of, walk
 from dsrun.speech.importers.rows import (
     MALFORMED,
@@ -47,6 +47,8 @@ def read_deepspeech_csv(source: Path, options: ImportOptions) -> Found:
 def read_deepspeech_pytorch(source: Path, options: ImportOptions) -> Found:
     """One row a pair of recording and text file."""
     if source.is_dir() and not any(path.suffix in (".csv", ".json") for path in source.iterdir()):
+        if options.audio_root is not None:
+            raise UsageError(f"--audio-root: {source} has no table whose paths could start there. Leave it out.")
         yield from _folder(source)
         return
     for table in tables_of(source, (".csv", ".json"), "CSV of `recording,text file`, JSON, or folders wav and txt"):

@@ -52,7 +52,11 @@ def _row(place: str, row: dict[str, Any], table: Path, root: Path, shards: "Shar
     name = next((row[key] for key in PATH_KEYS if isinstance(row.get(key), str) and row[key]), None)
     text_key = next((k for k in ([key] if key else TEXT_KEYS) if k in row), None)
     if name is None or text_key is None or not isinstance(row[text_key], str):
-        return _malformed(place, table, f"needs {' or '.join(PATH_KEYS)} and {key or 'text'}, both texts")
+        return _malformed(
+            place,
+            table,
+            f"needs {' or '.join(PATH_KEYS)} and {key or 'text'}, both texts; it has {', '.join(map(repr, row))}",
+        )
     seconds = {k: row[k] for k in ("offset", "duration") if row.get(k) is not None}
     if not all(
         isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST

@@ -6,6 +6,7 @@ with its place. Of a line that does not fit its table the row is None, and the c
 """
 
 import csv
+import difflib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -83,11 +84,16 @@ def text_column(path: Path, names: Iterable[str], wanted: str | None, known: Seq
     names = list(names)
     found = [name for name in ([wanted] if wanted else known) if name in names]
     if not found:
-        missing = wanted or " nor ".join(known)
+        missing = repr(wanted) if wanted else " nor ".join(known)
         raise DataError(
-            f"{path}: no column {missing}; it has {', '.join(map(repr, names))}. Name the text's with --text."
+            f"{path}: no column {missing}; {_columns_there(wanted or '', names)}. Name the text's with --text."
         )
     return found[0]
+
+
+def _columns_there(wanted: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(wanted, names, n=1)
+    return f"{f'did you mean {close[0]!r}? ' if close else ''}it has {', '.join(map(repr, names))}"
 
 
 def _require_columns(path: Path, names: Sequence[str], columns: Sequence[str]) -> None:

@@ -66,7 +66,8 @@ def _row(shard: Path, file: int, split: str, key: str, members: list[Member], op
     except DataError as error:
         return LeftOut(UNREADABLE_TEXT, str(error), split)
     if text is None:
-        return LeftOut(NO_TEXT, f"{place}: no .txt and no text in a .json", split)
+        wanted = f"no text {options.text!r} in a .json" if options.text else "no .txt and no text in a .json"
+        return LeftOut(NO_TEXT, f"{place}: {wanted}", split)
     recording = recordings[0]
     return Row(
         place, split, f"{shard.stem}/{key}", shard, text, speaker, member=TarMember(recording.offset, recording.size)
