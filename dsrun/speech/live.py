@@ -147,6 +147,8 @@ def _decoded(content: bytes, encoding: tuple[int, int], channels: int) -> Block:
 def _wav_header(name: str, pipe: Pipe) -> tuple[tuple[int, int], int, int, int | None]:
     """Encoding, channels, rate, and bytes of samples or None; the pipe is then at the first sample."""
     start = _exactly(name, pipe, 12, optional=True)
+    if not start:
+        raise DataError(f"{name}: is empty (0 bytes).")
     if start[:4] != b"RIFF" or start[8:12] != b"WAVE":
         raise DataError(
             f"{name}: not a WAV. Standard input takes WAV, or with --raw-rate HZ bare 16-bit samples (little-endian, one "

@@ -80,8 +80,8 @@ def test_chunks_before_and_behind_the_samples_are_no_samples():
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "not a WAV.*--raw-rate"),
-        (b"fLaC" + bytes(100), "not a WAV.*ffmpeg"),
+        (b"", r"is empty \(0 bytes\)"),
+        (b"fLaC" + bytes(100), "not a WAV.*--raw-rate.*ffmpeg"),
         (wav()[:30], "ends within the WAV's header"),
         (wav()[:-2], "breaks off: its header promises 2 bytes more"),
         (wav("ULAW"), "WAV format 7 of 8 bits"),
