@@ -250,7 +250,10 @@ def train_run(
                 "done", step=int(outcome.state.first.step), exit_code=0, reason=outcome.reason, result=summary
             )
         except BaseException as error:
-            _note_end(run, before, error)
+            if processes.is_alone and _is_refusal(run, error):  # others may be at work in the folder's cache
+                run.forget()
+            else:
+                _note_end(run, before, error)
             raise
     return TrainOutcome(0, report)
 
@@ -258,6 +261,14 @@ def train_run(
 def _watchdog(config: Config) -> Watchdog:
     minutes = config.training.watchdog_minutes
     return Watchdog(None if minutes is None else 60 * minutes)
+
+
+def _is_refusal(run: RunDir, error: BaseException) -> bool:
+    """Whether a mistake ended the command before anything was trained: a new folder then holds nothing worth keeping."""
+    if not isinstance(error, UsageError | DataError):
+        return False
+    events = run.events.stat().st_size if run.events.is_file() else 0
+    return not events and not checkpoints.available_steps(run.checkpoints)
 
 
 def _note_end(run: RunDir, before: dict[str, Any], error: BaseException) -> None:

@@ -28,6 +28,7 @@ import shutil
 import socket
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -85,6 +86,7 @@ class RunDir:
         self.lasting: dict[str, Any] = {}  # facts that every status gets
         self._lock = self.path / ".lock"
         self._lock_descriptor: int | None = None
+        self._was_there = self._was_new = False  # when `open` came: the folder; no run in it
 
     def state(self, config_text: str) -> State:
         """What the folder is to a run with this config.
@@ -126,6 +128,7 @@ class RunDir:
         state = self.state(config_text)
         if state == "new" and mode == "resume":
             raise UsageError(f"{self.path}: nothing to resume. Leave --resume out to start.")
+        self._was_there = self.path.is_dir()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._take_lock()
@@ -143,6 +146,19 @@ class RunDir:
             self.close()
             raise
         return state
+
+    def forget(self) -> None:
+        """Undo `open`, while the lock is held: what dsrun wrote into a folder that held no run before, and the folder if it was not there.
+
+        A folder in which a run was found, or was removed by "overwrite", is left as it is.
+        """
+        if not self._was_new or self._lock_descriptor is None:
+            return
+        with suppress(OSError):  # what cannot be removed stays, and the error that led here is the one to tell
+            self._remove_contents()
+            self._lock.unlink()
+            if not self._was_there:
+                self.path.rmdir()  # only if it is empty
 
     def close(self) -> None:
         """Give the lock back."""
@@ -196,6 +212,7 @@ class RunDir:
             raise UsageError(self._complete_text())
         if state == "differs" and mode != "overwrite":
             raise UsageError(self._differs_text(config_text))
+        self._was_new = state == "new"
         if mode == "overwrite":
             self._remove_contents()
             state = "new"
@@ -225,6 +242,9 @@ class RunDir:
                 f"{self._lock}: this file system has no locks ({error.strerror}): see to it that only one process trains here.",
                 stacklevel=3,
             )
+        if os.fstat(descriptor).st_nlink == 0:  # its holder was refused just now, and removed it with the folder
+            os.close(descriptor)
+            raise UsageError(f"{self.path}: in use by another command a moment ago. Run this one again.")
         self._lock_descriptor = descriptor
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on host {socket.gethostname()}\n".encode())

@@ -231,3 +231,25 @@ def test_status_is_json_and_a_damaged_one_says_what_to_do(tmp_path):
     run.status.write_text('{"state": "do')
     with pytest.raises(DataError, match=r"status\.json: not JSON.*Remove the file"):
         run.read_status()
+
+
+def test_forgetting_a_folder_undoes_its_opening_and_never_takes_a_file_that_dsrun_did_not_write(tmp_path):
+    with RunDir(tmp_path / "a") as run:
+        run.open(CONFIG, command=COMMAND)
+        (run.path / "notes.txt").write_text("mine")
+        run.forget()
+        assert sorted(os.listdir(run.path)) == ["notes.txt"]
+    with RunDir(tmp_path / "b") as run:
+        run.open(CONFIG, command=COMMAND)
+        run.forget()
+        assert not run.path.exists()
+
+
+@pytest.mark.parametrize("mode", ["automatic", "resume", "overwrite"])
+def test_a_folder_in_which_a_run_was_found_is_not_forgotten(tmp_path, mode):
+    with RunDir(tmp_path / "a") as run:
+        run.open(CONFIG, command=COMMAND)
+    with RunDir(tmp_path / "a") as run:
+        run.open(CONFIG, command=COMMAND, mode=mode)
+        run.forget()
+        assert {"config.yaml", "command.txt", ".lock"} <= set(os.listdir(run.path))
