@@ -180,7 +180,8 @@ def _transcribe_whole(
             results.put(result)
     failures = results.close()
     loading = loaded - started + transcriber.recogniser.compile_seconds
-    _say(_speed(len(paths) - len(failures), transcriber.audio_seconds, time.monotonic() - started, loading))
+    if done := len(paths) - len(failures):
+        _say(_speed(done, transcriber.audio_seconds, time.monotonic() - started, loading))
     if failures:
         _say(f"{len(failures)} of {len(paths)} files could not be transcribed")
         raise typer.Exit(3)

@@ -295,10 +295,12 @@ class _Parser:
         return Node(self._mapping(events, depth), place)
 
     def _items(self, events: Iterator[Any], depth: int) -> Iterator[Node]:
-        for event in events:
+        for number, event in enumerate(events):
             if type(event).__name__ == "SequenceEndEvent":
                 return
+            self.path.append(str(number))
             yield self._node(event, events, depth + 1)
+            self.path.pop()
 
     def _mapping(self, events: Iterator[Any], depth: int) -> dict[str, Node]:
         entries: dict[str, Node] = {}

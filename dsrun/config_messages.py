@@ -6,6 +6,7 @@ names none.
 """
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
@@ -39,11 +40,16 @@ _TYPES = {
 
 def problems_of(error: ValidationError, tree: Node, model: type[BaseModel]) -> list[Problem]:
     """Every error as a problem with its line. A key that is missing because it was misspelt is one problem, not two."""
-    errors = error.errors(include_url=False)
+    errors = [found for found in error.errors(include_url=False) if not _follows_from_elements(found)]
     unknown = [_locate(found["loc"], tree)[0] for found in errors if found["type"] == "extra_forbidden"]
     meant = {_meant(keys, tree, model) for keys in unknown}
     problems = [(found["type"], _problem(found, tree, model)) for found in errors]
     return [problem for kind, problem in problems if not (kind == "missing" and problem.key in meant)]
+
+
+def _follows_from_elements(error: Any) -> bool:
+    """Pydantic counts a list's good elements, so [0, -1] has two bad ones and is "too short" as well."""
+    return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
 
 
 def listing(problems: Sequence[Problem]) -> str:
@@ -195,7 +201,9 @@ def _quoted_number_hint(value: Any, kind: str) -> str:
     if kind == "bool_type":
         return "; YAML 1.2 has no yes, no, on, off" if value.lower() in ("yes", "no", "on", "off") else ""
     try:
-        float(value)
+        number = float(value)
     except ValueError:
         return ""
+    if not math.isfinite(number):
+        return "; numbers must be finite"
     return "; write it without quotes and underscores" if kind in ("int_type", "float_type") else ""

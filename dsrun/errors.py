@@ -6,7 +6,7 @@ traceback, and ends with the class's `exit_code`; anything that is not a `DsrunE
 | code | meaning |
 |---|---|
 | 0 | done |
-| 1 | a bug in dsrun, or a device that computes wrongly |
+| 1 | a bug in dsrun, or a device that computes wrongly; of `dsrun diff` and `dsrun verify`: different bits |
 | 2 | bad usage or config |
 | 3 | bad data |
 | 4 | training diverged |

@@ -328,10 +328,11 @@ def _chunk_settings(trained: Trained, settings: Settings) -> ChunkSettings:
     longest = min(LONGEST_CHUNK, trained.config.data.max_seconds)
     seconds = longest if settings.chunk_seconds is None else settings.chunk_seconds
     overlap = min(OVERLAP, seconds / 2) if settings.overlap_seconds is None else settings.overlap_seconds
-    if seconds < 2 * step or overlap > seconds / 2:
+    if seconds < 2 * step:
+        raise UsageError(f"--chunk-seconds {seconds:g}: a chunk is at least {2 * step:g} s.")
+    if overlap > seconds / 2:
         raise UsageError(
-            f"--chunk-seconds {seconds:g} with --overlap-seconds {overlap:g}: a chunk is at least {2 * step:g} s, and the overlap "
-            "half of it at most."
+            f"--chunk-seconds {seconds:g} with --overlap-seconds {overlap:g}: the overlap is half of a chunk at most."
         )
     length = int(seconds / step + 1e-6)
     return ChunkSettings(length, min(int(overlap / step + 1e-6), length // 2), stride, features)

@@ -11,6 +11,7 @@ sys.exit(sys.version_info < (3, 11))
 PY
 
 if [ ! -x .venv/bin/dsrun ]; then
+  echo "installing into .venv (a minute or two) ..." >&2
   "$python" -m venv .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
 fi

@@ -251,6 +251,29 @@ def test_a_missing_file_and_a_folder_are_refused(folder: Path):
 
 
 @pytest.mark.parametrize(
+    ("override", "lines"),
+    [
+        ("speeds=[]", ["speeds: must not be empty"]),
+        (
+            "speeds=[0, 1.0, nan, '1_0']",
+            [
+                "speeds.0: must be greater than 0, found 0",
+                "speeds.2: must be a number, found text 'nan'; numbers must be finite",
+                "speeds.3: must be a number, found text '1_0'; write it without quotes and underscores",
+            ],
+        ),
+        ("speeds=[.nan, 0.9]", ["speeds.0: .nan: numbers must be finite"]),
+        ("gain_db=[-.inf, 6]", ["gain_db.0: -.inf: numbers must be finite"]),
+        ("gain_db=[-inf, 6]", ["gain_db.0: must be a number, found text '-inf'; numbers must be finite"]),
+    ],
+)
+def test_each_bad_element_of_a_list_is_one_line_with_its_value_and_reason(folder: Path, override: str, lines: list[str]):
+    found = refusal(sets=(f"augment.{override}",)).splitlines()
+    assert found[: len(lines)] == [f"--set #1  augment.{line}" for line in lines]
+    assert found[len(lines) :] == ([f"{len(lines)} problems"] if len(lines) > 1 else [])
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("seed", "--set #1  'seed': no '='; write --set KEY=VALUE"),

@@ -194,7 +194,10 @@ def test_good_files_are_printed_and_bad_ones_told_with_exit_code_3(command, file
     document = json.loads(command(tmp_path / "none.wav", files[0], "--json").stdout)
     assert [result["text"] for result in document["results"]] == [all_at_once[0].text]
     assert [failure["file"] for failure in document["failures"]] == [f"{tmp_path}/none.wav"]
-    assert json.loads(command(tmp_path / "none.wav", "--json").stdout)["results"] == []
+    nothing = command(tmp_path / "none.wav", "--json")
+    assert json.loads(nothing.stdout)["results"] == []
+    assert "1 of 1 files could not be transcribed" in nothing.stderr
+    assert "real time" not in nothing.stderr  # of nothing there is no speed
 
 
 def test_paths_come_from_a_list_and_audio_from_standard_input(command, files, all_at_once, tmp_path):
@@ -246,10 +249,11 @@ def test_beam_search_decodes_long_files_too_and_its_words_have_times(command, fi
         (("a.wav", "--raw-rate", "8000"), "write - for that"),
         (("a.wav", "--channel", "left"), "a number from 0, or mix"),
         (("a.wav", "--strict", "--channel", "mix"), "converts nothing"),
-        (("a.wav", "--overlap-seconds", "2"), "half of it at most"),
+        (("a.wav", "--overlap-seconds", "2"), "--chunk-seconds 3 with --overlap-seconds 2: the overlap is half of a chunk at most"),
         (("a.wav", "--chunk-seconds", "nan"), "--chunk-seconds nan: write a finite number"),
         (("a.wav", "--chunk-seconds", "inf"), "--chunk-seconds inf: write a finite number"),
-        (("a.wav", "--chunk-seconds", "0"), "a chunk is at least"),
+        (("a.wav", "--chunk-seconds", "0"), "--chunk-seconds 0: a chunk is at least"),
+        (("a.wav", "--chunk-seconds", "-5"), "--chunk-seconds -5: a chunk is at least"),
         ((".", "a.wav", "--srt"), ".: a folder without a name"),
         (("a.wav", "/", "--output-dir", "there"), "/: a folder without a name"),
         (("x/a.wav", "x/a.flac", "--srt"), "two recordings would be written there"),
