@@ -19,7 +19,7 @@ from dsrun.cli_bench import bench_app
 from dsrun.cli_bits import DIFF_EXAMPLE, VERIFY_EXAMPLE, diff, verify
 from dsrun.cli_data import data_app
 from dsrun.cli_lm import lm_app
-from dsrun.cli_options import ConfigOption, JsonOption, SetOption
+from dsrun.cli_options import ConfigOption, JsonOption, NamingValues, SetOption
 from dsrun.cli_recognise import evaluate
 from dsrun.cli_scores import print_scores
 from dsrun.cli_study import print_json, study_app
@@ -32,6 +32,7 @@ from dsrun.training.stop import Stopped, StopRequest
 
 app = typer.Typer(
     name="dsrun",
+    cls=NamingValues,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dsrun.cli_options import finite
 from dsrun.cli_tables import print_table
 
 DecoderOption = Annotated[str, typer.Option(help="greedy, or beam: the most probable text of many paths.")]
@@ -16,9 +17,10 @@ LmOption = Annotated[
     Path | None, typer.Option("--lm", metavar="FILE.arpa", help="N-gram language model for --decoder beam.")
 ]
 LmWeightOption = Annotated[
-    float | None, typer.Option(min=0.0, max=1e6, help="Of the language model's natural log-probability.")
+    float | None,
+    typer.Option(min=0.0, max=1e6, callback=finite, help="Of the language model's natural log-probability."),
 ]
-WordBonusOption = Annotated[float | None, typer.Option(min=-1e6, max=1e6, help="Added for each word.")]
+WordBonusOption = Annotated[float | None, typer.Option(min=-1e6, max=1e6, callback=finite, help="Added for each word.")]
 LexiconOption = Annotated[
     Path | None,
     typer.Option(

@@ -2,9 +2,10 @@
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from dsrun.errors import UsageError
 
@@ -18,6 +19,32 @@ def finite(parameter: typer.CallbackParam, value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise UsageError(f"{parameter.opts[0]} {value}: write a finite number.")
     return value
+
+
+class NamingValues(TyperGroup):
+    """Commands whose refusals of an option's value name the value: typer says "Input should be greater than or equal to 1" alone."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command, with the value in the message of an option that its type or range refuses."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            # Of pydantic; where click checks, it names the value itself.
+            found: list[Any] = getattr(error.__cause__, "errors", list)()
+            if found:
+                error.message = _naming(found[0]["input"], error.message)
+            raise
+
+
+def _naming(value: Any, reason: str) -> str:
+    text = str(value)
+    shown = text if text.isprintable() and text and " " not in text else repr(text)
+    try:
+        if not math.isfinite(float(text)):
+            return f"{shown}: write a finite number."
+    except ValueError:
+        pass
+    return f"{shown} {reason.removeprefix('Input ')}" if reason.startswith("Input ") else f"{shown}: {reason}"
 
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML config; see `dsrun configs list`.")]

@@ -280,7 +280,8 @@ class _Parser:
         place = self._place(event.start_mark)
         name = type(event).__name__
         if depth > MAX_DEPTH:
-            raise Unusable(place, f"nested deeper than {MAX_DEPTH} levels; no config is", key=".".join(self.path))
+            key = ".".join(part for part in self.path if not part.isdecimal())  # without a dozen places in lists
+            raise Unusable(place, f"nested deeper than {MAX_DEPTH} levels; no config is", key=key)
         if name == "AliasEvent":
             self._refuse(place, f"alias *{event.anchor}: aliases are not read; write the value out")
             return Node(None, place)

@@ -354,7 +354,8 @@ def _train(
         loop = _loop(config, experiment, loop_settings, recorder, progress, stop, watchdog, processes)
         progress.message(_preflight(config, experiment, replicas, watchdog))
         outcome = loop.run(replicas, best, is_evaluated=is_evaluated)
-        progress.message(f"{run.path}: {outcome.reason}")
+        saved = "; the checkpoint is written, and the same command goes on from it" if outcome.exit_code else ""
+        progress.message(f"{run.path}: {outcome.reason}{saved}")
         if outcome.exit_code:
             run.write_status(
                 "stopped", step=int(outcome.state.first.step), exit_code=outcome.exit_code, reason=outcome.reason

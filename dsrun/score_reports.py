@@ -71,11 +71,18 @@ def refuse_another_runtime(first: Path, second: Path) -> None:
 
 
 def check_page(path: Path) -> None:
-    """Raises UsageError for a name that no page can have; before the work and not after it."""
+    """Raises UsageError for a name that no page can have, or that somebody's file has; before the work and not after it."""
     if path.suffix not in (".html", ".htm"):
         raise UsageError(f"{path}: write a name that ends in .html.")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: the folder {path.parent} does not exist.")
+    if path.is_file():
+        from dsrun.evaluation.page import is_page
+
+        if not is_page(path):
+            raise UsageError(
+                f"{path}: there already, and no page of dsrun's. Choose another name, or move that file away."
+            )
 
 
 def write_page(path: Path, scored: Scored) -> None:

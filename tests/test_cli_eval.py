@@ -86,6 +86,14 @@ def test_a_missing_file_says_what_writes_one(tmp_path):
         dsrun_eval(tmp_path / "none.jsonl")
 
 
+def test_a_manifest_in_place_of_results_is_told_once_with_the_way_out(results):
+    manifest = REPOSITORY / "data" / "prompts_en" / "test.jsonl"
+    with pytest.raises(DataError) as caught:
+        dsrun_eval(results, "--against", manifest)
+    assert str(caught.value).startswith(f"{manifest}: a manifest, no results.")
+    assert "\n" not in str(caught.value)
+
+
 def test_control_characters_of_a_transcript_do_not_reach_the_terminal(tmp_path):
     text = dsrun_eval(write_results(tmp_path / "hostile.jsonl", {HOSTILE: HOSTILE}))
     assert "\\x1b[2J" in text
@@ -103,6 +111,11 @@ def test_a_page_is_written_and_a_name_that_cannot_be_one_is_refused_before_any_w
         dsrun_eval(tmp_path / "none.jsonl", "--html", tmp_path / "page.pdf")
     with pytest.raises(UsageError, match="does not exist"):
         dsrun_eval(tmp_path / "none.jsonl", "--html", tmp_path / "no" / "page.html")
+    notes = tmp_path / "notes.html"
+    notes.write_text("<!DOCTYPE html>\nmine")
+    with pytest.raises(UsageError, match="there already, and no page of dsrun's"):
+        dsrun_eval(results, "--html", notes)
+    assert notes.read_text() == "<!DOCTYPE html>\nmine"
 
 
 def test_a_plot_needs_an_utterance_a_figures_name_and_no_option_of_scoring(results):
@@ -125,3 +138,26 @@ def test_two_runs_that_one_process_cannot_score_are_refused_before_any_work_with
         with pytest.raises(UsageError, match="One process cannot have the settings of both.*--against"):
             dsrun_eval(tmp_path / "a", "--against", tmp_path / name)
     refuse_another_runtime(tmp_path / "a", tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        (("eval", "RUN"), "--lm-weight", "2e6"),
+        (("eval", "RUN"), "--batch", "0"),
+        (("eval", "RUN"), "--batch", "a few"),
+        (("data", "show", "x.jsonl", "-o", "x.png"), "--epoch", "-1"),
+        (("data", "check", "x.jsonl"), "--workers", "-1"),
+    ],
+)
+def test_a_number_out_of_an_options_range_is_named_with_the_option(command, option, value):
+    found = CliRunner().invoke(app, [*command, option, value])
+    assert found.exit_code == 2
+    assert value in found.output.partition(f"Invalid value for '{option}': ")[2]
+
+
+@pytest.mark.parametrize("option", ["--lm-weight", "--word-bonus"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_an_option_that_must_be_finite_says_so(option, value):
+    found = CliRunner().invoke(app, ["eval", "RUN", option, value])
+    assert f"{value}: write a finite number." in found.output + str(found.exception)

@@ -267,7 +267,9 @@ def test_a_missing_file_and_a_folder_are_refused(folder: Path):
         ("gain_db=[-inf, 6]", ["gain_db.0: must be a number, found text '-inf'; numbers must be finite"]),
     ],
 )
-def test_each_bad_element_of_a_list_is_one_line_with_its_value_and_reason(folder: Path, override: str, lines: list[str]):
+def test_each_bad_element_of_a_list_is_one_line_with_its_value_and_reason(
+    folder: Path, override: str, lines: list[str]
+):
     found = refusal(sets=(f"augment.{override}",)).splitlines()
     assert found[: len(lines)] == [f"--set #1  augment.{line}" for line in lines]
     assert found[len(lines) :] == ([f"{len(lines)} problems"] if len(lines) > 1 else [])

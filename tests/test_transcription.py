@@ -249,7 +249,10 @@ def test_beam_search_decodes_long_files_too_and_its_words_have_times(command, fi
         (("a.wav", "--raw-rate", "8000"), "write - for that"),
         (("a.wav", "--channel", "left"), "a number from 0, or mix"),
         (("a.wav", "--strict", "--channel", "mix"), "converts nothing"),
-        (("a.wav", "--overlap-seconds", "2"), "--chunk-seconds 3 with --overlap-seconds 2: the overlap is half of a chunk at most"),
+        (
+            ("a.wav", "--overlap-seconds", "2"),
+            "--chunk-seconds 3 with --overlap-seconds 2: the overlap is half of a chunk at most",
+        ),
         (("a.wav", "--chunk-seconds", "nan"), "--chunk-seconds nan: write a finite number"),
         (("a.wav", "--chunk-seconds", "inf"), "--chunk-seconds inf: write a finite number"),
         (("a.wav", "--chunk-seconds", "0"), "--chunk-seconds 0: a chunk is at least"),

@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 from jinja2 import Environment, StrictUndefined
@@ -62,7 +63,7 @@ def render_page(title: str, report: dict[str, Any], utterances: Sequence[Utteran
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"visible": visible, "rate": _rate, "interval": _interval, "signed": _signed}
     environment.globals |= {"whisker": _whisker, "largest": _largest, "letters": LETTERS}
-    template = environment.from_string((files(__package__) / "page.html").read_text(encoding="utf-8"))
+    template = environment.from_string(_template())
     return template.render(
         title=title,
         report=report,
@@ -72,6 +73,17 @@ def render_page(title: str, report: dict[str, Any], utterances: Sequence[Utteran
         left_out=max(len(worst) - MOST_UTTERANCES, 0),
         most_confused=MOST_CONFUSED,
     )
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file begins as every page does, so that a new page may replace it."""
+    head = _template().partition("<title>")[0].encode()
+    with path.open("rb") as file:
+        return file.read(len(head)) == head
+
+
+def _template() -> str:
+    return (files(__package__) / "page.html").read_text(encoding="utf-8")
 
 
 def align_line(result: UtteranceResult) -> Line:

@@ -136,6 +136,10 @@ def read_results(path: Path) -> Evaluation:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text: {error}.") from None
+    if _is_manifest(text):
+        raise DataError(
+            f"{path}: a manifest, no results. `dsrun eval RUN --manifest FILE` scores one, and leaves RUN/evaluation/<manifest>.jsonl."
+        )
     utterances: dict[str, UtteranceResult] = {}
     problems = []
     for number, line in enumerate(text.split("\n"), start=1):
@@ -153,6 +157,15 @@ def read_results(path: Path) -> Evaluation:
     if not utterances:
         raise DataError(f"{path}: holds no results.")
     return Evaluation(tuple(utterances.values()))
+
+
+def _is_manifest(text: str) -> bool:
+    """Whether the first line names a recording, and says nothing that was recognised in it."""
+    try:
+        row = json.loads(text.lstrip().partition("\n")[0])
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and "audio_filepath" in row and "hypothesis" not in row
 
 
 def _parse(line: str) -> UtteranceResult:

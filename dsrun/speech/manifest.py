@@ -30,6 +30,8 @@ MOST_PROBLEMS = 20  # shown; the rest is counted
 LONGEST = 1e9  # seconds, thirty years: beyond it a number is a mistake
 # Bytes of a tar's member, which is read whole: hours of FLAC, and no more memory than a machine has.
 LARGEST_MEMBER = 1 << 29
+# UTF-16 without its mark decodes as UTF-8; no JSON holds a NUL as it is.
+NUL = "holds a NUL byte: the file is UTF-16, or damaged. Convert it to UTF-8, or restore it."
 SHA256 = re.compile("[0-9a-f]{64}")
 Transcripts = Literal["required", "optional"]
 KNOWN_KEYS = {"audio_filepath", "duration", "text", "offset", "speaker", "id", "tar_offset", "tar_size", "sha256"}
@@ -81,8 +83,10 @@ def read_manifest(path: Path | str, *, transcripts: Transcripts = "required") ->
         )  # as text a lone CR, which is white space in JSON, would end a line
     except FileNotFoundError:
         raise DataError(f"{path}: no such manifest.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text: {error}.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: {not_utf8(error)}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from None
     utterances: list[Utterance] = []
     problems: list[str] = []
     lines_by_id: dict[str, int] = {}
@@ -92,6 +96,9 @@ def read_manifest(path: Path | str, *, transcripts: Transcripts = "required") ->
         try:
             utterance = make_utterance(parse_row(line, transcripts), number, path.parent)
         except DataError as error:
+            if "\0" in line:
+                problems.append(f"{path}:{number}: {NUL}")
+                break  # every other line is likely the same
             problems.append(f"{path}:{number}: {error}")
             continue
         if utterance.id in lines_by_id:
@@ -104,6 +111,11 @@ def read_manifest(path: Path | str, *, transcripts: Transcripts = "required") ->
     if not utterances:
         raise DataError(f"{path}: holds no utterances.")
     return utterances
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """What to say of bytes that are another encoding's."""
+    return f"cannot be read as UTF-8 text: {error}. Convert the file to UTF-8."
 
 
 def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -23,10 +23,12 @@ import numpy as np
 from dsrun.errors import DataError
 from dsrun.speech.manifest import (
     MOST_PROBLEMS,
+    NUL,
     Row,
     Utterance,
     list_problems,
     make_utterance,
+    not_utf8,
     parse_row,
 )
 
@@ -165,6 +167,7 @@ class _Scan:
         self.seconds = array("d")
         self.problems: list[tuple[int, str]] = []  # line, text
         self.more = 0
+        self.is_no_utf8 = False
 
     def read(self, file: int) -> None:
         start = 0
@@ -176,7 +179,8 @@ class _Scan:
                 content = line[len(codecs.BOM_UTF8) :] if number == 1 and line.startswith(codecs.BOM_UTF8) else line
                 if content.strip():
                     self._take(content, number, start + len(line) - len(content))
-                if len(line) == LONGEST_LINE:  # the rest of it would be read as lines of their own
+                # The rest of a long line would be read as lines of their own, and of another encoding no line can be read.
+                if len(line) == LONGEST_LINE or self.is_no_utf8:
                     break
                 start += len(line)
         self.starts.append(start)
@@ -187,9 +191,11 @@ class _Scan:
                 raise DataError(f"longer than {LONGEST_LINE} bytes; is it JSON lines, one utterance a line?")
             row = parse_row(line.removesuffix(b"\n").decode())
         except UnicodeDecodeError as error:
-            self._problem(number, f"cannot be read as UTF-8 text: {error}.")
+            self.is_no_utf8 = True
+            self._problem(number, not_utf8(error))
         except DataError as error:
-            self._problem(number, str(error))
+            self.is_no_utf8 = b"\0" in line
+            self._problem(number, NUL if self.is_no_utf8 else str(error))
         else:
             self.names += row.id.encode()
             self.ends.append(len(self.names))

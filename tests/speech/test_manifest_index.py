@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -82,6 +83,19 @@ def test_a_line_that_is_no_utf8_is_named(tmp_path):
     path = tmp_path / "list.jsonl"
     path.write_bytes(row(id="a").encode() + b"\n\xff\xfe\n" + row(id="b").encode())
     assert f"{path}:2: cannot be read as UTF-8 text" in refusal(open_manifest, path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_a_manifest_of_another_encoding_is_told_once_with_the_way_out(tmp_path, encoding):
+    path = tmp_path / "list.jsonl"
+    path.write_bytes(
+        "\n".join(f'{{"audio_filepath": "{n}.wav", "duration": 1, "text": "né"}}' for n in range(9)).encode(encoding)
+    )
+    for reader in (open_manifest, read_manifest):
+        said = refusal(reader, path)
+        assert said.count("\n") == 0
+        assert str(path) in said
+        assert re.search("Convert (it|the file) to UTF-8", said)
 
 
 def test_a_missing_file_a_folder_and_a_pipe_are_refused_in_the_same_words(tmp_path):
