@@ -26,7 +26,8 @@ from dsrun.cli_study import print_json, study_app
 from dsrun.cli_tables import print_description, print_table
 from dsrun.cli_transcribe import EXAMPLE as TRANSCRIBE_EXAMPLE
 from dsrun.cli_transcribe import transcribe
-from dsrun.errors import DsrunError, UsageError
+from dsrun.errors import CannotWriteError, DataError, DsrunError, UsageError
+from dsrun.interrupts import end_at_ctrl_c
 from dsrun.record.runtime import ask_for_large_pages
 from dsrun.training.stop import Stopped, StopRequest
 
@@ -57,11 +58,11 @@ EXIT_CODES = (
 
 
 def main() -> None:
-    """Entry point of `dsrun` and `python -m dsrun`."""
+    """Run the command in `sys.argv`; an error is a message and an exit code."""
     if set(sys.argv[1:2]) & {"train", "eval", "transcribe", "bench", "verify"} and not {"--help", "-h"} & set(sys.argv):
         ask_for_large_pages()  # here and not in the commands: it replaces the process, which must be ours
     try:
-        app(prog_name="dsrun")
+        end_at_ctrl_c(lambda: app(prog_name="dsrun"))
     except DsrunError as error:
         try:
             print(error, file=sys.stderr, flush=True)
@@ -73,9 +74,6 @@ def main() -> None:
             print(stopped.reason, file=sys.stderr, flush=True)
             sys.stdout.flush()
         os._exit(stopped.exit_code)  # a thread may be compiling, which an exit in order would wait for
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
-        sys.exit(130)
     except (BrokenPipeError, SystemExit) as end:
         # The reader of stdout left, e.g. `| head`, which the command-line library may have made an exit of its own.
         if not isinstance(end, BrokenPipeError) and not isinstance(end.__context__, BrokenPipeError):
@@ -186,7 +184,10 @@ def train(
             "accept_changes": accept_changes,
             "group": group,
         }
-        outcome = train_run(resolved, **options, mode=mode, command=sys.argv, stop=stop)
+        try:
+            outcome = train_run(resolved, **options, mode=mode, command=sys.argv, stop=stop)
+        except CannotWriteError as error:
+            raise DataError(f"{error} Training goes on from the last checkpoint.") from error
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
     if not outcome.report:  # of several processes the first prints
@@ -223,6 +224,8 @@ def runs(
     """List run folders: state, step, best dev CER, formats, determinism."""
     from dsrun.inspection import list_runs
 
+    if not folder.is_dir() and folder != Path("runs"):  # before the first run there is none of that name
+        raise UsageError(f"{folder}: no such folder. Give the folder that holds run folders.")
     rows = list_runs(folder)
     if json_output:
         print(json.dumps(rows, indent=2))

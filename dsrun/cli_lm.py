@@ -25,7 +25,9 @@ CharactersOption = Annotated[bool, typer.Option("--characters", help="Of charact
 @lm_app.command("train")
 def lm_train(
     text: TextArgument,
-    output: Annotated[Path, typer.Argument(metavar="OUT.arpa", help="File to write; replaced if it is there.")],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT.arpa", help="File to write; an ARPA file of that name is replaced.")
+    ],
     order: Annotated[int, typer.Option(min=1, max=5, help="Words that an n-gram has at most.")] = 3,
     normalizer: NormalizerOption = "nfkc_lower",
     characters: CharactersOption = False,

@@ -40,6 +40,10 @@ class DataError(DsrunError):
     exit_code = 3
 
 
+class CannotWriteError(DataError):
+    """A file could not be written: the disk is full, or the place takes none."""
+
+
 class DivergedError(DsrunError):
     """Training produced numbers that are not finite."""
 

@@ -15,9 +15,11 @@ Kneser-Ney takes D = n1 / (n1 + 2 n2) from every count of an order, where n1 n-g
 none occurs twice D is 1, and what the text does have would get probability 0; there 0.5 is taken, as KenLM's estimator falls back to.
 """
 
+import codecs
 import contextlib
 import io
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -40,10 +42,13 @@ def train_language_model(
     """Train on a text, write an ARPA file, and report its size and how it fits.
 
     Raises:
-        UsageError: kaldingram is not installed, or no normaliser of that name.
+        UsageError: the output is an input, another kind of file, or in no folder; kaldingram is not installed, or no normaliser
+            of that name.
         DataError: texts that cannot be read or normalised, hold no sentence, or are too small for the order.
     """
+    _require_ours(output, inputs=[text] if dev is None else [text, dev])
     sentences, num_empty = _sentences(text, normalizer=normalizer, characters=characters)
+    held_out = None if dev is None else _sentences(dev, normalizer=normalizer, characters=characters)[0]
     arpa = estimate_arpa(sentences, order=order, name=str(text))
     write_atomically(output, arpa)
     model = read_arpa(output)
@@ -58,8 +63,30 @@ def train_language_model(
         "words": sum(map(len, sentences)),
         "ngrams": model.counts,
         "fit": fit(model, sentences),
-        "dev": None if dev is None else score_text(output, dev, normalizer=normalizer, characters=characters),
+        "dev": None if held_out is None else {"lm": str(output), "text": str(dev), **fit(model, held_out)},
     }
+
+
+def _require_ours(output: Path, *, inputs: list[Path]) -> None:
+    """Raises UsageError for a name whose file would be lost, or that cannot be written: seen before a long training."""
+    for path in inputs:
+        if output.resolve() == path.resolve() or (output.exists() and path.exists() and output.samefile(path)):
+            raise UsageError(f"{output}: the model would replace the text {path}. Give the model another name.")
+    if not output.parent.is_dir():
+        raise UsageError(f"{output}: there is no folder {output.parent}. Make it, or choose another place.")
+    if not os.access(output.parent, os.W_OK):
+        raise UsageError(f"{output}: the folder {output.parent} cannot be written to. Choose another place.")
+    if output.exists() and not (output.is_file() and _is_arpa(output)):
+        raise UsageError(
+            f"{output}: is there and is no ARPA file; only those are replaced. Remove it or give the model another name."
+        )
+
+
+def _is_arpa(path: Path) -> bool:
+    r"""Whether the first line with text is \data\, as it must be for `read_arpa`; an empty file is one to be."""
+    with path.open("rb") as file:
+        head = file.read(LONGEST_LINE).removeprefix(codecs.BOM_UTF8).lstrip()
+    return not head or head.split(maxsplit=1)[0] == b"\\data\\"
 
 
 def score_text(lm: Path, text: Path, *, normalizer: str, characters: bool) -> dict[str, Any]:

@@ -16,6 +16,10 @@ from dsrun.record import RunDir
 sys.path.insert(0, str(Path(__file__).parent))
 from corpus import REPOSITORY, plain_environment, shortest_prompts, write_config, write_rows, write_tone
 
+from dsrun.cli import app, runs
+from dsrun.errors import DataError, UsageError
+from dsrun.record import write_atomically
+
 
 def dsrun(*arguments, cwd=None, **options):
     """Run `python -m dsrun`, without the test run's own flags."""
@@ -226,6 +230,20 @@ def test_doctor_checks_the_arithmetic_of_this_machine():
 def test_runs_of_an_empty_folder_say_so(tmp_path):
     assert "no run folders" in dsrun("runs", tmp_path).stderr
     require_message(dsrun("eval", tmp_path), 2, "not a run folder")
+    with pytest.raises(UsageError, match="nope: no such folder"):
+        runs(tmp_path / "nope")
+
+
+def test_only_train_says_that_training_goes_on_where_a_file_cannot_be_written(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        write_atomically(tmp_path / "nope" / "status.json", "")
+
+    monkeypatch.setattr("dsrun.experiment.train_run", full)
+    with pytest.raises(DataError, match="could not be written .* goes on from the last checkpoint"):
+        app(["train", "--config", "configs/prompts_float32.yaml"], standalone_mode=False)
+    with pytest.raises(DataError) as elsewhere:
+        full()
+    assert "checkpoint" not in str(elsewhere.value)
 
 
 def test_overwrite_leaves_the_old_run_alone_where_the_new_one_cannot_start(corpus):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from dsrun.cli import app
 from dsrun.ctc import read_arpa
-from dsrun.errors import DataError, UsageError
+from dsrun.errors import DataError, DsrunError, UsageError
 from dsrun.language_models import score_text, train_language_model
 
 pytest.importorskip("kaldingram")
@@ -82,6 +82,44 @@ def test_a_text_that_cannot_be_meant_is_refused_with_its_line(tmp_path, text, re
     with pytest.raises(DataError, match=reason):
         train_language_model(tmp_path / "text.txt", tmp_path / "lm.arpa", **options)
     assert not (tmp_path / "lm.arpa").exists()
+
+
+@pytest.mark.parametrize("name", ["text.txt", "dev.txt", "link.arpa", "sub/../text.txt", "README.md", "sub"])
+def test_what_is_no_model_is_never_replaced_by_one(tmp_path, name):
+    (tmp_path / "sub").mkdir()
+    for file in ("text.txt", "dev.txt", "README.md"):
+        written(tmp_path / file)
+    (tmp_path / "link.arpa").symlink_to(tmp_path / "text.txt")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(UsageError, match="another name"):
+        train_language_model(tmp_path / "text.txt", tmp_path / name, **OPTIONS | {"dev": tmp_path / "dev.txt"})
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert (tmp_path / "link.arpa").is_symlink()
+
+
+@pytest.mark.parametrize("old", ["", "\n\\data\\\nngram 1=0\n"])
+def test_an_old_model_or_an_empty_file_is_replaced(tmp_path, old):
+    written(tmp_path / "lm.arpa", old)
+    train_language_model(written(tmp_path / "text.txt"), tmp_path / "lm.arpa", **OPTIONS)
+    assert "the" in read_arpa(tmp_path / "lm.arpa").vocabulary
+
+
+@pytest.mark.parametrize(
+    ("output", "dev", "reason"),
+    [
+        ("nope/lm.arpa", None, "there is no folder .*nope"),
+        ("lm.arpa", "nope.jsonl", r"nope\.jsonl"),
+        ("lm.arpa", "README.md/nope.txt", r"nope\.txt"),
+    ],
+)
+def test_a_place_or_dev_text_that_is_not_there_is_noticed_before_the_training(
+    tmp_path, monkeypatch, output, dev, reason
+):
+    monkeypatch.setattr("dsrun.language_models.estimate_arpa", lambda *_, **__: pytest.fail("it trained"))
+    written(tmp_path / "README.md")
+    options = OPTIONS | {"dev": None if dev is None else tmp_path / dev}
+    with pytest.raises(DsrunError, match=reason):
+        train_language_model(written(tmp_path / "text.txt"), tmp_path / output, **options)
 
 
 def test_the_committed_model_is_what_the_committed_text_gives(tmp_path):

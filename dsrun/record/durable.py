@@ -10,7 +10,7 @@ opens the file again.
 A run folder may come from a stranger, with symbolic links in it that lead anywhere. A rename replaces a link and does not follow it;
 what is opened for writing here is never reached through one.
 
-A disk that is full is a user's trouble and not a bug: what cannot be written raises a DataError that names the file.
+A disk that is full is a user's trouble and not a bug: what cannot be written raises a CannotWriteError that names the file.
 """
 
 import errno
@@ -20,18 +20,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from dsrun.errors import DataError, UsageError
+from dsrun.errors import CannotWriteError, UsageError
 
 # No space; over the quota; over the shell's limit on a file's size.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def cannot_write(path: Path, error: OSError) -> DataError:
+def cannot_write(path: Path, error: OSError) -> CannotWriteError:
     """The error for a file that could not be written: which, why, and what to do."""
     way_out = "Make room there" if error.errno in FULL else "Make it writable"
-    return DataError(
-        f"{path}: could not be written ({error.strerror or error}). {way_out}, or choose another place, and run the same command "
-        "again: training goes on from the last checkpoint."
+    return CannotWriteError(
+        f"{path}: could not be written ({error.strerror or error}). {way_out}, or choose another place, and run the same command again."
     )
 
 
@@ -39,7 +38,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace a file's whole content (UTF-8, newlines as given).
 
     Raises:
-        DataError: it could not be written; the old file is still there.
+        CannotWriteError: it could not be written; the old file is still there.
     """
     aside = path.with_name(f".{path.name}.part")
     try:
@@ -87,7 +86,7 @@ class LineFile:
 
     Raises:
         UsageError: the name is a link, a pipe or a device.
-        DataError: it cannot be opened.
+        CannotWriteError: it cannot be opened.
     """
 
     def __init__(self, path: Path):
@@ -105,7 +104,7 @@ class LineFile:
         """Write one line at once, so that a reader or a kill sees whole lines.
 
         Raises:
-            DataError: it could not be written; the lines before it are whole.
+            CannotWriteError: it could not be written; the lines before it are whole.
         """
         content = line.encode() + b"\n"
         with self._lock:
