@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--torch-python", help="interpreter that has torch; without it torch is left out")
     parser.add_argument("--torch-compile", action="store_true", help="also torch.compile (needs a C++ compiler)")
     parser.add_argument(
-        "--sizes", nargs="*", metavar="BATCHxFRAMESxHIDDEN", help="default: the three of docs/RESULTS.md"
+        "--sizes", nargs="*", metavar="BATCHxFRAMESxHIDDEN", help="default: the three of docs/MEASUREMENTS.md"
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)

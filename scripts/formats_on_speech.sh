@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The arithmetic experiments on speech: every config of the small network, three seeds each, dev and test error rates with paired
-# bootstrap intervals, as the table in docs/RESULTS.md. Stopped, it goes on where it was; about two minutes a run on one core.
+# bootstrap intervals, as the table in docs/MEASUREMENTS.md. Stopped, it goes on where it was; about two minutes a run on one core.
 #   scripts/formats_on_speech.sh [FOLDER]     FOLDER: where the runs go (runs/formats)
 #   JOBS=4 scripts/formats_on_speech.sh       runs side by side, one device each (2)
 #   SEEDS="1 2" CONFIGS="prompts_ternary" scripts/formats_on_speech.sh

@@ -1,5 +1,5 @@
 """Which CTC loss a policy asks for: the float32 one with exact exponents, or log space in a narrow format. And which code walks its
-lattice where `auto` is to choose: the kernel for GPUs where an H100 has shown it (docs/RESULTS.md, "GPU: one H100"), else the scans.
+lattice where `auto` is to choose: the kernel for GPUs where an H100 has shown it (docs/MEASUREMENTS.md, "GPU: one H100"), else the scans.
 
 Shown was one H100 with one version of JAX, and there problems with all frames valid: not padded frames, not an utterance without labels
 or without an alignment, not the same gradient twice, not a training step. So the scans are the default, and `auto` is for who asks.

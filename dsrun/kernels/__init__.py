@@ -12,7 +12,7 @@ knows nothing of the rooms above it; who calls it chooses, by the argument `targ
 
 What was verified: the numbers, in Mosaic's interpreter on a CPU, and that the kernels lower for CUDA on a machine without a
 GPU, which stops before PTX; both in the tests. On one H100 with JAX 0.11.2, by `scripts/gpu_report.sh`: numbers and speed
-(docs/RESULTS.md, GPU). No other GPU has run them. Mosaic's interface is experimental and changes with JAX's versions: tried
+(docs/MEASUREMENTS.md, GPU). No other GPU has run them. Mosaic's interface is experimental and changes with JAX's versions: tried
 with 0.10.2 and 0.11.2.
 
 The call is opaque to XLA's partitioner: on several devices call it on each device's own shard.

@@ -22,9 +22,10 @@ and an exact product rounds nothing. Nor do subnormal numbers: there are none. T
 the columns by XLA, outside, in XLA's order. In an utterance without an alignment the total's exponent is as low as a
 dead cell's and the occupancies mean nothing; they may be NaN.
 
-Cost: loss and gradient take at most 2 us a frame on an H100 (docs/RESULTS.md, GPU). Mosaic puts a barrier before and after every store, so
-a frame has 12 in the first loop (4 when nothing is kept) and 12 in the second, counted in the lowered code. Memory: four
-numbers a frame and padded column for the prefixes. Next, if it is too slow: both loops at once in two blocks, occupancies outside.
+Cost: loss and gradient take at most 2 us a frame on an H100 (docs/MEASUREMENTS.md, GPU). Mosaic puts a barrier before
+and after every store, so a frame has 12 in the first loop (4 when nothing is kept) and 12 in the second, counted in the
+lowered code. Memory: four numbers a frame and padded column for the prefixes. Next, if it is too slow: both loops at once
+in two blocks, occupancies outside.
 """
 
 from dataclasses import dataclass

@@ -25,7 +25,7 @@ Then r = z = n = 0 and h' = 0 + 0 (h - 0) = 0, exactly, for any finite h.
 The scan hands the kernel all frames' inputs and a frame's number, so that nothing is sliced; the kernel gives back one
 array with the state and the gates, so that one copy a frame keeps them.
 
-On an H100 it is right and slow: 1.8 to 4.8 times the scan's time (docs/RESULTS.md, GPU), so nothing in dsrun calls it.
+On an H100 it is right and slow: 1.8 to 4.8 times the scan's time (docs/MEASUREMENTS.md, GPU), so nothing in dsrun calls it.
 """
 
 from collections.abc import Callable

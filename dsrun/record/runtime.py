@@ -3,7 +3,7 @@
 XLA:CPU's thread-pool size is a hidden input: another `NPROC` gives other bits in matrix products, reductions and convolution
 gradients. It is pinned, whatever the machine has, in both variables that XLA reads (`PJRT_NPROC` wins). XLA never makes it
 smaller than the number of CPU devices, so it must be at least that; a run takes its number of shards, which bounds its devices
-and is in its config. More threads than that only get in one another's way (docs/RESULTS.md, training speed).
+and is in its config. More threads than that only get in one another's way (docs/MEASUREMENTS.md, training speed).
 
 | `determinism` | thread pool | kernels on a GPU |
 |---|---|---|
@@ -133,7 +133,7 @@ def ask_for_large_pages() -> None:
     """Restart this process with an allocator that asks Linux for 2 MiB pages; returns if it does so already.
 
     XLA:CPU takes fresh memory for every execution, and with 4 KiB pages a training step spends its time in page faults
-    and address translation (docs/RESULTS.md, training speed). glibc reads the setting when a process starts and never
+    and address translation (docs/MEASUREMENTS.md, training speed). glibc reads the setting when a process starts and never
     again, hence the restart: same process id, same arguments. No bit of a result depends on it. A setting of the
     user's own stays, 0 included; without glibc nothing happens.
     """

@@ -3,7 +3,7 @@
 A GRU size is BATCHxFRAMESxHIDDEN, e.g. 32x750x2560: a bidirectional layer whose input is as wide as its state. A CTC size is
 BATCHxFRAMESxLABELSxCLASSES. The presets of the GRU:
 
-* `small`: what two CPU cores do in seconds; the sizes at which docs/RESULTS.md compares with others.
+* `small`: what two CPU cores do in seconds; the sizes at which docs/MEASUREMENTS.md compares with others.
 * `deepbench`: the Deep Speech rows of Baidu's DeepBench, hidden 1024 to 2816, batch 32 (1024 also 64), 187 to 1500
   frames.
 * `deck`: the layers of the talk's models, 64 utterances of 800 output frames at hidden 1760 and 128 at 2560.

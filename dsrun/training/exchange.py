@@ -6,7 +6,7 @@ Every tensor has one owner, the tensors dealt out so that owners have about equa
 element need whole tensors. Each device sends each owner its part of that owner's tensors and gets the sums of all: the bytes of a
 ring all-reduce, 2 (N-1)/N of the gradient sent by each of N devices, where N is a power of two that divides the shards and no tensor
 is larger than an equal share. Elsewhere a device's run of shards is no single node of the tree, and it sends its two or three nodes;
-and the owner of a tensor that is too large for an equal share sends and gets more (`bytes_sent` counts; docs/RESULTS.md models what
+and the owner of a tensor that is too large for an equal share sends and gets more (`bytes_sent` counts; docs/MEASUREMENTS.md models what
 that means for many GPUs).
 
 The programs that add belong to one device each; what connects devices only moves bytes. Within a process those are copies from
