@@ -10,8 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from dsrun.errors import UsageError
-
 SHOWN = 10  # tensors that people are told of; --json has them all
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, with every tensor.")]
@@ -37,9 +35,10 @@ def diff(
     dtype), is read from checkpoints: of the first step that differs, or of the next one that both folders hold.
     """
     from dsrun.cli_study import print_json
-    from dsrun.study.diff import diff_runs, read_run
+    from dsrun.inspection import open_run
+    from dsrun.study.diff import diff_runs
 
-    report = diff_runs(*(read_run(run, read_values(run)) for run in (a, b)))
+    report = diff_runs(open_run(a), open_run(b))
     print_json(report) if json_output else print_diff(report)
     if not report["same"]:
         raise typer.Exit(1)
@@ -104,25 +103,6 @@ def print_verification(report: dict[str, Any]) -> None:
         print(
             "\nversions, code, flags, device kind and data are as they were, so this is a fault of the hardware or of dsrun."
         )
-
-
-def read_values(run: Path) -> dict[str, Any]:
-    """What a run's config.yaml says, by dotted key; of any version of dsrun, so it is not checked.
-
-    Raises:
-        UsageError: not a run folder, or no YAML that dsrun reads.
-    """
-    from dsrun.config_file import Problem, read_tree
-    from dsrun.record.provenance import dotted
-
-    file = run / "config.yaml"
-    if not file.is_file():
-        raise UsageError(f"{run}: not a run folder (no config.yaml). `dsrun runs` lists those there are.")
-    problems: list[Problem] = []
-    tree = read_tree(file, [], problems)
-    if tree is None or problems:
-        raise UsageError("\n".join(map(str, problems)))
-    return dotted(tree.plain())
 
 
 def print_diff(report: dict[str, Any]) -> None:

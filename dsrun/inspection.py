@@ -6,13 +6,78 @@ On the roof beside `experiment.py`. Nothing here trains or changes a run. Data a
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import dsrun
 from dsrun.config import Config, load_config
-from dsrun.errors import DsrunError
+from dsrun.config_file import Problem, read_tree
+from dsrun.errors import DsrunError, UsageError
 from dsrun.record import RunDir, read_events
+from dsrun.record.provenance import dotted
+from dsrun.study.run_record import RunRecord, read_run
+
+
+def open_runs(paths: Sequence[Path]) -> list[RunRecord]:
+    """What run folders say, in the order given; a folder of run folders, such as a sweep's, stands for those in it, by name.
+
+    A run that is given twice is taken once.
+
+    Raises:
+        UsageError: neither a run folder nor a folder of some.
+        DataError: a file in one is damaged.
+    """
+    folders: dict[Path, Path] = {}
+    for path in paths:
+        for folder in run_folders(path):
+            folders.setdefault(folder.resolve(), folder)
+    return [open_run(folder) for folder in folders.values()]
+
+
+def run_folders(path: Path) -> list[Path]:
+    """The run folder itself, or those in a folder.
+
+    Raises:
+        UsageError: it is none and has none.
+    """
+    if (path / "config.yaml").is_file():
+        return [path]
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such folder. `dsrun runs` lists the run folders there are.")
+    found = sorted(file.parent for file in path.glob("*/config.yaml"))
+    if not found:
+        raise UsageError(
+            f"{path}: neither a run folder (no config.yaml) nor a folder of run folders. `dsrun runs` lists those there are."
+        )
+    return found
+
+
+def open_run(path: Path) -> RunRecord:
+    """What a run folder says.
+
+    Raises:
+        UsageError: not a run folder, or its config is no YAML that dsrun reads.
+        DataError: a file in it is damaged.
+    """
+    RunDir(path).require_own_contents()  # a pipe would never answer
+    return read_run(path, read_values(path))
+
+
+def read_values(run: Path) -> dict[str, Any]:
+    """What a run's config.yaml says, by dotted key; of any version of dsrun, so it is not checked.
+
+    Raises:
+        UsageError: not a run folder, or no YAML that dsrun reads.
+    """
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise UsageError(f"{run}: not a run folder (no config.yaml). `dsrun runs` lists those there are.")
+    problems: list[Problem] = []
+    tree = read_tree(file, [], problems)
+    if tree is None or problems:
+        raise UsageError("\n".join(map(str, problems)))
+    return dotted(tree.plain())
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,8 @@ from dsrun.record.autotune import autotune_flags
 from dsrun.record.provenance import differences
 from dsrun.record.tensor_hashes import combined_hash
 from dsrun.speech import prefetch
-from dsrun.study.diff import RunRecord, kind_of, read_run
+from dsrun.study.diff import kind_of
+from dsrun.study.run_record import RunRecord, read_run
 from dsrun.training.progress import Progress
 from dsrun.training.saver import host_copy
 from dsrun.training.state import StepRecord, TrainState

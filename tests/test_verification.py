@@ -14,7 +14,7 @@ from test_step import make_step
 from dsrun.errors import UsageError
 from dsrun.record import EventLog
 from dsrun.record.tensor_hashes import TensorHashLog, combined_hash
-from dsrun.study.diff import read_run
+from dsrun.study.run_record import read_run
 from dsrun.training.saver import host_copy
 from dsrun.training.state import StepRecord
 from dsrun.training.state_digest import digest_of_tensors

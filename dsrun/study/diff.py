@@ -20,81 +20,19 @@ the next one that both still have.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dsrun.errors import DataError, UsageError
-from dsrun.record.events import read_events
-from dsrun.record.provenance import dotted, read_provenance
-from dsrun.record.run_dir import RunDir
-from dsrun.record.tensor_hashes import TensorHashes, read_tensor_hashes
+from dsrun.record.provenance import dotted
+from dsrun.record.tensor_hashes import TensorHashes
+from dsrun.study.run_record import CHECKPOINT_DIGESTS, RunRecord
 from dsrun.study.tensor_distance import distance
 
 FLAG_SECTIONS = ("in_force", "variables")  # of provenance.json
 XLA_FLAGS = "in_force.XLA_FLAGS"
-CHECKPOINT_DIGESTS = "checkpoint digests"
 ABSENT = None
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """What a run folder says of a run's bits."""
-
-    run: RunDir
-    config: Mapping[str, Any]
-    facts: dict[str, Any]
-    events: list[dict[str, Any]]
-    hashes: TensorHashes
-
-    @property
-    def last_step(self) -> int:
-        """The last step that there is any record of."""
-        steps = [event["step"] for event in self.events]
-        return max([*steps, *self.hashes.steps[-1:].tolist()], default=0)
-
-    @cached_property
-    def series(self) -> dict[str, dict[int, Any]]:
-        """What can be compared by step, of each kind but tensor hashes."""
-        found: dict[str, dict[int, Any]] = {
-            "state hashes": {},
-            "state digests": {},
-            CHECKPOINT_DIGESTS: {},
-            "losses": {},
-        }
-        for event in self.events:
-            kind, step = event["event"], event["step"]
-            if kind == "step":
-                if "state_hash" in event:
-                    found["state hashes"][step] = event["state_hash"]
-                if "loss" in event:
-                    found["losses"][step] = event["loss"]
-            elif kind == "digest":
-                found["state digests"][step] = event.get("digest")
-            elif kind in ("checkpoint", "stop"):
-                if "state_digest" in event:
-                    found["state digests"][step] = event["state_digest"]
-                if kind == "checkpoint" and "digest" in event:
-                    found[CHECKPOINT_DIGESTS][step] = event["digest"]
-        return found
-
-    def row(self, step: int) -> int:
-        """The row of a step that has tensor hashes.
-
-        Raises:
-            DataError: they are not those that the step's event was made of.
-        """
-        row = int(np.searchsorted(self.hashes.steps, step))
-        said = self.series["state hashes"].get(step)
-        found = self.hashes.combined(row)
-        if said not in (None, found):
-            raise DataError(
-                f"{self.run.tensor_hashes}: damaged: the hashes of step {step} make {found}, {self.run.events.name} says {said}. Take "
-                "the file from a copy; without it, runs are compared by their events."
-            )
-        return row
 
 
 @dataclass(frozen=True)
@@ -105,17 +43,6 @@ class Compared:
     steps: int
     equal_up_to: int | None
     first_different: int | None
-
-
-def read_run(path: Path, config: Mapping[str, Any]) -> RunRecord:
-    """What a run folder says; `config` has the values of its config.yaml by dotted key.
-
-    Raises:
-        DataError: a file is damaged.
-    """
-    run = RunDir(path)
-    facts = read_provenance(run.provenance) if run.provenance.is_file() else {}
-    return RunRecord(run, config, facts, read_events(run.events), read_tensor_hashes(run.tensor_hashes))
 
 
 def diff_runs(a: RunRecord, b: RunRecord) -> dict[str, Any]:

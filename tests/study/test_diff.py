@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsrun.cli_bits import print_diff, read_values
+from dsrun.cli_bits import print_diff
 from dsrun.errors import DataError, UsageError
+from dsrun.inspection import open_run
 from dsrun.record import EventLog
 from dsrun.record.tensor_hashes import TensorHashLog
-from dsrun.study.diff import diff_runs, read_run
+from dsrun.study.diff import diff_runs
 from dsrun.training import checkpoint
 from dsrun.training.state_digest import digest_of_tensors
 
@@ -78,7 +79,7 @@ def write_run(
 
 
 def report_of(a: Path, b: Path) -> dict:
-    report = diff_runs(*(read_run(run, read_values(run)) for run in (a, b)))
+    report = diff_runs(open_run(a), open_run(b))
     json.dumps(report)
     return report
 

@@ -1,0 +1,265 @@
+"""What a run folder says of a run, read once: its config, how it went, its results. No JAX; nothing else is read.
+
+A folder may be of a run that is still going on, was killed, diverged, or was made by an older version: what is not there is None,
+empty or NaN, and never a guess. Whatever compares, draws or lists runs starts here, so that a report can be remade for any old run,
+anywhere.
+
+Two runs are of the same experiment if their configs are equal; paths of data are compared by the digests of the manifests in
+`provenance.json` and not by name, since a folder may have been copied from another machine.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from dsrun.errors import DataError
+from dsrun.evaluation.results import Evaluation, read_results
+from dsrun.record.events import read_events
+from dsrun.record.magnitudes import Magnitudes, file_of, load_magnitudes, watched_steps
+from dsrun.record.provenance import read_provenance
+from dsrun.record.run_dir import RunDir
+from dsrun.record.tensor_hashes import TensorHashes, read_tensor_hashes
+
+CHECKPOINT_DIGESTS = "checkpoint digests"
+
+Split = Literal["dev", "test"]
+
+
+@dataclass(frozen=True)
+class StepSeries:
+    """Figures of the training steps that were recorded, float64 columns by step; NaN where a figure is null (not finite) or absent."""
+
+    step: np.ndarray
+    epoch: np.ndarray
+    loss: np.ndarray
+    grad_norm: np.ndarray
+    learning_rate: np.ndarray
+    loss_scale: np.ndarray
+    finite: np.ndarray
+    skipped_steps: np.ndarray
+    blank_share: np.ndarray
+    seconds: np.ndarray
+    data_wait_seconds: np.ndarray
+    utterances: np.ndarray
+    audio_seconds: np.ndarray
+
+    @classmethod
+    def of(cls, events: Sequence[Mapping[str, Any]]) -> "StepSeries":
+        """The `step` events as columns."""
+        steps = [event for event in events if event["event"] == "step"]
+        return cls(*(np.array([_number(event.get(field.name)) for event in steps], float) for field in fields(cls)))
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run folder says of a run.
+
+    Fields:
+        config: values of config.yaml by dotted key. facts: provenance.json, {} if there is none.
+        status: status.json. events: in the order of the file; go by their `step`.
+    """
+
+    run: RunDir
+    config: Mapping[str, Any]
+    facts: dict[str, Any]
+    status: dict[str, Any]
+    events: list[dict[str, Any]]
+    hashes: TensorHashes
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self.run.path
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which says what was run and not where."""
+        return self.path.resolve().name
+
+    @property
+    def state(self) -> str:
+        """new, running (also what a killed run left), stopped, failed or done."""
+        return str(self.status.get("state", "new"))
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of the last command; 4: training diverged. None while none ended."""
+        code = self.status.get("exit_code")
+        return code if isinstance(code, int) else None
+
+    @property
+    def seed(self) -> Any:
+        """The config's."""
+        return self.config.get("seed")
+
+    @property
+    def last_step(self) -> int:
+        """The last step that there is any record of."""
+        steps = [event["step"] for event in self.events]
+        return max([*steps, *self.hashes.steps[-1:].tolist()], default=0)
+
+    @cached_property
+    def steps(self) -> StepSeries:
+        """Figures of the training steps."""
+        return StepSeries.of(self.events)
+
+    @cached_property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The evaluations on dev during training, in order of steps."""
+        found = [e for e in self.events if e["event"] == "eval" and isinstance(e.get("cer"), int | float)]
+        return sorted(found, key=lambda event: event["step"])
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The evaluation on dev with the lowest character error rate, of equals the first: the checkpoint that is scored."""
+        return min(self.evaluations, key=lambda event: event["cer"], default=None)
+
+    @cached_property
+    def watches(self) -> list[dict[str, Any]]:
+        """The `watch` events, in order of steps."""
+        return sorted((e for e in self.events if e["event"] == "watch"), key=lambda event: event["step"])
+
+    @property
+    def watched_steps(self) -> list[int]:
+        """Steps that left a file of magnitudes."""
+        return watched_steps(self.run.magnitudes)
+
+    def magnitudes(self, step: int) -> Magnitudes:
+        """Of a watched step.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        return load_magnitudes(file_of(self.run.magnitudes, step))
+
+    def results_path(self, split: Split) -> Path | None:
+        """Where results of the best checkpoint on a split are, if it was scored there."""
+        manifest = self.config.get(f"data.{split}")
+        path = self.run.evaluation / f"{Path(str(manifest)).stem}.jsonl"
+        return path if manifest and path.is_file() else None
+
+    def results(self, split: Split) -> Evaluation | None:
+        """Each utterance's result of the best checkpoint on dev or test; None where it was not scored.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        if split not in self._results:
+            path = self.results_path(split)
+            self._results[split] = read_results(path) if path else None
+        return self._results[split]
+
+    @cached_property
+    def _results(self) -> dict[str, Evaluation | None]:
+        return {}
+
+    @cached_property
+    def costs(self) -> dict[str, Any]:
+        """What a step costs in bytes and operations (costs.json); {} for a run of before there was such a file.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        path = self.path / "costs.json"
+        return read_provenance(path) if path.is_file() else {}
+
+    @property
+    def seconds_a_step(self) -> float | None:
+        """Median over the steps, so the few that compiled a batch shape do not count."""
+        known = self.steps.seconds[np.isfinite(self.steps.seconds)]
+        return float(np.median(known)) if len(known) else None
+
+    @property
+    def training_seconds(self) -> float | None:
+        """All steps together, compilation included, evaluations not."""
+        known = self.steps.seconds[np.isfinite(self.steps.seconds)]
+        return float(known.sum()) if len(known) else None
+
+    @property
+    def commit(self) -> str | None:
+        """Of dsrun, `+` behind it where its files differed from that commit."""
+        git = self.facts.get("git")
+        if not isinstance(git, Mapping) or not git.get("commit"):
+            return None
+        return str(git["commit"])[:7] + ("+" if git.get("changes_sha256") else "")
+
+    @property
+    def device(self) -> str | None:
+        """The kind of device that it ran on; of a CPU the processor's name."""
+        jax, platform = self.facts.get("jax"), self.facts.get("platform")
+        kinds = jax.get("device_kinds") if isinstance(jax, Mapping) else None
+        if not isinstance(kinds, list) or not kinds:
+            return None
+        cpu = platform.get("cpu") if isinstance(platform, Mapping) else None
+        return str(cpu) if kinds == ["cpu"] and cpu else ", ".join(map(str, kinds))
+
+    def data_digest(self, split: str) -> str | None:
+        """SHA-256 of a manifest as it was at the start of the run."""
+        data = self.facts.get("data")
+        digest = data.get(split) if isinstance(data, Mapping) else None
+        return str(digest) if digest else None
+
+    @cached_property
+    def series(self) -> dict[str, dict[int, Any]]:
+        """What can be compared bit by bit at each step, of each kind but tensor hashes."""
+        found: dict[str, dict[int, Any]] = {
+            "state hashes": {},
+            "state digests": {},
+            CHECKPOINT_DIGESTS: {},
+            "losses": {},
+        }
+        for event in self.events:
+            kind, step = event["event"], event["step"]
+            if kind == "step":
+                if "state_hash" in event:
+                    found["state hashes"][step] = event["state_hash"]
+                if "loss" in event:
+                    found["losses"][step] = event["loss"]
+            elif kind == "digest":
+                found["state digests"][step] = event.get("digest")
+            elif kind in ("checkpoint", "stop"):
+                if "state_digest" in event:
+                    found["state digests"][step] = event["state_digest"]
+                if kind == "checkpoint" and "digest" in event:
+                    found[CHECKPOINT_DIGESTS][step] = event["digest"]
+        return found
+
+    def row(self, step: int) -> int:
+        """The row of a step that has tensor hashes.
+
+        Raises:
+            DataError: they are not those that the step's event was made of.
+        """
+        row = int(np.searchsorted(self.hashes.steps, step))
+        said = self.series["state hashes"].get(step)
+        found = self.hashes.combined(row)
+        if said not in (None, found):
+            raise DataError(
+                f"{self.run.tensor_hashes}: damaged: the hashes of step {step} make {found}, {self.run.events.name} says {said}. Take "
+                "the file from a copy; without it, runs are compared by their events."
+            )
+        return row
+
+
+def read_run(path: Path, config: Mapping[str, Any]) -> RunRecord:
+    """What a run folder says; `config` has the values of its config.yaml by dotted key.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    run = RunDir(path)
+    facts = read_provenance(run.provenance) if run.provenance.is_file() else {}
+    return RunRecord(
+        run, config, facts, run.read_status(), read_events(run.events), read_tensor_hashes(run.tensor_hashes)
+    )
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")
