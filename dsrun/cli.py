@@ -236,8 +236,21 @@ def runs(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of a config: every key, type and meaning. Editors read it."""
+def schema(
+    key: Annotated[
+        str | None,
+        typer.Argument(help="A section or a setting, e.g. arithmetic.update: what may be written there, as text."),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="All settings as a page, docs/SETTINGS.md.")] = False,
+) -> None:
+    """What may be written in a config: a KEY as text, or without one the JSON Schema that editors read."""
+    from dsrun.config_reference import explain, settings_page
+
+    if key and markdown:
+        raise UsageError("--markdown prints the page of all settings: leave KEY out.")
+    if key or markdown:
+        print(explain(key) if key else settings_page(), end="\n" if key else "")
+        return
     from dsrun.config import json_schema
 
     print(json.dumps(json_schema(), indent=2))

@@ -119,7 +119,7 @@ def _file_path(path: str) -> str:
 
 
 FilePath = Annotated[str, Field(min_length=1), AfterValidator(_file_path)]
-_FORMAT_SCHEMA: list[Any] = [
+FORMAT_SCHEMA: list[Any] = [
     {"type": "string", "enum": [*FORMATS, *ALIASES]},
     {"type": "string", "pattern": "^(float_e[2-8]m[0-9]+|fixed_q[0-9]+\\.[0-9]+)$"},
     {
@@ -132,7 +132,7 @@ _FORMAT_SCHEMA: list[Any] = [
 FormatName = Annotated[
     str,
     BeforeValidator(_format),
-    WithJsonSchema({"anyOf": _FORMAT_SCHEMA}),
+    WithJsonSchema({"anyOf": FORMAT_SCHEMA}),
 ]
 RoundingName = Annotated[str, AfterValidator(_known_rounding), WithJsonSchema({"type": "string", "enum": [*MODES]})]
 RandomBits = Annotated[Annotated[int, Field(ge=1, le=MAX_RANDOM_BITS)] | None, AfterValidator(_random_bits)]
@@ -496,7 +496,7 @@ class Master(Grid):
     """The copy of the weights that accumulates updates; `none` keeps one copy, in the storage format."""
 
     format: Annotated[
-        str, BeforeValidator(_master_format), WithJsonSchema({"anyOf": [{"const": "none"}, *_FORMAT_SCHEMA]})
+        str, BeforeValidator(_master_format), WithJsonSchema({"anyOf": [{"const": "none"}, *FORMAT_SCHEMA]})
     ]
     """none, or which values the copy has."""
 
