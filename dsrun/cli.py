@@ -24,8 +24,12 @@ from dsrun.cli_recognise import evaluate
 from dsrun.cli_scores import print_scores
 from dsrun.cli_study import print_json, study_app
 from dsrun.cli_tables import print_description, print_table
+from dsrun.cli_tensorboard import EXAMPLE as TENSORBOARD_EXAMPLE
+from dsrun.cli_tensorboard import tensorboard
 from dsrun.cli_transcribe import EXAMPLE as TRANSCRIBE_EXAMPLE
 from dsrun.cli_transcribe import transcribe
+from dsrun.cli_watch import EXAMPLE as WATCH_EXAMPLE
+from dsrun.cli_watch import watch
 from dsrun.errors import CannotWriteError, DataError, DsrunError, UsageError
 from dsrun.interrupts import end_at_ctrl_c
 from dsrun.record.runtime import ask_for_large_pages
@@ -49,6 +53,8 @@ app.command("eval")(evaluate)
 app.command("transcribe", epilog=TRANSCRIBE_EXAMPLE)(transcribe)
 app.command("diff", epilog=DIFF_EXAMPLE)(diff)
 app.command("verify", epilog=VERIFY_EXAMPLE)(verify)
+app.command("watch", epilog=WATCH_EXAMPLE)(watch)
+study_app.command("tensorboard", epilog=TENSORBOARD_EXAMPLE)(tensorboard)
 
 
 EXIT_CODES = (

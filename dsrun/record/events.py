@@ -84,10 +84,11 @@ def _parse(path: Path) -> list[tuple[dict[str, Any], str]]:
     if not path.exists():
         return []
     *lines, _cut = path.read_bytes().split(b"\n")
-    return [(_record(line, f"{path}:{number}"), line.decode()) for number, line in enumerate(lines, 1)]
+    return [(parse_record(line, f"{path}:{number}"), line.decode()) for number, line in enumerate(lines, 1)]
 
 
-def _record(line: bytes, place: str) -> dict[str, Any]:
+def parse_record(line: bytes, place: str) -> dict[str, Any]:
+    """One line's record. Raises DataError, with the place, if it is none."""
     try:
         record = json.loads(line.decode())
     except (ValueError, RecursionError) as error:  # of JSON, or of UTF-8

@@ -1,0 +1,212 @@
+"""`dsrun watch`: run folders as they fill, on a terminal a live table, elsewhere a line a run every 30 seconds.
+
+On the roof beside `cli.py`. What a run says is `study/watching.py`'s, how it looks `watch_view.py`'s; here are the options, the list of
+folders, which may grow and shrink, and the clock. Nothing is written and no lock is tried. No JAX.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dsrun.errors import UsageError
+from dsrun.study.watching import ENDED, WatchedRun
+
+EXAMPLE = "Example: dsrun watch runs/formats --every 5. Ctrl-C leaves; the runs go on."
+LINE_SECONDS = 30.0
+LINGER_SECONDS = 60.0  # after the last run of a folder ended: a sweep takes its time between two runs
+DEFAULT = Path("runs")
+
+
+def watch(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN|FOLDER]...", help="Run folders, or folders of run folders. Default: runs."),
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often to look.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one table and leave.")] = False,
+    forever: Annotated[
+        bool, typer.Option("--forever", help="Stay when all runs have ended, and wait for folders that are not there.")
+    ] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="With --once: one JSON document.")] = False,
+) -> None:
+    """Watch runs as they train: state, step, loss, dev CER, speed, time left, loss scale, skipped steps, swallowed updates.
+
+    On a terminal a live table, of a single run a panel with curves and the newest sample; elsewhere a line a run every 30 seconds.
+    Runs that appear are taken in, those that vanish left out. Leaves when all runs have ended (those of a folder: a minute later, since a
+    sweep may start the next one). "left" is at the speed of the last 50 steps. "swallowed": of the updates that were not zero, the
+    share below half an ulp of its weight, at the last watched step. "killed": the process of a run that says running is gone. "no
+    news": nothing was written for five minutes, or for the time of twenty steps if that is longer.
+    """
+    from rich.console import Console
+
+    if json_output and not once:
+        raise UsageError("--json is one document, and watching has no end: write --once --json.")
+    watched = Watched(paths or [DEFAULT], waits=forever or not paths)
+    watched.look()
+    if once:
+        print_once(watched.runs, is_json=json_output)
+        return
+    console = Console()
+    loop = Loop(watched, is_forever=forever)
+    if console.is_terminal:
+        watch_live(loop, console, every)
+    else:
+        watch_in_lines(loop, every)
+
+
+class Watched:
+    """The runs in some folders, looked at together.
+
+    Args:
+        paths: run folders, or folders of them.
+        waits: a path that is not there may come.
+
+    Raises:
+        UsageError: a path is not there, or is no folder.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, waits: bool):
+        self.paths = paths
+        self._by_path: dict[Path, WatchedRun] = {}
+        for path in paths:
+            if path.exists() and not path.is_dir():
+                raise UsageError(f"{path}: not a folder. Give a run folder, or a folder of run folders.")
+            if not path.exists() and not waits:
+                raise UsageError(f"{path}: no such folder. `dsrun runs` lists those there are; --forever waits for it.")
+
+    @property
+    def runs(self) -> list[WatchedRun]:
+        """In the order given, those of a folder by name."""
+        return list(self._by_path.values())
+
+    @property
+    def are_given(self) -> bool:
+        """Whether each path is a run folder, so that no further run can appear."""
+        return all((path / "config.yaml").is_file() for path in self.paths)
+
+    def look(self) -> None:
+        """Take in what appeared, leave out what vanished, and read what is new."""
+        known, self._by_path = self._by_path, {}
+        for path in self.paths:
+            for folder in [path] if (path / "config.yaml").is_file() else _children(path):
+                run = known.get(folder)
+                if run is None or not run.is_of_this_config():
+                    run = WatchedRun(folder, _config(folder))
+                self._by_path[folder] = run
+                run.look()
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(file.parent for file in folder.glob("*/config.yaml"))
+    except OSError:  # it vanished while it was listed
+        return []
+
+
+def _config(folder: Path) -> dict[str, object]:
+    from dsrun.errors import DsrunError
+    from dsrun.inspection import read_values
+
+    try:
+        return dict(read_values(folder))
+    except (DsrunError, OSError):  # half copied, or of another version: the events are worth watching all the same
+        return {}
+
+
+class Loop:
+    """When to look and when to leave; the clock can be a test's."""
+
+    def __init__(
+        self,
+        watched: Watched,
+        *,
+        is_forever: bool,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.time,
+    ):
+        self.watched, self.is_forever, self.sleep, self.clock = watched, is_forever, sleep, clock
+
+    def is_over(self) -> bool:
+        """Whether all runs have ended, and long enough ago that none will follow."""
+        runs = self.watched.runs
+        if self.is_forever or not runs or any(run.state not in ENDED for run in runs):
+            return False
+        return self.watched.are_given or self.clock() - max(run.newest for run in runs) >= LINGER_SECONDS
+
+    def wait(self, seconds: float) -> None:
+        """Wait, then look."""
+        self.sleep(seconds)
+        self.watched.look()
+
+
+def watch_live(loop: Loop, console: object, every: float) -> None:
+    """The live table or panel, until all runs have ended."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from dsrun.watch_view import detail, overview
+
+    assert isinstance(console, Console)
+
+    def draw() -> object:
+        runs = loop.watched.runs
+        if len(runs) == 1:
+            return detail(runs[0], width=console.width, height=console.height)
+        return overview(runs, width=console.width, most=max(console.height - 8, 1))
+
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(draw(), refresh=True)  # type: ignore[arg-type]
+            if loop.is_over():
+                return
+            loop.wait(every)
+
+
+def watch_in_lines(loop: Loop, every: float) -> None:
+    """A line a run: at once, then every 30 seconds those that have news, and each when its state changes."""
+    from dsrun.watch_view import plain_line
+
+    said: dict[Path, str] = {}
+    states: dict[Path, str] = {}
+    due = loop.clock()
+    if not loop.watched.runs:
+        print(f"no run folders in {', '.join(map(str, loop.watched.paths))} yet", file=sys.stderr, flush=True)
+    while True:
+        is_due = loop.clock() >= due
+        for run in loop.watched.runs:
+            path, line = run.run.path, plain_line(run)
+            if line != said.get(path) and (is_due or run.state != states.get(path)):
+                print(line, flush=True)
+                said[path], states[path] = line, run.state
+        if is_due:
+            due = loop.clock() + LINE_SECONDS
+        if loop.is_over():
+            return
+        loop.wait(every)
+
+
+def print_once(runs: Sequence[WatchedRun], *, is_json: bool) -> None:
+    """One table, or one document."""
+    from dsrun.cli_study import print_json
+    from dsrun.cli_tables import print_table
+    from dsrun.study.sparkline import sparkline
+    from dsrun.study.styles import label_of
+
+    rows = [run.row() | {"arithmetic": label_of(run.config)} for run in runs]
+    if is_json:
+        print_json({"runs": rows})
+    elif rows:
+        order = [name for name in rows[0] if name != "note"]
+        curves = [sparkline(run.losses, width=12, is_log=True) for run in runs]
+        print_table(
+            [
+                {name: row[name] for name in order} | {"loss curve": curve, "note": row["note"]}
+                for row, curve in zip(rows, curves, strict=True)
+            ]
+        )
+    else:
+        print("no run folders", file=sys.stderr)

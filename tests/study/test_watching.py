@@ -1,0 +1,114 @@
+"""What is told of a run that one watches."""
+
+import json
+import os
+import socket
+import subprocess
+
+import pytest
+
+from dsrun.record import EventLog
+from dsrun.study.watching import WatchedRun
+from tests.study.run_folders import write_run_folder
+
+LOG = "2026-11-26T10:00:00  runs/a: 407 utterances, 26 steps an epoch, 1950 in all, 8 batch shapes to compile\n"
+
+
+def watched(folder, **config):
+    run = WatchedRun(folder, {"training.epochs": 4} | config)
+    run.look()
+    return run
+
+
+def process_that_is_gone():
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return child.pid
+
+
+def test_a_row_has_the_newest_figures_and_the_speed_of_the_recent_steps(tmp_path):
+    folder = write_run_folder(tmp_path / "a", state="running", events=[("watch", 8, {"swallowed_share": 0.25})])
+    (folder / "log.txt").write_text(LOG)
+    row = watched(folder).row()
+    assert row["step"] == 8
+    assert row["total_steps"] == 1950
+    assert (row["epoch"], row["epochs"]) == (4, 4)
+    assert (row["dev_cer"], row["best_dev_cer"]) == (0.3, 0.3)
+    assert row["utterances_a_second"] == pytest.approx(32)
+    assert row["seconds_left"] == pytest.approx((1950 - 8) * 0.5)
+    assert row["swallowed_share"] == 0.25
+    assert json.loads(json.dumps(row)) == row
+
+
+def test_without_a_log_the_first_epoch_says_how_many_steps_there_will_be(tmp_path):
+    assert watched(write_run_folder(tmp_path / "a", steps=8)).total_steps == 8
+    assert watched(write_run_folder(tmp_path / "b", steps=8), **{"training.epochs": 5}).total_steps == 10
+
+
+def test_steps_that_were_not_finite_are_counted_and_their_losses_are_gaps(tmp_path):
+    folder = write_run_folder(tmp_path / "a", steps=3, step_fields={"loss": float("nan"), "finite": False})
+    run = watched(folder)
+    assert run.skipped == 3
+    assert all(loss != loss for loss in run.losses)
+    assert run.row()["loss"] is None
+
+
+def test_a_resume_that_cuts_records_back_leaves_no_loop_in_the_curve(tmp_path):
+    folder = write_run_folder(tmp_path / "a", steps=8)
+    run = watched(folder)
+    log = EventLog(folder / "events.jsonl")
+    log.truncate_after(5)
+    log.append("step", 6, loss=1.0, finite=True, epoch=2)
+    log.close()
+    run.look()
+    assert run.steps == [1, 2, 3, 4, 5, 6]
+    assert [e["step"] for e in run.evaluations] == [2, 4]
+
+
+def test_running_without_its_process_is_killed_and_on_another_machine_nobody_knows(tmp_path):
+    folder = write_run_folder(tmp_path / "a", state="running")
+    for pid, host, state in (
+        (process_that_is_gone(), socket.gethostname(), "killed"),
+        (os.getpid(), socket.gethostname(), "running"),
+        (process_that_is_gone(), "another", "running"),
+    ):
+        (folder / ".lock").write_text(f"process {pid} on host {host}\n")
+        assert watched(folder).state == state
+
+
+def test_silence_is_told_after_minutes_and_only_of_a_run_that_claims_to_be_running(tmp_path):
+    folder = write_run_folder(tmp_path / "a", state="running")
+    run = watched(folder)
+    now = run.newest
+    assert run.note(now + 200) == ""
+    assert run.note(now + 660) == "no news for 11 minutes"
+    assert run.note(now + 20000) == "no news for 6 hours"
+    ended = watched(write_run_folder(tmp_path / "b", state="done"))
+    assert ended.note(now + 20000) == ""
+
+
+def test_slow_steps_take_longer_to_be_silence(tmp_path):
+    folder = write_run_folder(tmp_path / "a", state="running", step_fields={"seconds": 60.0})
+    run = watched(folder)
+    assert run.note(run.newest + 1100) == ""
+    assert run.note(run.newest + 1300) == "no news for 22 minutes"
+
+
+def test_the_sample_and_the_warnings_are_the_newest_of_the_log(tmp_path):
+    folder = write_run_folder(tmp_path / "a")
+    time = "2026-11-26T10:00:00"
+    text = f"{time}      said: one\n    read: won\n{time}  note: a thing\n{time}      said: two\n    read: too\n"
+    (folder / "log.txt").write_text(text)
+    said, warnings = watched(folder).log_lines()
+    assert said == "said: two\nread: too"
+    assert warnings == [f"{time}  note: a thing"]
+
+
+def test_damaged_files_are_told_and_do_not_end_the_watching(tmp_path):
+    folder = write_run_folder(tmp_path / "a", state="running")
+    (folder / "status.json").write_text("{")
+    run = watched(folder)
+    assert "status.json" in run.row()["note"]
+    (folder / "status.json").write_text('{"state": "done", "step": 8}')
+    run.look()
+    assert run.row()["note"] == ""
