@@ -18,8 +18,9 @@ from dsrun import __version__
 from dsrun.cli_bench import bench_app
 from dsrun.cli_bits import DIFF_EXAMPLE, VERIFY_EXAMPLE, diff, verify
 from dsrun.cli_data import data_app
+from dsrun.cli_help import FIRST, GroupedCommands
 from dsrun.cli_lm import lm_app
-from dsrun.cli_options import ConfigOption, JsonOption, NamingValues, SetOption
+from dsrun.cli_options import ConfigOption, JsonOption, SetOption
 from dsrun.cli_recognise import evaluate
 from dsrun.cli_scores import print_scores
 from dsrun.cli_study import print_json, study_app
@@ -37,11 +38,12 @@ from dsrun.training.stop import Stopped, StopRequest
 
 app = typer.Typer(
     name="dsrun",
-    cls=NamingValues,
+    cls=GroupedCommands,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Train and evaluate speech recognisers whose numbers are stored, multiplied and updated in the format you choose.",
+    epilog=FIRST,
 )
 configs_app = typer.Typer(help="List, show and check config files.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(configs_app, name="configs")
@@ -117,7 +119,6 @@ def root(
         raise typer.Exit
     if context.invoked_subcommand is None:
         print(context.get_help())
-        print("\nTry first:  dsrun train --config configs/prompts_float32.yaml")
 
 
 @app.command(epilog=EXIT_CODES)
