@@ -3,9 +3,9 @@
     python scripts/replay_to_tracker.py --to tensorboard runs/formats --out DIR
     python scripts/replay_to_tracker.py --to jsonl | wandb | mlflow | trackio RUN... [--project NAME] [--out DIR] [--follow]
 
-dsrun depends on no tracker. Each adapter below is what a run needs of one: `write` a record (`dsrun/study/replay.py`), `restart` when a followed
-run cut its records back, `flush`, `close`. A new one is such a class and a line in ADAPTERS. What a tracker has no form for is left out, and
-`--help` says what: curves go to all of them, histograms to tensorboard, jsonl and wandb, samples to tensorboard and jsonl.
+dsrun depends on no tracker. Each adapter below is what a run needs of one: `write` a record (`dsrun/study/replay.py`), `restart` when a
+followed run cut its records back, `flush`, `close`. A new one is such a class and a line in ADAPTERS. What a tracker has no form for is
+left out: curves go to all of them, histograms to tensorboard, jsonl and wandb, samples to tensorboard and jsonl.
 
 Tried with files on one machine: tensorboard (tensorboardX 2.6.5), jsonl, wandb 0.31 offline, mlflow-skinny 3.17 with sqlalchemy and
 alembic, trackio 0.43; no server.
