@@ -24,6 +24,8 @@ from dsrun.cli_options import ConfigOption, JsonOption, SetOption
 from dsrun.cli_recognise import evaluate
 from dsrun.cli_scores import print_scores
 from dsrun.cli_study import print_json, study_app
+from dsrun.cli_sweep import EXAMPLE as SWEEP_EXAMPLE
+from dsrun.cli_sweep import sweep
 from dsrun.cli_tables import print_description, print_table
 from dsrun.cli_tensorboard import EXAMPLE as TENSORBOARD_EXAMPLE
 from dsrun.cli_tensorboard import tensorboard
@@ -52,6 +54,7 @@ app.add_typer(lm_app, name="lm")
 app.add_typer(study_app, name="study")
 app.add_typer(bench_app, name="bench")
 app.command("eval")(evaluate)
+app.command("sweep", epilog=SWEEP_EXAMPLE)(sweep)
 app.command("transcribe", epilog=TRANSCRIBE_EXAMPLE)(transcribe)
 app.command("diff", epilog=DIFF_EXAMPLE)(diff)
 app.command("verify", epilog=VERIFY_EXAMPLE)(verify)
@@ -67,7 +70,9 @@ EXIT_CODES = (
 
 def main() -> None:
     """Run the command in `sys.argv`; an error is a message and an exit code."""
-    if set(sys.argv[1:2]) & {"train", "eval", "transcribe", "bench", "verify"} and not {"--help", "-h"} & set(sys.argv):
+    if set(sys.argv[1:2]) & {"train", "sweep", "eval", "transcribe", "bench", "verify"} and not {"--help", "-h"} & set(
+        sys.argv
+    ):
         ask_for_large_pages()  # here and not in the commands: it replaces the process, which must be ours
     try:
         end_at_ctrl_c(lambda: app(prog_name="dsrun"))
@@ -311,11 +316,12 @@ def configs_check(files: Annotated[list[Path], typer.Argument(help="Config files
     """
     from dsrun.config import load_config
     from dsrun.errors import ConfigError
+    from dsrun.sweep_file import is_sweep, load_sweep
 
     problems = []
     for file in files:
         try:
-            load_config(file, [])
+            load_sweep(file) if is_sweep(file) else load_config(file, [])
         except ConfigError as error:
             problems.append(str(error))
     if problems:

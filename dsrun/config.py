@@ -957,8 +957,15 @@ def load_config(path: str | Path, sets: Sequence[str] = ()) -> Resolved:
     path = Path(path)
     problems: list[Problem] = []
     tree = read_tree(path, sets, problems)
-    if tree is None:
+    resolved = None if tree is None else resolve(tree, path, problems)
+    if resolved is None:
         raise ConfigError(listing(problems))
+    return resolved
+
+
+def resolve(tree: Node, path: Path, problems: list[Problem]) -> Resolved | None:
+    """The config that a tree of values describes; None if there are problems, which are appended. Paths become absolute in the tree too."""
+    config = None
     _make_paths_absolute(tree)
     try:
         config = Config.model_validate_json(json.dumps(tree.plain()))
@@ -966,8 +973,8 @@ def load_config(path: str | Path, sets: Sequence[str] = ()) -> Resolved:
         # A value that could not be read has its problem already; what follows from it is not a second one.
         unread = {problem.key for problem in problems}
         problems += [problem for problem in problems_of(error, tree, Config) if problem.key not in unread]
-    if problems:
-        raise ConfigError(listing(problems))
+    if problems or config is None:
+        return None
     return Resolved(config, {key: _origin(tree, key) for key in flatten(config)}, path)
 
 

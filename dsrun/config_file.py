@@ -12,9 +12,9 @@ with its line. Size and depth are limited: a file that reaches the limits is not
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ MAX_BYTES = 65_536
 MAX_DEPTH = 12
 MAX_BASES = 8
 MAX_DIGITS = 18
+SWEEP_KEYS = {"set", "grid", "zip", "list", "without"}  # of a sweep file (sweep_file.py), and of no config
 FIRST_SET = 1000  # layers: 0 the file, 1 its base, ..., from here on --set
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -118,19 +119,60 @@ def read_tree(path: Path, sets: Sequence[str], problems: list[Problem]) -> Node 
 
     Problems are appended; None means that nothing more can be said before they are mended.
     """
-    readers: list[Callable[[], Node]] = [partial(_read_with_base, path, [], problems)]
-    readers += [partial(_read_set, text, number, problems) for number, text in enumerate(sets, start=1)]
+    overrides = read_sets(sets, problems)
+    try:
+        tree = _read_with_base(path, [], problems)
+    except Unusable as error:
+        problems.append(error.problem)
+        return None
+    return None if overrides is None else merge_over(tree, overrides)
+
+
+def read_sets(sets: Sequence[str], problems: list[Problem]) -> list[Node] | None:
+    """`--set` values, each as a tree; None if one cannot be read, with problems appended."""
     layers = []
-    for read in readers:
+    for number, text in enumerate(sets, start=1):
         try:
-            layers.append(read())
+            layers.append(_read_set(text, number, problems))
         except Unusable as error:
             problems.append(error.problem)
-    if len(layers) < len(readers):
-        return None
-    tree, *overrides = layers
+    return layers if len(layers) == len(sets) else None
+
+
+def merge_over(tree: Node, overrides: Sequence[Node]) -> Node:
+    """A tree under overrides, the last of which wins."""
     # Overrides are merged among themselves first, so that a new `kind` may come after the settings that go with it.
     return _merge(tree, reduce(_merge, overrides, Node({}, tree.place)))
+
+
+def read_file(path: Path, problems: list[Problem]) -> Node:
+    """One file as a tree, whatever it says; the root's place is its first line.
+
+    Raises:
+        Unusable: it cannot be read, or is no mapping.
+    """
+    return _read_file(path, 0, problems)
+
+
+def read_base(base: Node, of: Path, problems: list[Problem]) -> Node:
+    """The config, with its own bases, whose path a `base` of the file `of` says.
+
+    Raises:
+        Unusable: there is none, or it cannot be read.
+    """
+    return _read_with_base(_base_path(base, [of]), [of], problems)
+
+
+def at_key(dotted: str, node: Node) -> Node:
+    """A tree that has nothing but a node at a dotted key."""
+    for part in reversed(dotted.split(".")):
+        node = Node({part: node}, node.place)
+    return node
+
+
+def is_dotted_key(text: str) -> bool:
+    """Whether text is names joined by dots."""
+    return bool(_KEY.fullmatch(text))
 
 
 def parse_yaml(text: str, source: Source, problems: list[Problem], *, key: str = "") -> Node:
@@ -144,13 +186,25 @@ def parse_yaml(text: str, source: Source, problems: list[Problem], *, key: str =
     return _Parser(source, problems, key.split(".") if key else []).document(text)
 
 
-def _read_with_base(path: Path, above: list[Path], problems: list[Problem]) -> Node:
-    source = Source(str(path), len(above), path.parent)
+def _read_file(path: Path, layer: int, problems: list[Problem]) -> Node:
+    source = Source(str(path), layer, path.parent)
     tree = parse_yaml(_read_text(path, source), source, problems)
     if not isinstance(tree.value, dict):
         what = "the file is empty" if tree.value is None else "a config is a mapping of `key: value` lines"
         raise Unusable(Place(source, 1, 1), f"{what}; start from `dsrun configs list`")
     tree.place = Place(source, 1, 1)
+    return tree
+
+
+def _read_with_base(path: Path, above: list[Path], problems: list[Problem]) -> Node:
+    tree = _read_file(path, len(above), problems)
+    assert isinstance(tree.value, dict)
+    for key in SWEEP_KEYS & tree.value.keys():
+        raise Unusable(
+            tree.value[key].place,
+            "this file is a sweep of several runs, not a config; `dsrun sweep FILE --list` shows them",
+            key=key,
+        )
     base = tree.value.pop("base", None)
     if base is None:
         return tree
@@ -219,10 +273,7 @@ def _read_set(text: str, number: int, problems: list[Problem]) -> Node:
         raise Unusable(
             place, f"{text!r}: no value after '='; write {key}=null for nothing, {key}='\"\"' for empty text"
         )
-    node = parse_yaml(value, source, problems, key=key)
-    for part in reversed(key.split(".")):
-        node = Node({part: node}, place)
-    return node
+    return at_key(key, replace(parse_yaml(value, source, problems, key=key), place=place))
 
 
 def _merge(lower: Node, upper: Node) -> Node:

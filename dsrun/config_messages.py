@@ -9,12 +9,13 @@ import difflib
 import math
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from dsrun.config_file import Node, Problem
+from dsrun.config_file import Node, Place, Problem, Source
 
 Models = list[type[BaseModel]]
 
@@ -45,6 +46,24 @@ def problems_of(error: ValidationError, tree: Node, model: type[BaseModel]) -> l
     meant = {_meant(keys, tree, model) for keys in unknown}
     problems = [(found["type"], _problem(found, tree, model)) for found in errors]
     return [problem for kind, problem in problems if not (kind == "missing" and problem.key in meant)]
+
+
+def unknown_key(dotted: str, model: type[BaseModel]) -> str | None:
+    """What is wrong with a dotted key alone, whatever its value; None if some section of a config has it."""
+    keys = dotted.split(".")
+    nothing = Node({}, Place(Source("", 0, Path())))
+    for depth in range(1, len(keys) + 1):
+        if not any(keys[depth - 1] in m.model_fields for m in _models_at(keys[: depth - 1], model)):
+            if not _models_at(keys[: depth - 1], model):
+                return f"{'.'.join(keys[: depth - 1])} is a value and no section"
+            return _unknown_key(keys[:depth], nothing, model)
+    return None
+
+
+def did_you_mean(word: str, words: Sequence[str]) -> str:
+    """`; did you mean 'grid'?`, or the words to choose from."""
+    close = difflib.get_close_matches(word, words, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; write one of {', '.join(words)}"
 
 
 def _follows_from_elements(error: Any) -> bool:

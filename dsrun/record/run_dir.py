@@ -26,6 +26,7 @@ import os
 import shlex
 import shutil
 import socket
+import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -61,6 +62,9 @@ CONTENTS = (
     "command.txt",
     "config.yaml",
 )
+
+
+LOCK_ATTEMPTS, LOCK_PAUSE_SECONDS = 3, 0.02
 
 
 class RunDir:
@@ -147,6 +151,20 @@ class RunDir:
             raise
         return state
 
+    def is_in_use(self) -> bool:
+        """Whether another process holds the lock."""
+        try:
+            descriptor = os.open(self._lock, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+        finally:
+            os.close(descriptor)
+        return False
+
     def forget(self) -> None:
         """Undo `open`, while the lock is held: what dsrun wrote into a folder that held no run before, and the folder if it was not there.
 
@@ -230,7 +248,7 @@ class RunDir:
     def _take_lock(self) -> None:
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_now(descriptor)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 holder = os.read(descriptor, 1000).decode(errors="replace").strip() or "a process that just started"
@@ -288,3 +306,12 @@ class RunDir:
             + "\n".join(lines)
             + "\nChoose another --run-dir, or --overwrite to remove the run that is there."
         )
+
+
+def _lock_now(descriptor: int) -> None:
+    """Take a lock without waiting for a holder; one who only looks (`is_in_use`) holds it for microseconds."""
+    for _ in range(LOCK_ATTEMPTS - 1):
+        with suppress(OSError):
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(LOCK_PAUSE_SECONDS)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

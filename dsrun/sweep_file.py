@@ -1,0 +1,514 @@
+"""Sweep files: one YAML file that says which runs a question needs.
+
+    base: ../prompts_small_float32.yaml        a config, relative to this file
+    set: {training.epochs: 10}                 of every run
+    list:                                      named variations of several keys each; `base` and `set` are optional
+      - {name: float32}
+      - {name: float16, set: {arithmetic.storage: {format: float16, rounding: ties_to_even}, arithmetic.master: none}}
+    zip:                                       values that go together: the first with the first, the second with the second;
+      batches.global_batch: [8, 16]            or a list of several such mappings; `name: [small, large]` would name the pairs
+      optimizer.learning_rate: [2.5e-4, 5e-4]
+    grid:                                      every value with every other
+      arithmetic.update.rounding: [ties_to_even, stochastic]
+      seed: [1, 2]
+    without:                                   combinations to leave out; a value may be a list of alternatives
+      - {name: float32, arithmetic.update.rounding: stochastic}
+
+The runs are list x zip x grid. What is written last changes fastest: the last key of the grid from run to run, the entries of the list
+slowest, whatever the order of these sections in the file. Precedence: base < set < the entry's set < zip < grid < `--set`. Keys are
+dotted; a value may be a section, which is merged into what is below it as a config is into its base.
+
+An entry of `without` leaves out the runs in which all of its keys have these values, be they the sweep's or the base's; `name` is that
+of the list or of a zip. One that leaves out nothing is a mistake, as are two runs of one config, a value that another always overrides,
+and `--set` of a key that the sweep varies. Every run's config is checked before anything is trained, and all problems come at once.
+
+On the roof beside `config_file.py`, whose reader of YAML this uses; no JAX. `sweep.py` trains what this reads.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dsrun.config import RUNS, Config, Resolved, config_hash, flatten, resolve
+from dsrun.config_file import (
+    SWEEP_KEYS,
+    Node,
+    Problem,
+    Unusable,
+    at_key,
+    is_dotted_key,
+    merge_over,
+    read_base,
+    read_file,
+    read_sets,
+)
+from dsrun.config_messages import did_you_mean, listing, unknown_key
+from dsrun.errors import ConfigError
+from dsrun.sweep_names import labels_of, names_of, shown
+
+KEYS = ("base", "set", "list", "zip", "grid", "without")
+ENTRY_KEYS = ("name", "base", "set")
+MAX_RUNS = 4096
+_SAFE = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.+=-")
+
+
+@dataclass(frozen=True)
+class Variation:
+    """One run of a sweep."""
+
+    index: int
+    """From 0, in the order of the module's text."""
+    name: str
+    """Unique in the sweep."""
+    resolved: Resolved
+    differs: dict[str, Any]
+    """Values that are not the same in all runs, by dotted key; null where the key means nothing here."""
+
+    @property
+    def folder(self) -> str:
+        """Name of the run folder."""
+        return f"{self.name}-{self.digits}"
+
+    @property
+    def digits(self) -> str:
+        """The first six hex digits of the resolved config's hash."""
+        return config_hash(self.resolved.config)[:6]
+
+    def describe(self, labels: Mapping[str, str]) -> str:
+        """What differs, in a line; of a list of sections how many."""
+        said = {labels[key]: value for key, value in self.differs.items() if value not in (None, [])}
+        return " ".join(
+            f"{label}={len(value) if isinstance(value, list) and isinstance(value[0], dict) else shown(value)}"
+            for label, value in said.items()
+        )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file, read and checked."""
+
+    path: Path
+    variations: tuple[Variation, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where its run folders are, unless --folder says otherwise."""
+        return RUNS / self.path.stem
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Short names of the keys that differ."""
+        return labels_of(list(self.variations[0].differs))
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """One of the choices on an axis: values by dotted key, of the list or a zip a name, of the list perhaps another base."""
+
+    values: dict[str, Node]
+    name: str | None = None
+    base: Node | None = None
+    is_of_list: bool = False
+
+
+@dataclass
+class _Reader:
+    """A sweep file on its way to variations; problems are gathered."""
+
+    path: Path
+    problems: list[Problem] = field(default_factory=list)
+    bases: dict[str, Node | None] = field(default_factory=dict)
+
+    def refuse(self, node: Node, key: str, message: str) -> None:
+        self.problems.append(Problem(node.place, key, message))
+
+    # The file's sections.
+
+    def mapping(self, node: Node | None, key: str) -> dict[str, Node]:
+        """Values by dotted key of a `set`, `grid` or `zip`; unknown keys are refused and left out."""
+        if node is None:
+            return {}
+        if not isinstance(node.value, dict):
+            self.refuse(node, key, "must be a section of `dotted.key: value` lines")
+            return {}
+        return {dotted: value for dotted, value in node.value.items() if self.is_known(dotted, value, key)}
+
+    def is_known(self, dotted: str, value: Node, section: str) -> bool:
+        message: str | None = "the key must be names joined by dots, such as model.hidden"
+        if dotted == "base":
+            message = "a base is written at the top of the file, or beside the name of an entry of `list`"
+        elif is_dotted_key(dotted):
+            message = unknown_key(dotted, Config)
+        if message:
+            self.refuse(value, f"{section}: {dotted}", message)
+        return message is None
+
+    def columns(self, node: Node | None, key: str) -> dict[str, list[Node]]:
+        """Lists of values by dotted key."""
+        return {
+            dotted: values
+            for dotted, node in self.mapping(node, key).items()
+            if (values := self.values(node, f"{key}: {dotted}"))
+        }
+
+    def values(self, node: Node, key: str) -> list[Node]:
+        if isinstance(node.value, list) and node.value:
+            return node.value
+        self.refuse(node, key, "must be a list of values, such as [1, 2, 3]")
+        return []
+
+    def grid_axes(self, node: Node | None) -> list[list[_Choice]]:
+        return [[_Choice({key: value}) for value in values] for key, values in self.columns(node, "grid").items()]
+
+    def zip_axes(self, node: Node | None) -> list[list[_Choice]]:
+        if node is None:
+            return []
+        axes = []
+        for part in node.value if isinstance(node.value, list) else [node]:
+            named = part.value.pop("name", None) if isinstance(part.value, dict) else None
+            names = self.values(named, "zip: name") if named else []
+            columns = self.columns(part, "zip") | ({"name": names} if names else {})
+            lengths = {key: len(values) for key, values in columns.items()}
+            first = next(iter(lengths), "")
+            if odd := next((key for key, length in lengths.items() if length != lengths[first]), None):
+                message = f"{lengths[odd]} values, and {first} has {lengths[first]}; values go together, so there must be as many of each"
+                self.refuse(columns[odd][0], f"zip: {odd}", message)
+            elif columns:
+                columns.pop("name", None)
+                called = [self.name(node, "zip: name") for node in names] or [None] * len(
+                    next(iter(columns.values()), [])
+                )
+                rows = zip(*columns.values(), strict=True)
+                axes.append(
+                    [
+                        _Choice(dict(zip(columns, row, strict=True)), name)
+                        for row, name in zip(rows, called, strict=True)
+                    ]
+                )
+                self.refuse_equal_names(called, names)
+        return axes
+
+    def list_axes(self, node: Node | None) -> list[list[_Choice]]:
+        if node is None:
+            return []
+        if not isinstance(node.value, list) or not node.value:
+            self.refuse(node, "list", "must be a list of entries such as `- {name: float16, set: {...}}`")
+            return []
+        entries = [self.entry(entry) for entry in node.value]
+        self.refuse_equal_names([entry.name for entry in entries], node.value)
+        return [entries]
+
+    def refuse_equal_names(self, names: Sequence[str | None], nodes: Sequence[Node]) -> None:
+        seen: dict[str, Node] = {}
+        for name, node in zip(names, nodes, strict=False):
+            if name in seen:
+                self.refuse(
+                    node, "name", f"{name!r} is a name already, in line {seen[name].place.line}; choose another"
+                )
+            seen |= {name: node} if name else {}
+
+    def name(self, node: Node, key: str) -> str | None:
+        text = node.value
+        if isinstance(text, str) and text and not set(text) - _SAFE and text[0] not in ".-=":
+            return text
+        self.refuse(node, key, "must be text of letters, digits and _ . + = -, as it names a folder")
+        return None
+
+    def entry(self, node: Node) -> _Choice:
+        if not isinstance(node.value, dict):
+            self.refuse(node, "list", "must be an entry such as `- {name: float16, set: {...}}`")
+            return _Choice({}, is_of_list=True)
+        self.known_keys(node.value, ENTRY_KEYS, "list: ")
+        name, found = None, node.value.get("name")
+        if found is None:
+            self.refuse(node, "list: name", "missing: what this variation is called")
+        else:
+            name = self.name(found, "list: name")
+        return _Choice(self.mapping(node.value.get("set"), "set"), name, node.value.get("base"), is_of_list=True)
+
+    def known_keys(self, found: Mapping[str, Node], keys: Sequence[str], prefix: str = "") -> None:
+        for key in found.keys() - set(keys):
+            hint = did_you_mean(key, keys)
+            if unknown_key(key, Config) is None and not prefix:
+                hint = "; what is the same in all runs is written in `set`, as a dotted key"
+            self.refuse(found[key], prefix + key, f"unknown key{hint}")
+
+    # Values that would never be seen.
+
+    def refuse_overridden(
+        self, fixed: Mapping[str, Node], axes: Sequence[Sequence[_Choice]], sets: Sequence[Node]
+    ) -> None:
+        """Of two axes that say the same key one would win in silence; the same for `set` and an axis, an axis and --set."""
+        said: dict[str, Node] = {}
+        for keys in _keys_of_axes(axes):
+            for key, node in keys.items():
+                if other := _overlapping(key, said):
+                    self.refuse(
+                        node, key, f"varied in line {said[other].place.line} too ({other}); vary it in one place"
+                    )
+            said |= keys
+        # What only some entries of the list set, they set instead of what all have.
+        always = dict(
+            pair for axis in axes if not axis[0].is_of_list for keys in _keys_of_axes([axis]) for pair in keys.items()
+        )
+        for key, node in _opened(fixed).items():
+            if other := _overlapping(key, always):
+                self.refuse(
+                    node, f"set: {key}", f"varied in line {always[other].place.line}, so this is never used; remove it"
+                )
+        for tree in sets:
+            for key, node in _opened({"": tree}).items():
+                if other := _overlapping(key, said):
+                    message = f"{key} is what {self.path.name} varies (line {said[other].place.line}); choose among its runs with --only"
+                    self.refuse(node, "", message)
+
+    # From choices to configs.
+
+    def base(self, node: Node) -> Node | None:
+        """The tree of a base, read once."""
+        name = str(node.value)
+        if name not in self.bases:
+            self.bases[name] = None
+            try:
+                self.bases[name] = read_base(node, self.path, self.problems)
+            except Unusable as error:
+                self.problems.append(error.problem)
+        return self.bases[name]
+
+
+def load_sweep(path: str | Path, sets: Sequence[str] = ()) -> Sweep:
+    """Read a sweep file and check the config of each of its runs.
+
+    Args:
+        sets: `KEY=VALUE` overrides of every run.
+
+    Raises:
+        ConfigError: the text lists every problem as `file:line:column  dotted.key: message`.
+    """
+    reader = _Reader(Path(path))
+    try:
+        tree = read_file(reader.path, reader.problems)
+    except Unusable as error:
+        raise ConfigError(str(error.problem)) from error
+    overrides = read_sets(sets, reader.problems)
+    assert isinstance(tree.value, dict)
+    sections = tree.value
+    if not SWEEP_KEYS & sections.keys():
+        raise ConfigError(
+            f"{reader.path}: nothing varies here: write `grid`, `zip` or `list`, or train it with `dsrun train --config`"
+        )
+    reader.known_keys(sections, KEYS)
+    fixed = reader.mapping(sections.get("set"), "set")
+    named = reader.list_axes(sections.get("list"))
+    axes = named + reader.zip_axes(sections.get("zip")) + reader.grid_axes(sections.get("grid"))
+    if not axes and not reader.problems:
+        reader.refuse(tree, "", "nothing varies: write `grid`, `zip` or `list`")
+    if "base" not in sections and not (named and all(choice.base for choice in named[0])):
+        reader.refuse(tree, "base", "missing: the config that the runs are variations of")
+    reader.refuse_overridden(fixed, axes, overrides or [])
+    without = _without(reader, sections.get("without"))
+    count = 1
+    for axis in axes:
+        count *= len(axis)
+    if count > MAX_RUNS:
+        reader.refuse(tree, "", f"{count:,} runs; at most {MAX_RUNS:,} fit one file")
+    bases = [base for base in (sections.get("base"), *(choice.base for axis in named for choice in axis)) if base]
+    found = [reader.base(base) for base in bases]
+    if overrides is None or None in found or count > MAX_RUNS or not axes or not found:
+        raise ConfigError(listing(reader.problems))
+    fixed_trees = [at_key(key, node) for key, node in fixed.items()]
+    combinations = _combine(reader, axes, sections.get("base"), fixed_trees, overrides)
+    kept = _leave_out(reader, combinations, without)
+    return Sweep(reader.path, _resolve_all(reader, kept))
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a file that can be read has a section that only sweeps have."""
+    try:
+        tree = read_file(path, [])
+    except Unusable:
+        return False
+    return isinstance(tree.value, dict) and bool(SWEEP_KEYS & tree.value.keys())
+
+
+@dataclass(frozen=True)
+class _Combination:
+    name: str
+    given: tuple[str, ...]
+    """The names that the file itself gives."""
+    tree: Node
+
+
+def _combine(
+    reader: _Reader,
+    axes: Sequence[Sequence[_Choice]],
+    base: Node | None,
+    fixed: Sequence[Node],
+    overrides: Sequence[Node],
+) -> list[_Combination]:
+    """The tree of each combination, in order."""
+    plain = [[{key: node.plain() for key, node in choice.values.items()} for choice in axis] for axis in axes]
+    # The list names its entries itself, and a zip may.
+    given = [axis[0].name is not None for axis in axes]
+    made = iter(names_of([axis for axis, is_given in zip(plain, given, strict=True) if not is_given]))
+    names = [
+        [str(choice.name) for choice in axis] if is_given else next(made)
+        for axis, is_given in zip(axes, given, strict=True)
+    ]
+    combinations: list[_Combination] = []
+    seen: dict[str, int] = {}
+    for choices in itertools.product(
+        *(list(zip(axis, called, strict=True)) for axis, called in zip(axes, names, strict=True))
+    ):
+        name = "-".join(called for _, called in choices if called) or "run"
+        seen[name] = seen.get(name, 0) + 1  # `a-b` with `c`, and `a` with `b-c`
+        name = name if seen[name] == 1 else f"{name}-v{seen[name]}"
+        first = choices[0][0]
+        of = first.base or base
+        below = reader.base(of) if of else None
+        if below is None:
+            continue  # told already
+        values = [at_key(key, node) for choice, _ in choices for key, node in choice.values.items()]
+        combinations.append(
+            _Combination(
+                name,
+                tuple(choice.name for choice, _ in choices if choice.name),
+                merge_over(below, [*fixed, *values, *overrides]),
+            )
+        )
+    return combinations
+
+
+def _without(reader: _Reader, node: Node | None) -> list[tuple[Node, dict[str, Node]]]:
+    """Entries of `without`: each with its place, values by dotted key."""
+    if node is None:
+        return []
+    if not isinstance(node.value, list):
+        reader.refuse(node, "without", "must be a list of entries such as `- {seed: 1, model.hidden: 64}`")
+        return []
+    entries = []
+    for entry in node.value:
+        if not isinstance(entry.value, dict) or not entry.value:
+            reader.refuse(entry, "without", "must be an entry such as `- {seed: 1, model.hidden: 64}`")
+            continue
+        unknown = [
+            key for key in entry.value if key != "name" and not reader.is_known(key, entry.value[key], "without")
+        ]
+        if not unknown:
+            entries.append((entry, entry.value))
+    return entries
+
+
+def _leave_out(
+    reader: _Reader, combinations: Sequence[_Combination], without: Sequence[tuple[Node, dict[str, Node]]]
+) -> list[_Combination]:
+    """The combinations that no entry of `without` describes."""
+    left_out: set[str] = set()
+    for entry, values in without:
+        found = [combination.name for combination in combinations if _is_described(combination, values)]
+        if not found:
+            reader.refuse(
+                entry, "without", "leaves out nothing: no run has these values, written as here; remove it or mend it"
+            )
+        left_out |= set(found)
+    kept = [combination for combination in combinations if combination.name not in left_out]
+    if combinations and not kept:
+        reader.refuse(without[0][0], "without", "leaves out every run")
+    return kept
+
+
+def _is_described(combination: _Combination, values: Mapping[str, Node]) -> bool:
+    for key, node in values.items():
+        wanted, found = node.plain(), combination.tree.find(key)
+        if key == "name" and not any(_is_value(name, wanted) for name in combination.given):
+            return False
+        if key != "name" and (found is None or not _is_value(found.plain(), wanted)):
+            return False
+    return True
+
+
+def _is_value(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        return all(key in found and _is_value(found[key], value) for key, value in wanted.items())
+    if isinstance(wanted, list) and not isinstance(found, list):
+        return any(_is_value(found, value) for value in wanted)
+    return bool(found == wanted) and isinstance(found, bool) == isinstance(wanted, bool)
+
+
+def _resolve_all(reader: _Reader, combinations: Sequence[_Combination]) -> tuple[Variation, ...]:
+    """Variations with checked configs.
+
+    Raises:
+        ConfigError: with all problems, each with the runs that have it.
+    """
+    resolved: list[Resolved] = []
+    having: dict[tuple[str, str, str], list[str]] = {}
+    first: dict[tuple[str, str, str], Problem] = {}
+    for combination in combinations:
+        problems: list[Problem] = []
+        result = resolve(combination.tree, reader.path, problems)
+        for problem in problems:
+            key = (str(problem.place), problem.key, problem.message)
+            first.setdefault(key, problem)
+            having.setdefault(key, []).append(combination.name)
+        if result:
+            resolved.append(result)
+    told = {str(problem) for problem in reader.problems}
+    for key, problem in first.items():
+        if str(problem) not in told:
+            message = problem.message + _in_runs(having[key], len(combinations))
+            reader.problems.append(Problem(problem.place, problem.key, message))
+    if reader.problems:
+        raise ConfigError(listing(reader.problems))
+    _refuse_twins(reader.path, combinations, resolved)
+    flat = [flatten(one.config) for one in resolved]
+    keys = dict.fromkeys(key for values in flat for key in values)
+    differing = [key for key in keys if any(values.get(key) != flat[0].get(key) for values in flat)]
+    return tuple(
+        Variation(index, combination.name, one, {key: values.get(key) for key in differing})
+        for index, (combination, one, values) in enumerate(zip(combinations, resolved, flat, strict=True))
+    )
+
+
+def _in_runs(names: Sequence[str], count: int) -> str:
+    if len(names) == count:
+        return ""
+    more = f" and {len(names) - 1} more of {count} runs" if len(names) > 1 else ""
+    return f" (in {names[0]}{more})"
+
+
+def _refuse_twins(path: Path, combinations: Sequence[_Combination], resolved: Sequence[Resolved]) -> None:
+    seen: dict[Config, str] = {}
+    twins = []
+    for combination, one in zip(combinations, resolved, strict=True):
+        if one.config in seen:
+            twins.append(f"{path}: {seen[one.config]} and {combination.name} are the same config")
+        seen.setdefault(one.config, combination.name)
+    if twins:
+        raise ConfigError("\n".join([*twins, "Let one of each go, by `without` or by taking a value out."]))
+
+
+def _opened(values: Mapping[str, Node]) -> dict[str, Node]:
+    """Nodes of single values by dotted key, sections opened."""
+
+    def walk(key: str, node: Node) -> Iterator[tuple[str, Node]]:
+        if isinstance(node.value, dict) and node.value:
+            for name, below in node.value.items():
+                yield from walk(f"{key}.{name}" if key else name, below)
+        else:
+            yield key, node
+
+    return dict(pair for key, node in values.items() for pair in walk(key, node))
+
+
+def _keys_of_axes(axes: Sequence[Sequence[_Choice]]) -> list[dict[str, Node]]:
+    return [{key: node for choice in axis for key, node in _opened(choice.values).items()} for axis in axes]
+
+
+def _overlapping(key: str, others: Mapping[str, Node]) -> str | None:
+    """One of the others that is this key, a section around it or a part of it."""
+    return next(
+        (other for other in others if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")), None
+    )
