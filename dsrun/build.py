@@ -20,7 +20,7 @@ from dsrun.arithmetic.policy import Rounding, Rule
 from dsrun.config import Accumulate, Config, Grid, Master, OptionalRole, Role, Update, UpdateRounding
 from dsrun.ctc import CtcKernel, auto_kernel, describe_auto_ctc, describe_ctc
 from dsrun.errors import DataError, UsageError
-from dsrun.evaluation.words import OutputClock
+from dsrun.evaluation.clock import OutputClock
 from dsrun.model import (
     Conv2dSettings,
     FrameStackSettings,

@@ -19,8 +19,12 @@ import jax
 
 from dsrun import build
 from dsrun.config import Config, Resolved, config_hash, default_run_dir, to_yaml
+from dsrun.costs import describe_bytes, training_costs
+from dsrun.dev_results import DevResults, own_manifests
 from dsrun.errors import DataError, DsrunError, UsageError
+from dsrun.evaluation.decoders import GreedyDecoder
 from dsrun.evaluation.evaluate import Evaluator
+from dsrun.evaluation.results import own_results, step_of_results
 from dsrun.model import ModelSettings, describe_gru, parameter_table
 from dsrun.record import (
     EventLog,
@@ -41,7 +45,7 @@ from dsrun.record.provenance import decisive
 from dsrun.record.run_dir import Mode
 from dsrun.record.runtime import processors
 from dsrun.record.tensor_hashes import TensorHashLog
-from dsrun.scoring import evaluate_run
+from dsrun.scoring import digests_at_the_start, evaluate_run
 from dsrun.speech import (
     Alphabet,
     Batcher,
@@ -241,6 +245,7 @@ def train_run(
                 return TrainOutcome(outcome.exit_code, {})
             stop.begin_nothing_new()
             watchdog.phase("scoring the best checkpoint")
+            _complete_dev_results(run, config, outcome.best)
             report = evaluate_run(run.path, manifest=None, checkpoint="best")
             summary = {
                 name: report[name] for name in ("manifest", "step", "cer", "wer", "cer_interval", "wer_interval")
@@ -309,9 +314,11 @@ def _train(
     if not (is_resumed and run.provenance.is_file()):
         write_atomically(run.provenance, _json(facts))
     write_atomically(run.parameters, parameters_text(experiment.settings, config))
+    write_atomically(run.costs, _json(training_costs(config, step, experiment.batcher)))
     loop_settings = build.build_loop_settings(config)
     total_steps = loop_settings.epochs * experiment.batcher.batches_per_epoch
     events = EventLog(run.events)
+    dev_results = DevResults.of(run, config, facts["data"], GreedyDecoder(data.alphabet).describe())
     tensors = jax.eval_shape(step.initial_state)
     hashes = TensorHashLog(run.tensor_hashes, tensor_names(tensors), tensor_meanings(tensors))
     with (
@@ -320,7 +327,9 @@ def _train(
         closing(LineFile(run.log)) as log,
         Progress(total_steps=total_steps, log=log) as progress,
     ):
+        run.lasting |= {"devices": _lasting_devices(step, processes)}
         state, best, is_evaluated = _start_or_resume(run, experiment, events, hashes, progress)
+        dev_results.settle(None if best.cer is None else best.step)
         number = int(state.step)
         processes.say({"step": number, "best": asdict(best), "is_evaluated": is_evaluated})
         processes.say("ready")  # the others have read that checkpoint
@@ -350,6 +359,7 @@ def _train(
             checkpoint=partial(_save, run, config, data, events, hashes),
             magnitudes=partial(_record_magnitudes, run, events),
             hashes=hashes.append,
+            best=dev_results.keep,
         )
         loop = _loop(config, experiment, loop_settings, recorder, progress, stop, watchdog, processes)
         progress.message(_preflight(config, experiment, replicas, watchdog))
@@ -362,6 +372,13 @@ def _train(
             )
     processes.leave()
     return outcome
+
+
+def _complete_dev_results(run: RunDir, config: Config, best: Best) -> None:
+    """Evaluate the best checkpoint on dev where training left no results of it."""
+    stem = own_results("dev", own_manifests(config), digests_at_the_start(run))
+    if step_of_results(run.evaluation / f"{stem}.jsonl") != best.step:
+        evaluate_run(run.path, manifest=Path(config.data.dev), checkpoint="best")
 
 
 def _follow(
@@ -486,6 +503,12 @@ def _shared_facts(config: Config, run: RunDir, experiment: Experiment, facts: Ma
         "mean and deviation of the features": hashlib.sha256(b"".join(content)).hexdigest(),
         "choices of kernels": choices,
     }
+
+
+def _lasting_devices(step: TrainStep, processes: Processes) -> dict[str, Any]:
+    """What the training that was last at work here ran on: its speed, and no bit, follows from it."""
+    devices = step.reduction.devices
+    return {"kind": devices[0].device_kind, "count": len(devices), "processes": processes.count}
 
 
 def _describe_devices(step: TrainStep, processes: Processes) -> str:
@@ -678,7 +701,8 @@ def _dev_evaluation(
         )
         # The same utterance each time, a long one: progress is easier to see there.
         shown = max(result.utterances, key=lambda u: (len(u.reference), u.id))
-        return DevResult(result.summary(intervals=False) | {"manifest": "dev"}, (shown.reference, shown.hypothesis))
+        summary = result.summary(intervals=False) | {"manifest": "dev"}
+        return DevResult(summary, (shown.reference, shown.hypothesis), details=result)
 
     return evaluate
 
@@ -711,7 +735,7 @@ def describe(resolved: Resolved, *, run_dir: Path | None, devices: int | None) -
         "run_dir": str(run_dir or default_run_dir(resolved)),
         "parameters": [{"path": path, "shape": "x".join(map(str, shape)), "count": n} for path, shape, n in rows],
         "parameter_count": count,
-        "bytes": _bytes_by_role(config, experiment.step),
+        "bytes": describe_bytes(config, experiment.step),
         "carrier": config.arithmetic.carrier,
         "determinism": config.determinism,
         "gru": describe_gru(experiment.settings, experiment.step.policy),
@@ -729,28 +753,6 @@ def describe(resolved: Resolved, *, run_dir: Path | None, devices: int | None) -
         "infeasible": [str(found) for found in experiment.data.infeasible],
         "notes": experiment.data.notes,
     }
-
-
-def _bytes_by_role(config: Config, step: TrainStep) -> dict[str, int]:
-    """Bytes of the arrays that a training step keeps, by role; of the arrays themselves, so the carrier shows."""
-    roles = config.arithmetic
-    state = jax.eval_shape(step.initial_state)
-    weights = jax.eval_shape(step.weights, state)
-    is_one_copy = step.policy.stores_exactly
-    accumulates = roles.storage.format + ", no master" if roles.master.format == "none" else roles.master.format
-    return {
-        f"weights that accumulate updates ({accumulates})": _bytes(state.master),
-        f"weights as read ({roles.storage.format}){': the same' if is_one_copy else ''}": 0
-        if is_one_copy
-        else _bytes(weights),
-        f"gradient ({roles.gradient.format}), a shard": _bytes(weights),
-        f"optimizer's state ({roles.state.format})": _bytes(state.optimizer),
-        **({"Kahan's compensation": _bytes(state.compensation)} if state.compensation else {}),
-    }
-
-
-def _bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _data_digests(config: Config) -> dict[str, str]:

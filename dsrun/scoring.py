@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from dsrun import build
+from dsrun.config import Config
 from dsrun.decoding import make_decoder
 from dsrun.decoding_options import GREEDY, DecodingOptions
+from dsrun.dev_results import facts_of, own_manifests
 from dsrun.errors import DataError
-from dsrun.evaluation.results import Evaluation
+from dsrun.evaluation.results import Evaluation, own_results, results_text
+from dsrun.heard import write_posteriors
 from dsrun.record import RunDir, read_provenance, write_atomically
 from dsrun.score_reports import Scored, where_errors_are
 from dsrun.speech import Utterance, count_recordings_in, file_digest, read_manifest
@@ -61,18 +64,22 @@ def score_run(
             decoder=decoder,
         )
     utterances = read_manifest(manifest)
-    facts = {u.id: (u.duration or None, u.speaker) for u in utterances}
-    result = result.with_facts(facts)
+    result = result.with_facts(facts_of(utterances))
     digest = file_digest(manifest)
-    is_as_trained = digest in _digests_at_the_start(trained.run).values()
+    digests = digests_at_the_start(trained.run)
+    is_as_trained = digest in digests.values()
     described = decoder.describe()
-    is_official = is_as_trained and checkpoint == "best"
     name = name_of_results(
-        manifest.stem if is_official else f"{manifest.stem}-{digest[:6]}-step_{trained.step:06d}",
+        _own_stem(manifest, digest, trained.config, digests)
+        if is_as_trained and checkpoint == "best"
+        else f"{manifest.stem}-{digest[:6]}-step_{trained.step:06d}",
         other_batch=None if rows == usual_batch else rows,
         decoder=described,
     )
-    details = write_details(trained.run.evaluation / name, result, described)
+    details = write_details(trained.run.evaluation / name, result, described, step=trained.step)
+    split = "test" if config.data.test else "dev"
+    if details and name == f"{own_results(split, own_manifests(config), digests)}.jsonl":  # the final scoring
+        write_posteriors(trained, batcher, result, split)
     report = {
         "run": str(path),
         "step": trained.step,
@@ -125,12 +132,19 @@ def name_of_results(stem: str, *, other_batch: int | None, decoder: dict[str, An
     return f"{stem}{batch}-{decoder['kind']}-{hashed}.jsonl"
 
 
-def write_details(path: Path, result: Evaluation, decoder: dict[str, Any]) -> str | None:
+def _own_stem(manifest: Path, digest: str, config: Config, digests: dict[str, str]) -> str:
+    """Of a manifest that the run was trained with, under whatever name it is given now; one of noises has its own."""
+    paths = own_manifests(config)
+    splits = [name for name, path in paths.items() if path and digests.get(name) == digest]
+    named = [name for name in splits if Path(paths[name] or "").stem == manifest.stem]
+    return own_results((named or splits)[0], paths, digests) if splits else manifest.stem
+
+
+def write_details(path: Path, result: Evaluation, decoder: dict[str, Any], *, step: int) -> str | None:
     """Keep each utterance's result, with what decoded it; somebody else's run, which cannot be written in, is scored all the same."""
     try:
         path.parent.mkdir(exist_ok=True)
-        lines = (json.dumps(u.to_json() | {"decoder": decoder}, ensure_ascii=False) for u in result.utterances)
-        write_atomically(path, "".join(line + "\n" for line in lines))
+        write_atomically(path, results_text(result, step=step, decoder=decoder))
     except (OSError, DataError) as error:
         cause = error.__cause__ if isinstance(error, DataError) else error
         if not isinstance(cause, OSError) or cause.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -140,7 +154,7 @@ def write_details(path: Path, result: Evaluation, decoder: dict[str, Any]) -> st
     return str(path)
 
 
-def _digests_at_the_start(run: RunDir) -> dict[str, str]:
+def digests_at_the_start(run: RunDir) -> dict[str, str]:
     """Of the manifests, by split."""
     found = read_provenance(run.provenance).get("data", {}) if run.provenance.is_file() else {}
     return {name: str(digest) for name, digest in found.items()} if isinstance(found, dict) else {}

@@ -9,9 +9,11 @@ from typing import Any
 from dsrun import build
 from dsrun.ctc import greedy_search
 from dsrun.data_show import find_utterance, saying_what_no_font_has
-from dsrun.evaluation.posterior_plot import Heard, draw_posterior
+from dsrun.evaluation.posterior_plot import draw_posterior
+from dsrun.evaluation.posteriors import Heard
 from dsrun.evaluation.results import score_utterance
-from dsrun.speech import FeatureSettings, Utterance, encode_all, load_dataset, open_manifest
+from dsrun.heard import heard
+from dsrun.speech import Utterance, encode_all, load_dataset, open_manifest
 from dsrun.trained import Trained, explaining_scoring, load_run
 
 
@@ -25,10 +27,10 @@ def plot_utterance(path: Path, id: str, *, manifest: Path | None, checkpoint: st
     """
     trained = load_run(path, checkpoint)
     manifest = manifest or Path(trained.config.data.test or trained.config.data.dev)
-    heard = _hear(trained, find_utterance(open_manifest(manifest), id))
+    found = _hear(trained, find_utterance(open_manifest(manifest), id))
     with saying_what_no_font_has(output):
-        draw_posterior(heard, output)
-    scored = score_utterance(heard.id, heard.reference, heard.hypothesis, 0.0).to_json()
+        draw_posterior(found.shown(), output)
+    scored = score_utterance(found.id, found.reference, found.hypothesis, 0.0).to_json()
     texts = {key: scored[key] for key in ("id", "reference", "hypothesis", "words", "characters")}
     return {"run": str(path), "step": trained.step, "manifest": str(manifest), **texts, "figure": str(output)}
 
@@ -49,22 +51,6 @@ def _hear(trained: Trained, utterance: Utterance) -> Heard:
     batch = batcher.batch(0, 0)
     with explaining_scoring(trained, batcher, "what is drawn"):
         logits, num_frames = trained.evaluator.logits(trained.weights, trained.statistics, batch)
-    return Heard(
-        id=utterance.id,
-        reference=trained.alphabet.normalize(utterance.text),
-        hypothesis=trained.alphabet.decode(greedy_search(logits, num_frames)[0]),
-        features=batch.features[0, : batch.num_frames[0]],
-        first_frame=settings.centre_seconds(0),
-        hop=settings.hop / settings.sample_rate,
-        highest=_highest(settings),
-        logits=logits[0, : num_frames[0]],
-        clock=build.build_clock(config, trained.settings),
-        symbols=trained.alphabet.symbols,
-        wanted=labels[0],
-    )
-
-
-def _highest(settings: FeatureSettings) -> tuple[float, str]:
-    if settings.kind == "log_spectrogram":
-        return settings.sample_rate / 2000, "kHz"
-    return float(settings.num_bins), "mel filter"
+    hypothesis = trained.alphabet.decode(greedy_search(logits, num_frames)[0])
+    texts = {"reference": trained.alphabet.normalize(utterance.text), "hypothesis": hypothesis}
+    return heard(trained, batch, 0, logits[0], int(num_frames[0]), **texts)

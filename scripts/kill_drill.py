@@ -25,6 +25,7 @@ point is this script's own (`--child`), which hands `checkpoint.save` a `fault`;
 """
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -93,7 +94,8 @@ class Drill:
             shutil.copyfile(PROMPTS / row["audio_filepath"], copy)
             row["audio_filepath"] = str(copy)
         train, self.recordings = rows[:8], [Path(row["audio_filepath"]) for row in rows[:8]]
-        for name, part in (("train", train), ("dev", rows[8:])):
+        # Another test set than dev: its scoring must not write the results of dev that training leaves.
+        for name, part in (("train", train), ("dev", rows[8:]), ("test", rows[10:7:-1])):
             (self.folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
         alphabet = "".join(f"{symbol}\n" for symbol in " 'abcdefghijklmnopqrstuvwxyz")
         (self.folder / "alphabet.txt").write_text(alphabet)
@@ -108,7 +110,7 @@ class Drill:
         data = {
             "train": "train.jsonl",
             "dev": "dev.jsonl",
-            "test": None,
+            "test": "test.jsonl",
             "alphabet": "alphabet.txt",
             "cache": "features",
         }
@@ -306,10 +308,14 @@ def compared(reference: list[dict[str, Any]], found: list[dict[str, Any]]) -> st
 
 
 def comparable(run: Path) -> list[dict[str, Any]]:
-    """Records without times and interruptions, by step."""
+    """Records without times and interruptions, by step; then the files whose bytes an interruption must not change either."""
     records = [record for record in read_events(run / "events.jsonl") if record["event"] not in INTERRUPTION]
     records = [{key: value for key, value in record.items() if "seconds" not in key} for record in records]
-    return sorted(records, key=lambda record: (record["step"], record["event"]))
+    files = [run / "costs.json", *sorted((run / "evaluation").glob("*"))]
+    left = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files if file.is_file()]
+    return sorted(records, key=lambda record: (record["step"], record["event"])) + [
+        {"event": "file", "step": 0, "name": name, "sha256": digest} for name, digest in left
+    ]
 
 
 def final_digest(run: Path) -> str:

@@ -37,6 +37,9 @@ from corpus import REPOSITORY
 from dsrun.config import load_config, to_yaml
 from dsrun.ctc.arpa import read_arpa
 from dsrun.errors import DsrunError
+from dsrun.evaluation.clock import OutputClock
+from dsrun.evaluation.posterior_plot import posterior_figure
+from dsrun.evaluation.posteriors import Heard, load_posteriors, posteriors_bytes
 from dsrun.evaluation.results import Evaluation
 from dsrun.inspection import list_runs
 from dsrun.model import FrameStackSettings, ModelSettings, init_parameters, initial_statistics
@@ -428,6 +431,66 @@ def test_an_archive_that_unpacks_to_more_than_any_table_is_refused_before_it_doe
         load_magnitudes(path)
 
 
+# --- what was heard of a few utterances
+
+
+@pytest.fixture(scope="module")
+def posteriors():
+    features, logits = np.ones((9, 4), np.float32), np.eye(3, dtype=np.float32)
+    times: dict[str, Any] = {
+        "first_frame": 0.01,
+        "hop": 0.01,
+        "highest": (8.0, "kHz"),
+        "clock": OutputClock(0.02, 0.03),
+    }
+    own = Heard("u", "a b", "ab", features=features, logits=logits, symbols="ab", wanted=[1], **times)
+    return posteriors_bytes(1, "dev", {"best": own, "worst": own})
+
+
+def use_posteriors(path: Path) -> None:
+    for shown in load_posteriors(path).utterances.values():
+        posterior_figure(shown, width=4.0)
+
+
+@few
+@given(harm=harm_to_bytes())
+def test_posteriors_with_harmed_bytes(posteriors, work, harm):
+    path = fresh(work / "posteriors.npz", harm(posteriors))
+    only_messages(lambda: use_posteriors(path))
+
+
+@settings(few, max_examples=100)
+@given(harm=harm_to_json())
+def test_posteriors_with_any_facts(posteriors, work, harm):
+    with np.load(io.BytesIO(posteriors)) as found:
+        facts = json.loads(found["facts"].tobytes())
+    text = json.dumps(harm(facts)).encode()
+    path = fresh(work / "posteriors.npz", replace_member(posteriors, "facts", npy(np.frombuffer(text, np.uint8))))
+    only_messages(lambda: use_posteriors(path))
+
+
+@pytest.mark.parametrize("name", ["facts", "features_0", "log10_probs_1", "path_0"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        member({"descr": "|u1", "fortran_order": False, "shape": (10**9, 10**9)}),
+        member({"descr": "|O", "fortran_order": False, "shape": (2,)}, b"cos\nsystem\n(S'touch mine'\ntR."),
+        npy(np.ones((9, 4))),
+        npy(np.full((3, 3), np.nan, np.float16)),
+        npy(np.full((3, 3), 5, np.float16)),
+        npy(np.full(3, 99, np.int32)),
+        npy(np.zeros((0, 4), np.uint8)),
+        npy(np.zeros((9, 4), np.uint8)[:, :0]),
+        npy(np.zeros(3_999_000, np.uint8)),
+    ],
+    ids=["missing", "huge", "pickle", "floats", "NaN", "above 1", "no such class", "no frames", "no bins", "large"],
+)
+def test_posteriors_with_members_of_any_type_and_shape(posteriors, work, name, content):
+    path = fresh(work / "posteriors.npz", replace_member(posteriors, name, content))
+    only_messages(lambda: use_posteriors(path))
+
+
 # --- configs and manifests
 
 
@@ -605,9 +668,9 @@ def test_results_of_a_run_that_cannot_be_written_in_are_given_all_the_same(work,
 
     path, nothing = work / "run" / "evaluation" / "dev.jsonl", Evaluation(())
     path.parent.parent.mkdir()
-    assert write_details(path, nothing, {"kind": "greedy"}) == str(path)
+    assert write_details(path, nothing, {"kind": "greedy"}, step=1) == str(path)
     monkeypatch.setattr(os, "open", refuse)
-    assert write_details(path, nothing, {"kind": "greedy"}) is None
+    assert write_details(path, nothing, {"kind": "greedy"}, step=1) is None
     assert "dev.jsonl: not written (Permission denied)" in capsys.readouterr().err
 
 

@@ -3,7 +3,8 @@
 NumPy only, no JAX: results are read again from `evaluation/<manifest>.jsonl` (one JSON object a line) long after the network is
 gone, to be compared and drawn. What such a file must have is `id`, `reference` and `hypothesis`; the errors are counted anew from
 the texts, so that a file means the same whoever wrote it. `loss` (nats; null: no alignment exists), `seconds` and `speaker` are
-taken where they are there: files of before these two were written are still read.
+taken where they are there: files of before these two were written are still read. `step` tells which checkpoint recognised, `decoder`
+how.
 
 Rates are of the corpus: all errors divided by all reference words (or characters), never a mean of utterances' rates, never
 clamped. The empty-reference rule is `error_rate`'s.
@@ -24,6 +25,7 @@ from dsrun.speech import list_problems
 
 BOOTSTRAP_SEED = 1
 LONGEST_TEXT = 10_000  # characters: time and memory of an alignment grow with the product of both lengths
+LONGEST_LINE = 200_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,42 @@ class Evaluation:
     def with_facts(self, facts: Mapping[str, tuple[float | None, str | None]]) -> "Evaluation":
         """The same results, each with (seconds, speaker) by utterance id."""
         return Evaluation(tuple(replace(u, seconds=facts[u.id][0], speaker=facts[u.id][1]) for u in self.utterances))
+
+
+def results_text(result: Evaluation, *, step: int, decoder: Mapping[str, Any]) -> str:
+    """What a file of results holds: a line an utterance, each with the checkpoint's step and what decoded it."""
+    made = {"step": step, "decoder": dict(decoder)}
+    return "".join(json.dumps(u.to_json() | made, ensure_ascii=False) + "\n" for u in result.utterances)
+
+
+def step_of_results(path: Path) -> int | None:
+    """The checkpoint that a file of results is of, by its first line; None where it does not say."""
+    try:
+        if not path.is_file():  # a pipe would never answer
+            return None
+        with path.open("rb") as file:
+            row = json.loads(file.readline(LONGEST_LINE))
+    except (OSError, ValueError, RecursionError):
+        return None
+    step = row.get("step") if isinstance(row, dict) else None
+    return step if type(step) is int else None
+
+
+def own_results(split: str, manifests: Mapping[str, str | None], digests: Mapping[str, str]) -> str:
+    """Stem of the file with the results of a run's best checkpoint on one of the run's own splits.
+
+    It is the manifest's. Two splits with different content and equal stems (en/clips.jsonl and fr/clips.jsonl) would write to one file,
+    and dev's results be lost to test's: there the split's name stands behind it.
+
+    Args:
+        manifests: path by split, as the config has them. digests: sha256 by split, where it is known.
+    """
+    stems = {name: Path(path).stem for name, path in manifests.items() if path}
+    stem, digest = stems[split], digests.get(split)
+    alike = [name for name in stems if stems[name] == stem]
+    if all(digests.get(name) == digest for name in alike):
+        return stem
+    return f"{stem}-{next(name for name in alike if digests.get(name) == digest)}"  # of equal files the first one's
 
 
 def score_utterance(id: str, reference: str, hypothesis: str, loss: float) -> UtteranceResult:

@@ -13,10 +13,11 @@ from jaxtyping import Float
 
 from dsrun.ctc import BLANK, best_alignment, frames_needed, log_softmax
 from dsrun.ctc.lexicon import SPACE
+from dsrun.evaluation.clock import OutputClock
 from dsrun.evaluation.decoders import Decoder
 from dsrun.evaluation.recognise import require_finite
 from dsrun.evaluation.seams import find_seam
-from dsrun.evaluation.words import OutputClock, Word, timed_words
+from dsrun.evaluation.words import Word, timed_words
 from dsrun.speech import Alphabet
 
 MOST_CHUNKS = 3  # held for the sake of a word's border

@@ -17,23 +17,8 @@ from itertools import groupby
 
 from dsrun.ctc import Alignment, Span
 from dsrun.ctc.lexicon import SPACE
+from dsrun.evaluation.clock import OutputClock
 from dsrun.speech import Alphabet
-
-
-@dataclass(frozen=True)
-class OutputClock:
-    """When output frames are: middle of frame 0, and from one to the next, in seconds."""
-
-    first: float
-    step: float
-
-    def start(self, frame: int) -> float:
-        """Where output frame number `frame` begins; it may be before the recording does."""
-        return self.first + (frame - 0.5) * self.step
-
-    def end(self, frame: int) -> float:
-        """Where it ends, which is where the next begins."""
-        return self.start(frame + 1)
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ def cannot_write(path: Path, error: OSError) -> CannotWriteError:
     )
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's whole content (UTF-8, newlines as given).
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file's whole content (text as UTF-8, newlines as given).
 
     Raises:
         CannotWriteError: it could not be written; the old file is still there.
@@ -43,7 +43,7 @@ def write_atomically(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.part")
     try:
         with open_to_replace(aside) as file:
-            file.write(text.encode())
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)

@@ -14,6 +14,16 @@ A folder may come from a stranger. Whatever would lead a writer out of it, a sym
 written, and its compiled programs (code) are not run (`compiled.py`). Against somebody who changes the folder meanwhile nothing is
 promised.
 
+What a report reads is here too, so that it can be made where there is neither the data nor a network (`study`):
+
+| file | what it holds |
+|---|---|
+| `config.yaml`, `provenance.json`, `status.json` | what was asked, under which circumstances, and how it went |
+| `events.jsonl`, `tensor_hashes.bin`, `magnitudes/` | each step's figures, the bits of the state, what watched steps had |
+| `costs.json` | bytes by role, operations of an epoch, batch shapes: counted, the same on any machine |
+| `evaluation/<manifest>.jsonl` | each utterance's result of the best checkpoint: of dev as soon as a best is found, of test at the end |
+| `evaluation/posteriors.npz` | features and class probabilities of the final scoring's best, median and worst utterance |
+
 One process at a time works in a folder: it holds a lock (`flock` on `.lock`) that the kernel drops when the process ends, however
 it ends. The time and host of a run are in `status.json`, `.lock` and the logs only; the other files are the same bytes for the same run.
 """
@@ -57,6 +67,7 @@ CONTENTS = (
     "autotune.textproto",
     ".autotune.textproto",
     "parameters.txt",
+    "costs.json",
     "recordings.sha256",
     "provenance.json",
     "command.txt",
@@ -77,6 +88,7 @@ class RunDir:
         self.provenance = self.path / "provenance.json"
         self.recordings = self.path / "recordings.sha256"
         self.parameters = self.path / "parameters.txt"
+        self.costs = self.path / "costs.json"
         self.status = self.path / "status.json"
         self.log = self.path / "log.txt"
         self.events = self.path / "events.jsonl"

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dsrun.errors import DataError
-from dsrun.evaluation.results import Evaluation, read_results
+from dsrun.evaluation.results import Evaluation, own_results, read_results
 from dsrun.record.events import read_events
 from dsrun.record.magnitudes import Magnitudes, file_of, load_magnitudes, watched_steps
 from dsrun.record.provenance import read_provenance
@@ -141,9 +141,13 @@ class RunRecord:
 
     def results_path(self, split: Split) -> Path | None:
         """Where results of the best checkpoint on a split are, if it was scored there."""
-        manifest = self.config.get(f"data.{split}")
-        path = self.run.evaluation / f"{Path(str(manifest)).stem}.jsonl"
-        return path if manifest and path.is_file() else None
+        manifests = {name: self.config.get(f"data.{name}") for name in ("train", "dev", "test")}
+        texts = {name: path for name, path in manifests.items() if isinstance(path, str)}
+        if not texts.get(split):
+            return None
+        digests = {name: digest for name in texts if (digest := self.data_digest(name))}
+        path = self.run.evaluation / f"{own_results(split, texts, digests)}.jsonl"
+        return path if path.is_file() else None
 
     def results(self, split: Split) -> Evaluation | None:
         """Each utterance's result of the best checkpoint on dev or test; None where it was not scored.

@@ -71,10 +71,12 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class DevResult:
-    """What an evaluation hands to the loop: figures for the event, and one (reference, hypothesis) to look at."""
+    """What an evaluation hands to the loop: figures for the event, one (reference, hypothesis) to look at, and details, of which the
+    recorder makes a file if it is a new best."""
 
     summary: dict[str, Any]
     sample: tuple[str, str] | None
+    details: Any = None
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,14 @@ class Kept:
 
 @dataclass(frozen=True)
 class Recorder:
-    """Where the loop writes: an event line, a checkpoint with its event (called in a thread), what was watched, and the hashes of a step's
-    tensors (returns the one for all)."""
+    """Where the loop writes: an event line, a checkpoint with its event (called in a thread), what was watched, the hashes of a step's
+    tensors (returns the one for all), and the details of an evaluation that is the best so far."""
 
     event: Callable[..., None]
     checkpoint: Callable[[Kept], None]
     magnitudes: Callable[[Magnitudes], None]
     hashes: Callable[[int, np.ndarray], str]
+    best: Callable[[int, Any], None] = lambda *_: None
 
 
 @dataclass(frozen=True)
@@ -375,6 +378,8 @@ class Loop:
                 raise
             return None
         best = best.after(number, result.summary["cer"])
+        if best.step == number:
+            self.recorder.best(number, result.details)
         self.recorder.event("eval", number, **result.summary, epoch=epoch)
         self.progress.evaluation(result.summary, sample=result.sample)
         waited, self._waited, self._spent = self._waited / max(self._spent, 1e-9), 0.0, 0.0

@@ -24,6 +24,16 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_training_leaves_the_results_of_its_best_checkpoint_on_dev_that_eval_writes(run):
+    left = (run / "evaluation" / "train.jsonl").read_bytes()  # dev is train here
+    (run / "evaluation" / "train.jsonl").unlink()
+    heard = (run / "evaluation" / "posteriors.npz").read_bytes()
+    assert dsrun("eval", run, "--manifest", run.parent / "train.jsonl").returncode == 0
+    assert (run / "evaluation" / "train.jsonl").read_bytes() == left
+    assert (run / "evaluation" / "posteriors.npz").read_bytes() == heard  # of test, and left alone
+
+
+@pytest.mark.slow
 def test_hypotheses_are_the_same_texts_for_batches_of_1_4_and_16_and_for_other_buckets(run, tmp_path):
     texts = {}
     for batch in (1, 4, 16):

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from corpus import checkpoint_digests, plain_environment, shortest_prompts, write_config, write_rows, write_tone
 from test_cli import dsrun, require_message
 
+from dsrun.evaluation.posteriors import load_posteriors
 from dsrun.record.tensor_hashes import read_tensor_hashes
 
 
@@ -62,6 +63,11 @@ def test_a_run_leaves_everything_that_is_promised(finished):
         step: state_digests[step] for step in (2, 4, 6)
     }
     assert json.loads((run / "status.json").read_text())["state"] == "done"
+    costs = json.loads((run / "costs.json").read_text())
+    assert (costs["steps_per_epoch"], sum(shape["utterances"] for shape in costs["batch_shapes"])) == (2, 8)
+    heard = load_posteriors(run / "evaluation" / "posteriors.npz")
+    assert heard.utterances["worst"].hypothesis == report["examples"]["worst"]["hypothesis"]
+    assert not list((run / "evaluation").glob(".*"))
     low, high = report["cer_interval"]
     assert low <= report["cer"] <= high
     details = (run / "evaluation" / "dev.jsonl").read_text().splitlines()
@@ -87,6 +93,8 @@ def test_the_same_command_on_one_and_two_devices_gives_the_same_digests(config, 
     two = config.parent / "two"
     assert dsrun("train", "--config", config, "--run-dir", two, "--devices", 2).returncode == 0
     assert checkpoint_digests(two) == checkpoint_digests(run)
+    for name in ("costs.json", "evaluation/dev.jsonl", "evaluation/posteriors.npz"):
+        assert (two / name).read_bytes() == (run / name).read_bytes(), name
     again = config.parent / "again"
     assert dsrun("train", "--config", config, "--run-dir", again, "--devices", 1).returncode == 0
     assert checkpoint_digests(again) == checkpoint_digests(run)
@@ -134,7 +142,8 @@ def test_a_stopped_run_ends_with_the_same_bits_as_an_uninterrupted_one(config, f
     ]
     assert untimed[0] == untimed[1]
     assert all(line["state_hash"] for line in untimed[0])
-    assert (run / "tensor_hashes.bin").read_bytes() == (finished[0] / "tensor_hashes.bin").read_bytes()
+    for name in ("tensor_hashes.bin", "costs.json", "evaluation/dev.jsonl", "evaluation/posteriors.npz"):
+        assert (run / name).read_bytes() == (finished[0] / name).read_bytes(), name
 
 
 def test_a_run_whose_data_changed_is_not_resumed(config, finished, tmp_path):

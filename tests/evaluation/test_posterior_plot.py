@@ -5,16 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dsrun.evaluation.posterior_plot import (
-    MOST_CLASSES,
-    Heard,
-    draw_posterior,
-    drawable,
-    log10_probabilities,
-    posterior_figure,
-    shown_classes,
-)
-from dsrun.evaluation.words import OutputClock
+from dsrun.evaluation.clock import OutputClock
+from dsrun.evaluation.posterior_plot import draw_posterior, drawable, posterior_figure
+from dsrun.evaluation.posteriors import MOST_CLASSES, Heard, log10_probabilities, shown_classes
 
 CLOCK = OutputClock(first=0.02, step=0.03)
 
@@ -38,7 +31,7 @@ def test_probabilities_of_a_frame_sum_to_one_and_large_scores_do_not_overflow():
 
 def test_each_label_that_greedy_search_reads_has_a_dot_at_its_first_frames_time_and_is_written_above_it():
     # blank a a blank a b space: read "aab ".
-    figure = posterior_figure(heard([0, 2, 2, 0, 2, 3, 1]))
+    figure = posterior_figure(heard([0, 2, 2, 0, 2, 3, 1]).shown())
     spectrogram, posterior = figure.axes[:2]
     line, dots = posterior.lines
     times = [CLOCK.first + CLOCK.step * frame for frame in range(7)]
@@ -52,7 +45,7 @@ def test_each_label_that_greedy_search_reads_has_a_dot_at_its_first_frames_time_
 
 
 def test_both_panels_share_an_axis_of_seconds_and_frames_are_around_their_middles():
-    figure = posterior_figure(heard([0, 2]))
+    figure = posterior_figure(heard([0, 2]).shown())
     spectrogram, posterior = (axes.images[0].get_extent() for axes in figure.axes[:2])
     # Six frames, their middles at 0.01 to 0.06; two output frames, at 0.02 and 0.05.
     np.testing.assert_allclose(spectrogram, (0.005, 0.065, 0, 8))
@@ -79,6 +72,6 @@ def test_any_text_can_be_drawn_and_the_same_numbers_give_the_same_bytes_again(tm
     texts = {"id": "$x", "reference": "$\\frac{1}{0}$ 你好 مرحبا \x00", "hypothesis": "", "symbols": "$你\u0301"}
     strange = replace(heard([0, 1, 2, 3]), **texts)
     for file in (tmp_path / name for name in ("a.svg", "b.svg", "c.png")):
-        draw_posterior(strange, file)
+        draw_posterior(strange.shown(), file)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")

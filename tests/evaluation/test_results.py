@@ -5,7 +5,14 @@ import json
 import pytest
 
 from dsrun.errors import DataError
-from dsrun.evaluation.results import Evaluation, read_results, score_utterance
+from dsrun.evaluation.results import (
+    Evaluation,
+    own_results,
+    read_results,
+    results_text,
+    score_utterance,
+    step_of_results,
+)
 
 
 def write(path, rows):
@@ -58,6 +65,27 @@ def test_no_file_a_folder_no_lines_and_no_text_are_one_message_each(tmp_path):
                          ("binary.jsonl", "UTF-8")]:  # fmt: skip
         with pytest.raises(DataError, match=reason):
             read_results(tmp_path / name)
+
+
+def test_two_splits_with_equal_stems_have_a_file_each_and_a_manifest_alone_has_its_own_name():
+    manifests = {"train": "a/x.jsonl", "dev": "b/x.jsonl", "test": "c/y.jsonl"}
+    digests = {"train": "1", "dev": "2", "test": "3"}
+    assert [own_results(split, manifests, digests) for split in manifests] == ["x-train", "x-dev", "y"]
+    # The same content is the same results, wherever it lies.
+    assert own_results("dev", manifests, digests | {"train": "2"}) == "x"
+    assert own_results("test", {"dev": "a/x.jsonl", "test": None} | {"test": "b/x.jsonl"}, {}) == "x"
+
+
+def test_a_file_of_results_says_which_checkpoint_it_is_of_unless_it_is_damaged_or_older(tmp_path):
+    path = tmp_path / "dev.jsonl"
+    result = Evaluation((score_utterance("a", "x", "y", 1.0),))
+    path.write_text(results_text(result, step=12, decoder={"kind": "greedy"}))
+    assert step_of_results(path) == 12
+    assert read_results(path) == result
+    for text in ("", "[]", '{"id": "a"}', '{"step": true}', '{"step": 1', "[" * 5000):
+        path.write_text(text)
+        assert step_of_results(path) is None
+    assert step_of_results(tmp_path) is step_of_results(tmp_path / "gone") is None
 
 
 def test_best_median_and_worst_are_by_character_error_rate():

@@ -7,10 +7,10 @@ import pytest
 
 from dsrun.ctc import greedy_search
 from dsrun.errors import DataError
+from dsrun.evaluation.clock import OutputClock
 from dsrun.evaluation.decoders import GreedyDecoder
 from dsrun.evaluation.seams import Seam, find_seam
 from dsrun.evaluation.stitching import MOST_CHUNKS, Stitcher, certain_blank, decode_words
-from dsrun.evaluation.words import OutputClock
 from dsrun.speech import Alphabet
 
 ALPHABET = Alphabet(tuple(" abc"))

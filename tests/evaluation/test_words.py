@@ -6,7 +6,8 @@ import pytest
 
 from dsrun.arithmetic import FLOAT32_POLICY
 from dsrun.ctc import Alignment, Span, best_alignment
-from dsrun.evaluation.words import OutputClock, join_words, timed_words
+from dsrun.evaluation.clock import OutputClock
+from dsrun.evaluation.words import join_words, timed_words
 from dsrun.model.frontend import Conv2dSettings, FrameStackSettings, centre_frame, make_front_end, time_stride
 from dsrun.model.norm import ForwardPass
 from dsrun.speech import Alphabet, FeatureSettings

@@ -74,6 +74,8 @@ class Run:
     signal_in_step: int = 0
     processes: Processes = field(default_factory=Processes)
     figures: list[tuple[str, dict]] = field(default_factory=list)
+    bests: list[tuple[int, Any]] = field(default_factory=list)
+    rates: list[float] = field(default_factory=lambda: [0.5] * EPOCHS)
 
     def loop(self) -> Loop:
         def checkpoint(kept: Kept) -> None:
@@ -90,6 +92,7 @@ class Run:
                 checkpoint,
                 lambda table: None,
                 lambda step, words: "",
+                lambda step, details: self.bests.append((step, details)),
             ),
             audio_seconds=lambda batch: 1.0,
             settings=SETTINGS,
@@ -112,7 +115,9 @@ class Run:
 
     def evaluate(self, weights: Any, statistics: Any) -> DevResult:
         self.evaluation()
-        return DevResult({"cer": 0.5, "wer": 0.5, "loss": 1.0}, None)
+        return DevResult(
+            {"cer": self.rates.pop(0), "wer": 0.5, "loss": 1.0}, None, details=f"rates left: {len(self.rates)}"
+        )
 
 
 def resumed(kept: Kept) -> Replicas:
@@ -133,6 +138,16 @@ def test_what_is_saved_is_the_state_of_its_step_whatever_training_does_meanwhile
     assert {kept.step: digest(kept.arrays) for kept in run.kept} == expected
     assert {kept.step: int(kept.arrays["step"]) for kept in run.kept} == {step: step for step in (2, 3, 4, 6)}
     assert len(set(expected.values())) == 4
+
+
+@pytest.mark.parametrize(
+    ("rates", "steps"), [([0.5, 0.4], [3, 6]), ([0.4, 0.5], [3]), ([0.5, 0.5], [3])], ids=["falls", "rises", "is equal"]
+)
+def test_details_are_left_of_each_evaluation_that_is_better_than_all_before_it(rates, steps):
+    run = Run(rates=rates)
+    run.loop().run(STEP.start(), Best())
+    assert [step for step, _ in run.bests] == steps
+    assert [details for _, details in run.bests] == ["rates left: 1", "rates left: 0"][: len(steps)]
 
 
 def test_a_step_does_not_wait_for_the_checkpoint_before_it():
