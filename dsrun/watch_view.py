@@ -140,8 +140,7 @@ def detail(run: WatchedRun, *, width: int, height: int = 48, now: float | None =
     parts: list[RenderableType] = [_figures(run, row)]
     size = (max(min(width - 16, PLOT_WIDTH), 20), max(min((height - 22) // 2, PLOT_HEIGHT), 3))
     parts += _plot("loss", run.steps, run.losses, size, "cyan")
-    steps, rates = [e["step"] for e in run.evaluations], [e.get("cer") or math.nan for e in run.evaluations]
-    parts += _plot("dev CER", steps, rates, size, terminal_style(run))
+    parts += _plot("dev CER", *run.dev_cer, size, terminal_style(run))
     if said:
         parts.append(Text("\n" + "\n".join(printable(line) for line in said.split("\n"))))
     notes = [*warnings, *run.problems, *run.notes]

@@ -166,6 +166,8 @@ class Replay:
         if self._has_result or not isinstance(result, Mapping) or not isinstance(result.get("step"), int):
             return
         self._has_result = True
+        if self.config.get("data.test", "") is None:  # without a test set the result is of dev
+            return
         self._scalars(batch, result["step"], _values(result, ("cer", "wer"), "test"))
 
     def _histograms(self, batch: Batch, step: int) -> None:

@@ -94,10 +94,10 @@ class WatchedRun:
         elif kind == "watch":
             self.swallowed_share = _number(record.get("swallowed_share"))
         elif kind == "environment":
-            changed = ", ".join(map(str, record.get("changed") or ()))
+            changed = ", ".join(map(str, _items(record.get("changed"))))
             self.notes.append(f"step {record['step']}: went on under other circumstances ({changed})")
         elif kind == "unreadable":
-            self.notes.append(f"step {record['step']}: {len(record.get('utterances') or ())} utterances left out")
+            self.notes.append(f"step {record['step']}: {len(_items(record.get('utterances')))} utterances left out")
 
     def _take_step(self, record: dict[str, Any]) -> None:
         loss, seconds = _number(record.get("loss")), _number(record.get("seconds"))
@@ -145,6 +145,12 @@ class WatchedRun:
         if self.state != "running" or self.total_steps is None or self.seconds_a_step is None:
             return None
         return max(self.total_steps - self.step, 0) * self.seconds_a_step
+
+    @property
+    def dev_cer(self) -> tuple[list[int], list[float]]:
+        """The evaluations' steps and rates; NaN for one without."""
+        rates = [_number(found.get("cer")) for found in self.evaluations]
+        return [found["step"] for found in self.evaluations], [math.nan if r is None else r for r in rates]
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -255,6 +261,11 @@ def _is_gone(lock: Path) -> bool:
     except (OSError, OverflowError):  # it is somebody else's, or the file cannot be read
         return False
     return False
+
+
+def _items(value: Any) -> list[Any]:
+    """Of a list or a dictionary; a file may hold anything."""
+    return list(value) if isinstance(value, list | dict) else []
 
 
 def _number(value: Any) -> float | None:

@@ -112,3 +112,12 @@ def test_damaged_files_are_told_and_do_not_end_the_watching(tmp_path):
     (folder / "status.json").write_text('{"state": "done", "step": 8}')
     run.look()
     assert run.row()["note"] == ""
+
+
+def test_records_of_other_types_than_dsruns_are_no_figures(tmp_path):
+    odd = {"loss": "x", "seconds": [], "epoch": "one", "loss_scale": True, "cer": "low"}
+    more = {"step": {"utterances": {}}, "unreadable": {"utterances": 2}, "environment": {"changed": 1}, "eval": {}}
+    events = [*((kind, 9, odd | fields) for kind, fields in more.items()), ("watch", 9, {"swallowed_share": "all"})]
+    row = watched(write_run_folder(tmp_path / "a", events=events)).row()
+    assert [row[name] for name in ("loss", "epoch", "dev_cer", "loss_scale", "swallowed_share")] == [None] * 5
+    assert row["best_dev_cer"] == 0.3
