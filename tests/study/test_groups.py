@@ -1,0 +1,72 @@
+"""Runs by experiment, and short names that tell experiments apart."""
+
+from dsrun.inspection import open_runs
+from dsrun.study.groups import Group, differing_keys, group_runs, short_names, shown
+from tests.study.run_folders import write_run_folder
+
+FLOAT16 = {"arithmetic.storage.format": "float16"}
+
+
+def groups_of(tmp_path, *configs, **more) -> list[Group]:
+    for number, config in enumerate(configs):
+        write_run_folder(tmp_path / f"run{number}", config=config, **more)
+    return group_runs(open_runs([tmp_path]))
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_group_by_seed(tmp_path):
+    groups = groups_of(tmp_path, {"seed": 3}, FLOAT16, {"seed": 1}, FLOAT16 | {"seed": 10}, FLOAT16 | {"seed": 9})
+    assert [(g.label, g.seeds) for g in groups] == [("float32", (1, 3)), ("float16", (1, 9, 10))]
+    assert differing_keys(groups) == ["arithmetic.storage.format"]
+
+
+def test_settings_that_change_no_result_and_paths_of_equal_data_make_no_group(tmp_path):
+    settings = {"training.hash_every_steps": 5, "batches.prefetch": 0, "data.train": "/elsewhere/train.jsonl"}
+    (group,) = groups_of(tmp_path, {}, settings | {"seed": 2})
+    assert group.seeds == (1, 2)
+
+
+def test_other_data_of_the_same_name_are_another_experiment(tmp_path):
+    write_run_folder(tmp_path / "a")
+    write_run_folder(tmp_path / "b", facts={"data.train": "d" * 64})
+    groups = group_runs(open_runs([tmp_path]))
+    assert differing_keys(groups) == ["data.train"]
+    assert [g.label for g in groups] == ["float32, train corpus/train aaaaaa", "float32, train corpus/train dddddd"]
+
+
+def test_a_run_repeated_with_its_seed_begins_a_group_named_by_its_folder(tmp_path):
+    groups = groups_of(tmp_path, {}, {"seed": 2}, {})
+    assert [(g.label, g.seeds) for g in groups] == [("float32, run run0", (1, 2)), ("float32, run run2", (1,))]
+
+
+def test_folders_of_one_name_in_two_places_are_numbered(tmp_path):
+    for place in "ab":
+        write_run_folder(tmp_path / place / "run")
+    labels = [g.label for g in group_runs(open_runs([tmp_path / "a", tmp_path / "b"]))]
+    assert labels == ["float32, run run (1)", "float32, run run (2)"]
+
+
+def test_labels_name_few_other_settings_and_of_many_those_that_tell_apart(tmp_path):
+    few = groups_of(tmp_path / "few", {}, {"model.hidden": 32}, FLOAT16)
+    assert [g.label for g in few] == ["float32, hidden 16", "float32, hidden 32", "float16, hidden 16"]
+    many = {f"model.m{n}": 1 for n in range(4)}
+    labels = [g.label for g in groups_of(tmp_path / "many", {}, many, FLOAT16 | many | {"model.m0": 2})]
+    assert labels == ["float32, m0 -", "float32, m0 1", "float16"]
+
+
+def test_arithmetic_that_the_name_leaves_out_is_added_where_it_tells_apart(tmp_path):
+    away = {"arithmetic.storage.rounding": "ties_to_away"}
+    labels = [g.label for g in groups_of(tmp_path, {}, FLOAT16, FLOAT16 | away)]
+    assert labels == ["float32", "float16, rounding ties_to_even", "float16, rounding ties_to_away"]
+
+
+def test_a_short_name_is_the_end_of_one_key_only():
+    keys = ["arithmetic.storage.format", "arithmetic.compute.format", "model.hidden"]
+    assert list(short_names(keys).values()) == ["storage.format", "compute.format", "hidden"]
+
+
+def test_shown_values_are_short(tmp_path):
+    (group,) = groups_of(tmp_path, {"augment": {"speeds": [0.9, 1.0]}})
+    assert shown(group, "augment.speeds") == "[0.9, 1.0]"
+    assert shown(group, "arithmetic.storage.format") == "float32"
+    assert shown(group, "data.dev") == "corpus/dev bbbbbb"
+    assert shown(group, "no.such") == "-"
