@@ -254,18 +254,22 @@ def schema(
         typer.Argument(help="A section or a setting, e.g. arithmetic.update: what may be written there, as text."),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="All settings as a page, docs/SETTINGS.md.")] = False,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="JSON Schema of a sweep file, configs/sweeps/schema.json.")
+    ] = False,
 ) -> None:
     """What may be written in a config: a KEY as text, or without one the JSON Schema that editors read."""
     from dsrun.config_reference import explain, settings_page
 
-    if key and markdown:
-        raise UsageError("--markdown prints the page of all settings: leave KEY out.")
+    if (key is not None) + markdown + sweep > 1:
+        raise UsageError("KEY, --markdown (the page of all settings) and --sweep (another schema): choose one.")
     if key or markdown:
         print(explain(key) if key else settings_page(), end="\n" if key else "")
         return
     from dsrun.config import json_schema
+    from dsrun.sweep_schema import sweep_schema
 
-    print(json.dumps(json_schema(), indent=2))
+    print(json.dumps(sweep_schema() if sweep else json_schema(), indent=2))
 
 
 @app.command()

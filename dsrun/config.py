@@ -75,6 +75,13 @@ def _master(master: Any) -> Any:
     return {"format": "none"} if master in ("none", None) else master
 
 
+class _OrTheWordNone:
+    """Of the JSON Schema: `none` may stand in place of the section."""
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        return {"anyOf": [{"const": "none"}, handler(schema)]}
+
+
 def _chosen(info: ValidationInfo) -> Format | None:
     """The format of the section that is being read, as far as it is known to be good."""
     name = info.data.get("format")
@@ -619,7 +626,7 @@ class Arithmetic(Section):
     """What flows back between layers, and the gradients of the weights."""
     reduce: OptionalRole
     """The sum of gradients over shards."""
-    master: Annotated[Master, BeforeValidator(_master)]
+    master: Annotated[Master, BeforeValidator(_master), _OrTheWordNone()]
     """The copy of the weights that accumulates updates, or none."""
     update: Update
     """How an updated weight is rounded."""

@@ -30,7 +30,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
-from dsrun.config import to_yaml
 from dsrun.errors import EXIT_INTERRUPTED, EXIT_STOPPED, DivergedError
 from dsrun.record import write_atomically
 from dsrun.sweep_file import Sweep, Variation
@@ -108,9 +107,7 @@ def start_process(task: Task, slot: Slot, *, sweep: Sweep, accept_changes: bool 
     """Start `dsrun train` of a run, its output appended to its log."""
     index, name = task.variation.index, task.variation.name
     task.run.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        task.config, f"# {name}: run {index} of {sweep.path}, resolved.\n{to_yaml(task.variation.resolved.config)}"
-    )
+    write_atomically(task.config, f"# {name}: run {index} of {sweep.path}, resolved.\n{task.variation.yaml}")
     words = ["train", "--config", str(task.config), "--run-dir", str(task.run)]
     if slot.devices is not None:
         words += ["--devices", str(min(slot.devices, task.variation.resolved.config.batches.shards))]

@@ -28,10 +28,11 @@ On the roof beside `config_file.py`, whose reader of YAML this uses; no JAX. `sw
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dsrun.config import RUNS, Config, Resolved, config_hash, flatten, resolve
+from dsrun.config import RUNS, Config, Resolved, config_hash, flatten, resolve, to_yaml
 from dsrun.config_file import (
     SWEEP_KEYS,
     Node,
@@ -71,7 +72,12 @@ class Variation:
         """Name of the run folder."""
         return f"{self.name}-{self.digits}"
 
-    @property
+    @cached_property
+    def yaml(self) -> str:
+        """The resolved config, as `config.yaml` of the run folder has it."""
+        return to_yaml(self.resolved.config)
+
+    @cached_property
     def digits(self) -> str:
         """The first six hex digits of the resolved config's hash."""
         return config_hash(self.resolved.config)[:6]

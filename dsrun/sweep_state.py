@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dsrun.config import config_hash, load_config, to_yaml
+from dsrun.config import config_hash, load_config
 from dsrun.errors import DataError, DivergedError, DsrunError
 from dsrun.record import RunDir, read_events
 from dsrun.sweep_file import Sweep, Variation
@@ -76,7 +76,7 @@ def state_of(variation: Variation, path: Path) -> RunState:
     run = RunDir(path)
     if not run.config.is_file():
         return RunState("new")
-    is_same = run.config.read_bytes() == to_yaml(variation.resolved.config).encode()
+    is_same = run.config.read_bytes() == variation.yaml.encode()
     if not is_same and not _holds(path, variation):
         return RunState("differs", note="the folder holds a run of another config")
     try:

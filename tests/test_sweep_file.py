@@ -1,6 +1,8 @@
 """Sweep files: which runs they mean, in which order, under which names, and what is wrong with one."""
 
 import itertools
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,8 +12,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from corpus import REPOSITORY
 
 from dsrun.config import ConfigError, load_config
-from dsrun.sweep_file import load_sweep
+from dsrun.config_file import read_file
+from dsrun.sweep_file import KEYS, load_sweep
 from dsrun.sweep_names import labels_of, names_of
+from dsrun.sweep_schema import sweep_schema
 
 BASE = REPOSITORY / "configs" / "prompts_small_float32.yaml"
 SWEEPS = sorted((REPOSITORY / "configs" / "sweeps").glob("*.yaml"))
@@ -253,3 +257,14 @@ def test_a_shipped_sweep_is_valid_opens_with_its_claim_and_has_two_seeds_or_more
     found = load_sweep(path)
     assert len({v.folder for v in found.variations}) == len(found.variations)
     assert len({v.resolved.config.seed for v in found.variations}) >= 2
+
+
+def test_the_committed_schema_of_sweeps_is_current_and_knows_what_the_shipped_sweeps_write():
+    schema = sweep_schema()
+    committed = json.loads((REPOSITORY / "configs" / "sweeps" / "schema.json").read_text())
+    assert committed == schema, "run: dsrun schema --sweep > configs/sweeps/schema.json"
+    written = {key for path in SWEEPS for key in read_file(path, []).value}
+    assert written <= schema["properties"].keys() == set(KEYS)
+    references = re.findall(r'"#/\$defs/([^"]*)"', json.dumps(schema))
+    assert set(references) == schema["$defs"].keys()
+    assert "arithmetic.update.random_bits" in schema["properties"]["grid"]["properties"]
