@@ -31,6 +31,7 @@ class Exhibit:
         rows: every number that is drawn; becomes name.csv.
         draw: the figure for a width in inches, WIDE or NARROW; None where `html` is the exhibit.
         html: markup instead of a figure or below it, with everything foreign escaped already (markupsafe.Markup).
+        is_pictured: whether the page shows the figure; where `html` says the same it is among the files alone.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Exhibit:
     rows: list[dict[str, Any]] = field(repr=False)
     draw: "Callable[[float], Figure] | None" = None
     html: str | None = field(default=None, repr=False)
+    is_pictured: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the pictures."""

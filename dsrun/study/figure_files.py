@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PNG_DPI = 300  # what journals ask for
 MOST_PIXELS = 4000  # of a side of a PNG: a figure that is taller gets fewer dots an inch
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same
     "font.size": 9,
     "axes.titlesize": 9,
@@ -43,10 +43,11 @@ _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}(?![\de])")
 
 @dataclass(frozen=True)
 class Picture:
-    """An exhibit drawn: SVG for wide windows and for narrow ones, and their sizes in CSS pixels."""
+    """An exhibit drawn: SVG for wide windows, for narrow ones if the page shows it, PNG, and the wide one's size in CSS pixels."""
 
     wide: bytes
-    narrow: bytes
+    narrow: bytes | None
+    png: bytes
     size: tuple[int, int]
 
 
@@ -62,23 +63,13 @@ def drawing(name: str) -> Iterator[None]:
 
 
 def draw(exhibit: Exhibit) -> Picture:
-    """Both drawings of an exhibit that has a figure."""
+    """All drawings of an exhibit that has a figure."""
     assert exhibit.draw is not None
     with drawing(exhibit.name):
         wide = exhibit.draw(WIDE)
         width, height = wide.get_size_inches()
-        return Picture(_svg(wide), _svg(exhibit.draw(NARROW)), (round(width * 96), round(height * 96)))
-
-
-def draw_png(exhibit: Exhibit) -> bytes:
-    """The wide drawing at 300 dots an inch, fewer where that would be too many."""
-    assert exhibit.draw is not None
-    with drawing(exhibit.name):
-        figure = exhibit.draw(WIDE)
-        dpi = min(PNG_DPI, MOST_PIXELS / max(figure.get_size_inches()))
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
-    return file.getvalue()
+        narrow = _svg(exhibit.draw(NARROW)) if exhibit.is_pictured else None
+        return Picture(_svg(wide), narrow, _png(wide), (round(width * 96), round(height * 96)))
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -95,6 +86,14 @@ def _svg(figure: "Figure") -> bytes:
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return _COORDINATES.sub(_shortened, file.getvalue()).encode()
+
+
+def _png(figure: "Figure") -> bytes:
+    """At 300 dots an inch, fewer where that would be too many."""
+    dpi = min(PNG_DPI, MOST_PIXELS / max(figure.get_size_inches()))
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+    return file.getvalue()
 
 
 def _shortened(coordinates: re.Match[str]) -> str:

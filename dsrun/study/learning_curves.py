@@ -1,9 +1,9 @@
 """Learning curves: train loss and dev CER of every setting, against steps and against time.
 
 The thin line is the train loss, its mean over each epoch (weighted by utterances), since the loss of one step says more of the
-lengths of its utterances than of the network. The bold line is the character error rate on dev, with a marker at every evaluation. Of several
-seeds the line is their mean and the band goes from the lowest to the highest; seeds that did not record the same steps (one
-diverged, one is not done) are drawn each for itself, since a mean whose seeds come and go is no curve.
+lengths of its utterances than of the network. The bold line is the character error rate on dev, with a marker at every evaluation.
+Of several seeds the line is their mean and the band goes from the lowest to the highest; seeds that did not record the same steps
+(one diverged, one is not done) are drawn each for itself, since a mean whose seeds come and go is no curve.
 
 Time is the time of the training steps on the machine that they ran on, compilation included and evaluations not. Where formats are
 emulated it says what that costs there, and nothing of hardware that has the format.
@@ -20,7 +20,7 @@ from dsrun.study.groups import Group, group_runs
 from dsrun.study.learning_curves_figure import Curves, Line, draw_curves
 from dsrun.study.outcomes import outcome
 from dsrun.study.run_record import RunRecord
-from dsrun.study.styles import style_of
+from dsrun.study.styles import Style, distinct_styles
 
 FEWEST_EPOCHS = 8  # of fewer, a point each would be no curve: then each `WINDOWS`th of the run is a point
 WINDOWS = 60
@@ -37,10 +37,12 @@ class Points:
 
 def learning_curves(runs: Sequence[RunRecord]) -> Exhibit | None:
     """Train loss and dev CER of every setting; None where no run recorded a step."""
-    groups = [group for group in group_runs(runs) if any(len(run.steps) for run in group.runs)]
+    everything = group_runs(runs)
+    styles = dict(zip(map(id, everything), distinct_styles([group.config for group in everything]), strict=True))
+    groups = [group for group in everything if any(len(run.steps) for run in group.runs)]
     if not groups:
         return None
-    curves = [_curves(group) for group in groups]
+    curves = [_curves(group, styles[id(group)]) for group in groups]
     caption = " ".join([_answer(groups), *_about(groups)])
     return Exhibit(
         "learning_curves",
@@ -82,13 +84,13 @@ def _elapsed(run: RunRecord) -> np.ndarray:
     return np.cumsum(np.nan_to_num(run.steps.seconds))
 
 
-def _curves(group: Group) -> Curves:
+def _curves(group: Group, style: Style) -> Curves:
     runs = [run for run in group.runs if len(run.steps)]
     kinds = {outcome(run).kind for run in runs}
     ended = f" ({kinds.pop()})" if len(kinds) == 1 and "complete" not in kinds else ""
     cut = [outcome(run).kind != "complete" for run in runs]
     loss, cer = ([curve(run) for run in runs] for curve in (losses, dev_rates))
-    return Curves(group.label + ended, style_of(group.config), _lines(loss, cut), _lines(cer, cut))
+    return Curves(group.label + ended, style, _lines(loss, cut), _lines(cer, cut))
 
 
 def _lines(seeds: Sequence[Points], cut: Sequence[bool]) -> list[Line]:

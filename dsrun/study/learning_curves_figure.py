@@ -1,4 +1,4 @@
-"""How learning curves are drawn: CER above loss, against steps at the left and against time at the right; on a narrow page all below one another.
+"""How learning curves are drawn: CER above loss, steps at the left and time at the right; on a narrow page all below one another.
 
 Curves are named where they end, if there is room for the names and no more of them than can be told apart; else in a key above.
 """

@@ -20,19 +20,21 @@ from typing import Any
 
 from dsrun.errors import UsageError
 from dsrun.record.durable import require_own, write_atomically
+from dsrun.study.error_rates import error_rates
 from dsrun.study.exhibit import Exhibit
-from dsrun.study.figure_files import as_csv, draw, draw_png
+from dsrun.study.figure_files import as_csv, draw
 from dsrun.study.groups import Group, group_runs
 from dsrun.study.learning_curves import learning_curves
 from dsrun.study.report_page import Item, is_page, render_page
 from dsrun.study.run_record import RunRecord, Split
 from dsrun.study.runs_table import notes, run_names
+from dsrun.study.verdict_strip import verdict_strip
 
 Found = Exhibit | Sequence[Exhibit] | None
 Tell = Callable[[str], None]
 CONTENTS = "contents.txt"
 _OWN_NAME = re.compile(r"[a-z0-9_]+\.(svg|png|csv)")
-MOST_IN_TITLE = 4
+MOST_IN_TITLE = 2
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Report:
             return "One run."
         if settings == 1:
             return f"{runs} runs of one setting, {self.groups[0].label}, which differ in their seeds."
-        return f"{runs} runs of {settings} settings. Differences are to {self.groups[0].label}."
+        return f"{runs} runs of {settings} settings. Differences are to {self.groups[0].label}, the first of them."
 
     def to_json(self) -> dict[str, Any]:
         """What `dsrun report --json` prints."""
@@ -79,7 +81,9 @@ def exhibit_functions(
         split: that verdicts are given on. benches: JSON reports of `dsrun bench step` and `scaling`.
     """
     return [
+        ("verdicts", partial(verdict_strip, split=split)),
         ("learning curves", learning_curves),
+        ("error rates", partial(error_rates, split=split)),
     ]
 
 
@@ -156,7 +160,9 @@ def check_output(page: Path) -> None:
         raise UsageError(f"{page}: a folder. Choose another name.")
     require_own(page)
     if page.is_file() and not is_page(page):
-        raise UsageError(f"{page}: there already, and no report of dsrun's. Choose another name, or move that file away.")
+        raise UsageError(
+            f"{page}: there already, and no report of dsrun's. Choose another name, or move that file away."
+        )
     folder = figures_folder(page)
     require_own(folder)
     if folder.exists() and not folder.is_dir():
@@ -197,7 +203,7 @@ def write_report(report: Report, page: Path, tell: Tell = lambda text: None) -> 
         picture = draw(exhibit) if exhibit.draw else None
         if picture:
             write_atomically(folder / f"{exhibit.name}.svg", picture.wide)
-            write_atomically(folder / f"{exhibit.name}.png", draw_png(exhibit))
+            write_atomically(folder / f"{exhibit.name}.png", picture.png)
         write_atomically(folder / f"{exhibit.name}.csv", as_csv(exhibit.rows))
         items.append(Item(exhibit, picture))
     for name in old - set(names):
@@ -219,8 +225,9 @@ def _listed(folder: Path) -> set[str]:
 
 def _title(groups: Sequence[Group], runs: Sequence[RunRecord]) -> str:
     if len(runs) == 1:
-        return f"Report of {run_names(runs)[0]}"
-    labels = [group.label for group in groups]
-    more = len(labels) - MOST_IN_TITLE
-    shown = " · ".join(labels[:MOST_IN_TITLE]) + (f" and {more} more" if more > 0 else "")
-    return f"Report: {shown}"
+        return run_names(runs)[0]
+    if len(groups) == 1:
+        return f"{groups[0].label}, {len(runs)} runs"
+    if len(groups) <= MOST_IN_TITLE:
+        return " · ".join(group.label for group in groups)
+    return f"{groups[0].label} and {len(groups) - 1} other settings"

@@ -45,14 +45,14 @@ class Item:
         return "".join(_SENTENCE.split(self.exhibit.caption, maxsplit=1)[1:])
 
     @property
-    def wide(self) -> str:
-        """The drawing for wide windows, as the browser takes it."""
-        return _data_uri(self.picture.wide) if self.picture else ""
+    def wide(self) -> str | None:
+        """The drawing for wide windows, as the browser takes it; None if the page shows none."""
+        return _data_uri(self.picture.wide) if self.picture and self.exhibit.is_pictured else None
 
     @property
-    def narrow(self) -> str:
+    def narrow(self) -> str | None:
         """The drawing for narrow windows."""
-        return _data_uri(self.picture.narrow) if self.picture else ""
+        return _data_uri(self.picture.narrow) if self.picture and self.picture.narrow else None
 
     @property
     def columns(self) -> list[str]:

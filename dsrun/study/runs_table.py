@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dsrun.study.groups import differing_keys, group_runs
+from dsrun.study.groups import differing_keys, group_runs, short_names, shown
 from dsrun.study.outcomes import outcome
-from dsrun.study.run_record import RunRecord
+from dsrun.study.run_record import RunRecord, Split
 
+SPLITS: tuple[Split, ...] = ("dev", "test")
 ABSENT = "–"
 MOST_NAMED = 6
 
@@ -57,13 +58,15 @@ def run_rows(runs: Sequence[RunRecord]) -> tuple[list[Cell], list[list[Cell]], l
     is_shared = {name: len(runs) > 1 and len({fact[name] for fact in facts}) == 1 for name in facts[0]}
     shared = [(name, str(facts[0][name])) for name, same in is_shared.items() if same and facts[0][name] is not None]
     own = [name for name, same in is_shared.items() if not same]
-    keys = differing_keys(group_runs(runs)) if len(runs) > 1 else []
+    settings = _settings(runs)
     rows = [
-        row | {key: _setting(run.config.get(key)) for key in keys} | {name: fact[name] for name in own}
+        row | settings[id(run)] | {name: fact[name] for name in own}
         for row, run, fact in zip(always, runs, facts, strict=True)
     ]
     cells = [[cell(value, name) for name, value in row.items()] for row in rows]
-    is_number = [all(row[column].is_number or row[column].text == ABSENT for row in cells) for column in range(len(cells[0]))]
+    is_number = [
+        all(row[column].is_number or row[column].text == ABSENT for row in cells) for column in range(len(cells[0]))
+    ]
     cells = [[Cell(c.text, c.label, number) for c, number in zip(row, is_number, strict=True)] for row in cells]
     head = [Cell(name, "", number) for name, number in zip(rows[0], is_number, strict=True)]
     return head, cells, shared
@@ -80,8 +83,12 @@ def _progress(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def _setting(value: Any) -> str | None:
-    return None if value is None else str(value)
+def _settings(runs: Sequence[RunRecord]) -> dict[int, dict[str, str]]:
+    """Of each run, by `id`, the settings that are not the same in all of them."""
+    groups = group_runs(runs)
+    keys = differing_keys(groups)
+    names = short_names(keys)
+    return {id(run): {names[key]: shown(group, key) for key in keys} for group in groups for run in group.runs}
 
 
 def _facts(run: RunRecord) -> dict[str, str | None]:
@@ -94,7 +101,11 @@ def _facts(run: RunRecord) -> dict[str, str | None]:
         "commit": run.commit,
         "determinism": str(run.config.get("determinism")) if run.config.get("determinism") is not None else None,
         "versions": ", ".join(
-            [f"{name} {version}" for name, version in (("dsrun", dsrun), ("Python", run.facts.get("python"))) if version]
+            [
+                f"{name} {version}"
+                for name, version in (("dsrun", dsrun), ("Python", run.facts.get("python")))
+                if version
+            ]
             + [f"{name} {version}" for name, version in versions.items()]
         )
         or None,
@@ -192,19 +203,22 @@ def _on_bits(runs: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
                 changed = event.get("changed")
                 keys = [str(key) for key in changed] if isinstance(changed, Mapping | list) else []
                 what = f": {_named(keys)}" if keys else ""
-                found.append(f"{name} went on at step {event['step']} under other circumstances than it began with{what}.")
+                found.append(
+                    f"{name} went on at step {event['step']} under other circumstances than it began with{what}."
+                )
     return found
 
 
 def _on_scores(runs: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
     found = []
-    for split in ("dev", "test"):
-        missing = [name for name, run in zip(names, runs, strict=True) if run.config.get(f"data.{split}") and not run.results_path(split)]  # fmt: skip
+    for split in SPLITS:
+        due = [(name, run) for name, run in zip(names, runs, strict=True) if run.config.get(f"data.{split}")]
+        missing = [name for name, run in due if not run.results_path(split)]
         if missing and len(missing) < len(runs):
-            found.append(f"Not scored on {split}, so not in rates with intervals there: {_named(missing)}.")
+            found.append(f"Not scored on {split}, so without an interval there: {_named(missing)}.")
         elif missing:
             found.append(
-                f"No run has results of each utterance on {split}, so there are no intervals there; `dsrun eval RUN --manifest FILE` makes them."
+                f"No run has results of each utterance on {split}, so there are no intervals; `dsrun eval RUN` makes them."
             )
     return found
 

@@ -10,7 +10,7 @@ about ternary.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ _FAMILIES = (
     ("float_e", SKY, "h"),
 )
 _MARKERS = "osD^v<>pPXh*"
+_SPARE = (BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE, GREY)
 
 Dash = str | tuple[float, tuple[float, ...]]
 NEAREST: Dash = "-"
@@ -100,6 +101,23 @@ def style_of(config: Mapping[str, Any]) -> Style:
             colour, marker = its_colour, its_marker
             break
     return Style(colour, _dash(config, format), marker)
+
+
+def distinct_styles(configs: Sequence[Mapping[str, Any]]) -> list[Style]:
+    """Styles of settings that are drawn together: `style_of`, but of two that would look alike the later one gets a colour and a marker
+    that no other has, as long as there are any; settings that differ in a learning rate have one format, and must be told apart."""
+    wanted = [style_of(config) for config in configs]
+    colours, markers = {style.colour for style in wanted}, {style.marker for style in wanted}
+    styles: list[Style] = []
+    for style in wanted:
+        if style in styles:
+            colour = next((free for free in _SPARE if free not in colours), style.colour)
+            marker = next((free for free in _MARKERS if free not in markers), style.marker)
+            style = Style(colour, style.dash, marker)
+            colours.add(colour)
+            markers.add(marker)
+        styles.append(style)
+    return styles
 
 
 def _dash(config: Mapping[str, Any], format: str) -> Dash:

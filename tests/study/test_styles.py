@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsrun.study.styles import format_of, label_of, style_of
+from dsrun.study.styles import distinct_styles, format_of, label_of, style_of
 
 STOCHASTIC = {"arithmetic.update.rounding": "stochastic", "arithmetic.update.random_bits": 24}
 
@@ -51,3 +51,13 @@ def test_formats_differ_in_colour_and_marker_and_roundings_in_dash():
 
 def test_an_unknown_format_has_the_same_look_every_time():
     assert style_of(config(storage="posit16")) == style_of(config(storage="posit16"))
+
+
+def test_settings_that_would_look_alike_get_colours_and_markers_of_their_own():
+    narrow = {"arithmetic.storage.format": "float16"}
+    configs = [{}, narrow, {}, {}, narrow]
+    styles = distinct_styles(configs)
+    assert styles[:2] == [style_of({}), style_of(narrow)]
+    assert len(set(styles)) == len({style.colour for style in styles}) == len({style.marker for style in styles}) == 5
+    assert [style.dash for style in styles] == [style_of(config).dash for config in configs]
+    assert len(distinct_styles([{}] * 30)) == 30

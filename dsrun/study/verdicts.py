@@ -1,0 +1,167 @@
+"""What can be said of each setting against the baseline, by a rule that is printed beside it.
+
+The baseline is the first setting. A setting is *better* or *worse* if the 95% interval of the paired difference of character error
+rates (`statistics.difference`, which says what it is over) lies on one side of zero; otherwise *no difference was seen*, which is not
+that there is none: the utterances or the seeds may be too few to show it. A setting of which no run came to its end is *diverged*
+or *unfinished*, whatever its rates: they are of a network that was not trained as long.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+
+from dsrun.study.groups import Group
+from dsrun.study.outcomes import outcome
+from dsrun.study.run_record import Split
+from dsrun.study.statistics import Difference, Rate, difference, rate_interval
+from dsrun.study.styles import Style, distinct_styles
+
+Word = Literal[
+    "baseline", "no difference seen", "better", "worse", "diverged", "unfinished", "not scored", "not comparable", "scored"
+]  # fmt: skip
+MARKS: dict[str, str] = {
+    "baseline": "=",
+    "no difference seen": "≈",
+    "better": "✔",
+    "worse": "✖",
+    "diverged": "⚠",
+    "unfinished": "…",
+    "not scored": "?",
+    "not comparable": "?",
+    "scored": "",
+}
+SPLITS: tuple[Split, ...] = ("test", "dev")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One setting.
+
+    Fields:
+        style: how it is drawn. word: of `split`. ended: how many of its runs did not come to their end, in words, or "".
+        rates, differences: CER by split, where there is one; differences are to the baseline.
+        time: a step's, relative to the baseline's. seconds: a step's. bytes: of weights and optimizer's state in their formats.
+    """
+
+    group: Group
+    style: Style
+    split: Split
+    word: Word
+    ended: str
+    rates: dict[Split, Rate]
+    differences: dict[Split, Difference]
+    seconds: float | None
+    time: float | None
+    bytes: int | None
+
+    @property
+    def mark(self) -> str:
+        """The word as a sign."""
+        return MARKS[self.word]
+
+    @property
+    def label(self) -> str:
+        """The setting's, and how it ended if not as it should."""
+        return f"{self.group.label} ({self.word})" if self.word in ("diverged", "unfinished") else self.group.label
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether the difference to the baseline was put to the rule."""
+        return self.word in ("no difference seen", "better", "worse")
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether others are compared with this one."""
+        return self.word == "baseline"
+
+
+def verdicts(groups: Sequence[Group], split: Split) -> list[Verdict]:
+    """One a setting; the first is the baseline."""
+    first = _seconds(groups[0])
+    styles = distinct_styles([group.config for group in groups])
+    return [
+        _verdict(group, groups[0], style, split, first, is_alone=len(groups) == 1)
+        for group, style in zip(groups, styles, strict=True)
+    ]
+
+
+def rule(verdict: Verdict) -> str:
+    """How the words of the strip come about."""
+    return (
+        f"Rule: worse or better where the 95% interval of the difference in {verdict.split} CER to {verdict.group.label}, on the same "
+        "utterances, has zero outside; no difference seen where it has zero inside."
+    )
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, a minus and no hyphen."""
+    return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+
+
+def chance(p: float) -> str:
+    """A p as a reader wants it."""
+    return f"p = {p:.2g}" if p >= 0.0001 else "p < 0.0001"
+
+
+def _verdict(
+    group: Group, baseline: Group, style: Style, split: Split, first: float | None, *, is_alone: bool
+) -> Verdict:
+    rates = {own: found for own in SPLITS if (found := rate_interval(group, own, "characters"))}
+    differences = {
+        own: gap for own in SPLITS if group is not baseline and (gap := difference(group, baseline, own, "characters"))
+    }
+    seconds = _seconds(group)
+    return Verdict(
+        group,
+        style,
+        split,
+        _word(group, split in rates, differences.get(split), is_baseline=group is baseline, is_alone=is_alone),
+        _ended(group),
+        rates,
+        differences,
+        seconds,
+        seconds / first if seconds and first else None,
+        _bytes(group),
+    )
+
+
+def _word(group: Group, is_scored: bool, found: Difference | None, *, is_baseline: bool, is_alone: bool) -> Word:
+    kinds = {outcome(run).kind for run in group.runs}
+    if "complete" not in kinds:
+        return "diverged" if "diverged" in kinds else "unfinished"
+    if not is_scored:
+        return "not scored"
+    if is_baseline:
+        return "scored" if is_alone else "baseline"
+    if found is None:
+        return "not comparable"
+    return cast(Word, found.words)
+
+
+def _ended(group: Group) -> str:
+    kinds = [outcome(run).kind for run in group.runs]
+    texts = [
+        f"{kinds.count(kind)} of {len(kinds)} runs {kind}"
+        for kind in ("diverged", "unfinished")
+        if kinds.count(kind) and len(kinds) > 1
+    ]
+    return ", ".join(texts)
+
+
+def _seconds(group: Group) -> float | None:
+    known = [run.seconds_a_step for run in group.runs if run.seconds_a_step]
+    return float(np.mean(known)) if known else None
+
+
+def _bytes(group: Group) -> int | None:
+    """What is kept from step to step, so without the gradient, if every value took no more than its format needs."""
+    for run in group.runs:
+        roles = run.costs.get("bytes")
+        if isinstance(roles, dict):
+            sizes = [
+                role.get("as_formats") for name, role in roles.items() if name != "gradient" and isinstance(role, dict)
+            ]
+            return sum(size for size in sizes if isinstance(size, int))
+    return None
