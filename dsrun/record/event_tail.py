@@ -10,9 +10,10 @@ A cut last line is left for the next look. Damage is told and passed over: a liv
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dsrun.errors import DataError
 from dsrun.record.events import parse_record
@@ -45,38 +46,49 @@ class EventTail:
     def look(self) -> Look:
         """What is new since the last look; everything, and `is_anew`, if the file is another one than then."""
         found = Look()
+        for part in self.parts():
+            found.is_anew |= part.is_anew
+            found.records += part.records
+            found.problems += part.problems
+        return found
+
+    def parts(self) -> Iterator[Look]:
+        """The same in pieces, for whom all records at once are too many; the first says `is_anew`."""
+        is_anew = False
         try:
             with open(self.path, "rb") as file:
                 if not self._is_same(file):
-                    found.is_anew = True
+                    is_anew = True
                     self._start_again()
                 self._inode = os.fstat(file.fileno()).st_ino
                 file.seek(self._offset)
-                self._read(file, found)
+                yield Look(is_anew=is_anew)
+                yield from self._read(file)
         except FileNotFoundError:
-            found.is_anew = self._offset > 0
+            is_anew = self._offset > 0
             self._start_again()
+            yield Look(is_anew=is_anew)
         except OSError as error:
-            found.problems.append(f"{self.path}: cannot be read ({error.strerror}).")
-        return found
+            yield Look(problems=[f"{self.path}: cannot be read ({error.strerror})."])
 
     def _start_again(self) -> None:
         self._inode = None
         self._offset = self._lines = 0
         self._before = b""  # the bytes that end at the offset
 
-    def _is_same(self, file: Any) -> bool:
+    def _is_same(self, file: BinaryIO) -> bool:
         if self._inode is None or not self._offset:
             return True
         facts = os.fstat(file.fileno())
         if facts.st_ino != self._inode or facts.st_size < self._offset:
             return False
         file.seek(self._offset - len(self._before))
-        return bool(file.read(len(self._before)) == self._before)
+        return file.read(len(self._before)) == self._before
 
-    def _read(self, file: Any, found: Look) -> None:
+    def _read(self, file: BinaryIO) -> Iterator[Look]:
         rest = b""
         while block := file.read(BLOCK):
+            found = Look()
             *lines, rest = (rest + block).split(b"\n")
             for line in lines:
                 self._lines += 1
@@ -87,3 +99,4 @@ class EventTail:
                     found.problems.append(str(error))
             if lines:
                 self._before = (b"\n".join(lines[-2:]) + b"\n")[-_REMEMBERED:]
+            yield found

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 NOT_FINITE = "×"
+MOST_GROUPS = 1000  # of a series that is plotted
 _BRAILLE = 0x2800
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a character: four rows, two columns
 
@@ -34,8 +35,10 @@ def sparkline(values: Sequence[float], *, width: int = 16, is_log: bool = False)
 def dot_plot(xs: Sequence[float], ys: Sequence[float], *, width: int, height: int, is_log: bool = False) -> list[str]:
     """Lines of Braille characters, the highest first; x grows to the right. Empty where nothing is finite.
 
-    Points that are fewer than there are columns of dots are joined.
+    Points that are fewer than there are columns of dots are joined. Of a long series each of MOST_GROUPS groups of neighbours has its
+    lowest and its highest.
     """
+    xs, ys = _thinned(xs, ys)
     points = [(x, y) for x, y in zip(xs, _scaled(ys, is_log), strict=True) if math.isfinite(y)]
     if not points:
         return []
@@ -50,6 +53,17 @@ def dot_plot(xs: Sequence[float], ys: Sequence[float], *, width: int, height: in
         column, row = round(across), round(down)
         cells[row // 4][column // 2] |= _DOTS[row % 4][column % 2]
     return ["".join(chr(_BRAILLE | dots) for dots in row) for row in cells]
+
+
+def _thinned(xs: Sequence[float], ys: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    if len(ys) <= 2 * MOST_GROUPS:
+        return xs, ys
+    kept: list[int] = []
+    for start, end in _groups(len(ys), MOST_GROUPS):
+        finite = [place for place in range(start, end) if math.isfinite(ys[place])]
+        if finite:
+            kept += sorted((min(finite, key=ys.__getitem__), max(finite, key=ys.__getitem__)))
+    return [xs[place] for place in kept], [ys[place] for place in kept]
 
 
 def _joined(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

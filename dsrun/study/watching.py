@@ -59,18 +59,20 @@ class WatchedRun:
 
     def look(self) -> None:
         """Read what is new."""
-        found = self._tail.look()
-        if found.is_anew:
-            self._forget()
-        for record in found.records:
-            self._take(record)
-        self._bad_lines += found.problems
+        is_anew = False
+        for found in self._tail.parts():
+            if found.is_anew:
+                is_anew = True
+                self._forget()
+            for record in found.records:
+                self._take(record)
+            self._bad_lines += found.problems
         self._bad_status = []
         try:
             self.status = self.run.read_status()
         except (DataError, OSError) as error:
             self._bad_status = [str(error)]
-        if self.total_steps is None or found.is_anew:
+        if self.total_steps is None or is_anew:
             self.total_steps = self._find_total()
 
     def _forget(self) -> None:
