@@ -1,0 +1,155 @@
+"""Rows of results for whoever reads them: a table on a terminal, JSON and CSV for programs, Markdown for a page.
+
+A command makes each row twice: `rows` with every figure as it is, which JSON and CSV get, and `shown` with what a person reads, for table
+and Markdown. One option at most says which of them is printed; results go to stdout, always whole, and only a table on a terminal
+is cut to its width: columns are left out from the right, and a line says which.
+
+CSV is Python's, with one line feed a row: nothing where a value is not known, lists and dictionaries as JSON. In Markdown what would
+end a cell or begin a code, an emphasis or a tag is escaped, since names of folders are foreign text.
+"""
+
+import csv
+import io
+import json
+import math
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import typer
+
+from dsrun.cli_tables import print_table
+from dsrun.errors import UsageError
+
+Form = Literal["table", "json", "csv", "md"]
+Row = Mapping[str, Any]
+
+CsvOption = Annotated[bool, typer.Option("--csv", help="Comma-separated values on stdout.")]
+MarkdownOption = Annotated[bool, typer.Option("--md", help="A Markdown table on stdout.")]
+
+_NUMBER = re.compile(r"[+-]?[\d.,]+%?([eE][+-]?\d+)?( [\[(].*)?")  # also one with its interval behind it
+_SPECIAL_IN_MARKDOWN = re.compile(r"[\\|`*<>]")
+GAP = 2  # spaces between columns
+
+
+def form_of(*, json_output: bool, csv_output: bool, markdown: bool) -> Form:
+    """What the options ask for.
+
+    Raises:
+        UsageError: more than one.
+    """
+    asked: list[tuple[str, Form]] = [
+        (option, form)
+        for option, form, is_asked in (
+            ("--json", "json", json_output),
+            ("--csv", "csv", csv_output),
+            ("--md", "md", markdown),
+        )
+        if is_asked
+    ]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(option for option, _ in asked)}: choose one.")
+    return asked[0][1] if asked else "table"
+
+
+def print_rows(form: Form, rows: Sequence[Row], shown: Sequence[Row], *, document: Any = None) -> None:
+    """One table on stdout.
+
+    Args:
+        rows: values as they are, JSON's types, equal keys in all.
+        shown: texts for people.
+        document: what JSON gets instead of `rows`.
+    """
+    if form == "json":
+        print(json_text(rows if document is None else document))
+    elif form == "csv":
+        sys.stdout.write(csv_text(rows))
+    elif form == "md":
+        sys.stdout.write(markdown_text(shown))
+    else:
+        print_fitting(shown)
+
+
+def print_fitting(rows: Sequence[Row]) -> None:
+    """A table no wider than the terminal, its last columns left out if need be; where stdout is none, all of it."""
+    left_out: list[str] = []
+    if sys.stdout.isatty():
+        rows, left_out = fitting(rows, shutil.get_terminal_size().columns)
+    print_table([dict(row) for row in rows])
+    if left_out:
+        print(f"not shown, the terminal is too narrow: {', '.join(left_out)} (--csv and --json have all)")
+
+
+def fitting(rows: Sequence[Row], width: int) -> tuple[list[Row], list[str]]:
+    """The first columns of rows that fit side by side, one at least, and the names of the others."""
+    names = list(rows[0]) if rows else []
+    used, kept = -GAP, 0
+    for name in names:
+        used += GAP + max(len(str(name)), *(len(cell_text(row[name])) for row in rows))
+        if used > width and kept:
+            break
+        kept += 1
+    return [{name: row[name] for name in names[:kept]} for row in rows], names[kept:]
+
+
+def cell_text(value: Any) -> str:
+    """A value as a table shows it."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """The rows with a line of names before them; empty for no rows."""
+    if not rows:
+        return ""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(list(rows[0]))
+    writer.writerows([_csv_cell(value) for value in row.values()] for row in rows)
+    return text.getvalue()
+
+
+def markdown_text(rows: Sequence[Row]) -> str:
+    """A table in GitHub's Markdown, columns of numbers to the right; empty for no rows."""
+    if not rows:
+        return ""
+    names = list(rows[0])
+    cells = [["" if row[name] is None else cell_text(row[name]) for name in names] for row in rows]
+    is_number = [all(_NUMBER.fullmatch(line[column]) for line in cells if line[column]) for column in range(len(names))]
+    lines = [[escaped(str(name)) for name in names], ["---:" if right else "---" for right in is_number]]
+    lines += [[escaped(cell) for cell in line] for line in cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def escaped(text: str) -> str:
+    """A text as a cell of a Markdown table that shows it letter by letter."""
+    return _SPECIAL_IN_MARKDOWN.sub(lambda found: "\\" + found.group(), " ".join(text.split())).replace("](", "]\\(")
+
+
+def json_text(value: Any) -> str:
+    """JSON, with null for what it has no number for."""
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _csv_cell(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json_line(value) if isinstance(value, Mapping | list | tuple) else value
+
+
+def json_line(value: Any) -> str:
+    """JSON on one line."""
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,54 @@
+"""Rows as a table, JSON, CSV and Markdown."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from dsrun.cli_rows import csv_text, fitting, form_of, markdown_text, print_rows
+from dsrun.errors import UsageError
+
+ROWS = [
+    {"run": 'a|b, "c"\n*d*', "cer": 0.123456789, "seeds": [1, 2], "p": None},
+    {"run": "<b>[x](y)", "cer": float("inf"), "seeds": [], "p": 0.5},
+]
+
+
+def test_csv_read_again_has_every_digit_and_nothing_for_what_is_not_known():
+    names, first, second = csv.reader(io.StringIO(csv_text(ROWS)))
+    assert names == ["run", "cer", "seeds", "p"]
+    assert first == ['a|b, "c"\n*d*', "0.123456789", "[1, 2]", ""]
+    assert second == ["<b>[x](y)", "", "[]", "0.5"]
+
+
+def test_markdown_cells_end_where_they_should_and_numbers_stand_right():
+    shown = [{"run": row["run"], "cer": cer} for row, cer in zip(ROWS, ("0.123 [0.1, 0.2]", None), strict=True)]
+    assert markdown_text(shown).splitlines() == [
+        "| run | cer |",
+        "| --- | ---: |",
+        r'| a\|b, "c" \*d\* | 0.123 [0.1, 0.2] |',
+        r"| \<b\>[x]\(y) |  |",
+    ]
+
+
+def test_no_rows_are_no_lines():
+    assert (csv_text([]), markdown_text([]), fitting([], 80)) == ("", "", ([], []))
+
+
+def test_json_has_null_for_infinity(capsys):
+    print_rows("json", ROWS, [])
+    assert json.loads(capsys.readouterr().out)[1]["cer"] is None
+
+
+def test_a_narrow_terminal_gets_the_first_columns_and_the_names_of_the_others():
+    rows = [{"run": "x" * 10, "cer": 0.25, "more": "yes"}]
+    assert fitting(rows, 16) == ([{"run": "x" * 10, "cer": 0.25}], ["more"])
+    assert fitting(rows, 22) == (rows, [])
+    assert fitting(rows, 3) == ([{"run": "x" * 10}], ["cer", "more"])
+
+
+def test_two_forms_at_once_are_refused():
+    assert form_of(json_output=False, csv_output=False, markdown=True) == "md"
+    with pytest.raises(UsageError, match="--json and --csv: choose one"):
+        form_of(json_output=True, csv_output=True, markdown=False)
