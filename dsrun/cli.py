@@ -24,6 +24,8 @@ from dsrun.cli_options import ConfigOption, JsonOption, SetOption
 from dsrun.cli_recognise import evaluate
 from dsrun.cli_report import EXAMPLE as REPORT_EXAMPLE
 from dsrun.cli_report import report
+from dsrun.cli_results import EXAMPLE as RESULTS_EXAMPLE
+from dsrun.cli_results import results
 from dsrun.cli_scores import print_scores
 from dsrun.cli_study import print_json, study_app
 from dsrun.cli_sweep import EXAMPLE as SWEEP_EXAMPLE
@@ -61,6 +63,7 @@ app.command("transcribe", epilog=TRANSCRIBE_EXAMPLE)(transcribe)
 app.command("diff", epilog=DIFF_EXAMPLE)(diff)
 app.command("verify", epilog=VERIFY_EXAMPLE)(verify)
 app.command("watch", epilog=WATCH_EXAMPLE)(watch)
+app.command("results", epilog=RESULTS_EXAMPLE)(results)
 study_app.command("tensorboard", epilog=TENSORBOARD_EXAMPLE)(tensorboard)
 app.command("report", epilog=REPORT_EXAMPLE)(report)
 
