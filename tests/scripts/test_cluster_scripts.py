@@ -23,7 +23,10 @@ SLURM_SCRIPTS = ("slurm_train.sh", "slurm_multinode.sh", "slurm_array.sh")
 FAKE_DSRUN = """#!/usr/bin/env bash
 here="$(dirname "$0")"
 run=run
-case " $* " in *" --where "*) echo "$run"; exit 0 ;; esac
+case " $* " in
+  *" --where "*) echo "$run"; exit 0 ;;
+  *" --list "*) printf 'index  name\\n0  a\\n1  b\\n2  c\\n'; exit 0 ;;
+esac
 echo "$CUDA_VISIBLE_DEVICES|$*" >>"$here/dsrun.calls"
 process=0
 previous=
@@ -160,7 +163,7 @@ def test_sbatch_requeues_appends_and_signals_two_minutes_or_more_before_the_limi
     assert int(asked.partition("@")[2]) >= 120
 
 
-@pytest.mark.parametrize("script", [*SLURM_SCRIPTS, "local_gpus.sh"])
+@pytest.mark.parametrize("script", [*SLURM_SCRIPTS, "local_gpus.sh", "sweep_gpus.sh"])
 def test_help_is_the_scripts_own_header(cluster, script):
     result = cluster.run(script, "--help")
     assert result.returncode == 0
@@ -348,6 +351,53 @@ def test_an_index_or_a_list_that_does_not_fit_is_an_error(cluster, runs):
     assert twice.returncode == 2
     assert "'a.yaml' stands there twice" in twice.stderr
     assert cluster.calls("dsrun") == cluster.calls("sbatch") == []
+
+
+def test_an_array_of_a_sweep_trains_the_run_of_each_index(cluster):
+    file = cluster.folder / "s.yaml"
+    file.write_text("grid: {seed: [1, 2, 3]}\n")
+    options = [file, "--set", "x=1", "--folder", "f"]
+    assert cluster.run("slurm_array.sh", *options).returncode == 0
+    assert cluster.calls("sbatch") == [f"--array=0-2%4 {SCRIPTS}/slurm_array.sh {file} --set x=1 --folder f"]
+    shown = cluster.run("slurm_array.sh", "--print", "--only", "2", *options).stdout
+    assert f"2: dsrun sweep {file} --index 2 --set x=1 --folder f\n" in shown
+    assert cluster.calls("dsrun") == []
+    outside = cluster.run("slurm_array.sh", "--only", "3", *options)
+    assert outside.returncode == 2
+    assert "run 3" in outside.stderr
+    assert "runs 0 to 2" in outside.stderr
+    cluster.set(code=75)
+    job = {"SLURM_JOB_ID": 42, "SLURM_ARRAY_JOB_ID": 40, "SLURM_ARRAY_TASK_ID": 1}
+    assert cluster.run("slurm_array.sh", *options, **job).returncode == 75
+    assert cluster.calls("dsrun") == [f"|sweep {file} --index 1 --set x=1 --folder f"]
+    assert cluster.calls("scontrol") == ["requeue 40_1"]
+    cluster.status(900, state="done")
+    assert cluster.run("slurm_array.sh", *options, **job).returncode == 0
+    assert len(cluster.calls("dsrun")) == 1
+
+
+def test_a_sweep_on_the_gpus_of_a_node_hands_out_those_that_are_visible(cluster):
+    result = cluster.run("sweep_gpus.sh", "s.yaml", "--set", "x=1", CUDA_VISIBLE_DEVICES="2,5")
+    assert result.returncode == 0, result.stderr
+    assert cluster.run("sweep_gpus.sh", "--runs", 2, "s.yaml").returncode == 0
+    assert cluster.calls("dsrun") == ["2,5|sweep s.yaml --gpus 2,5 --set x=1", "|sweep s.yaml --gpus 0,1,2,3 --jobs 2"]
+    shown = cluster.run("sweep_gpus.sh", "--print", "--runs", 1, "s.yaml", CUDA_VISIBLE_DEVICES="2,5")
+    assert shown.stdout == "dsrun sweep s.yaml --gpus 2,5 --jobs 1\n"
+    for options, text in [
+        ([], "which sweep"),
+        (["--runs", "3", "s.yaml"], "not shared out evenly"),
+        (["-x", "s.yaml"], "comes after"),
+    ]:
+        refused = cluster.run("sweep_gpus.sh", *options)
+        assert refused.returncode == 2
+        assert text in refused.stderr
+    cluster.set(wait_0="")
+    (cluster.bin / "started.0").unlink()
+    process = cluster.start("sweep_gpus.sh", "s.yaml")
+    cluster.wait_until_started(0)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 75
 
 
 def test_local_processes_share_the_gpus_and_one_coordinator(cluster):
