@@ -1,0 +1,87 @@
+"""What a claim is, what a verdict is, and how one follows from an interval.
+
+Verdicts: `agrees`, `differs`, `cannot tell` (the interval allows both), `not testable here` (no such hardware, or not built), `not run`
+(the part has not run yet, or failed: the reason says which). With toy sizes every verdict is prefixed: those numbers mean nothing.
+
+Two rules come again and again. Both are about a difference of error rates, positive where the claim's format is worse, with its 95%
+interval [low, high], and a margin chosen beforehand, `MARGIN`, one character in a hundred:
+
+    as good       agrees if high < margin; differs if low > 0 and high >= margin; else cannot tell
+    loses         agrees if low > 0; differs if high < margin; else cannot tell
+
+So neither "as good" nor "loses" follows from an interval that only contains zero: of that the words are "no difference seen".
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Verdict = Literal["agrees", "differs", "cannot tell", "not testable here", "not run"]
+MARGIN = 0.01  # of a character error rate
+
+
+class MissingError(Exception):
+    """What a claim is judged by is not there; says which part brings it, or why it cannot be had here."""
+
+
+class NotHereError(Exception):
+    """This machine, or this version of dsrun, cannot test the claim; says why."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A verdict, the measurement in words, and every number in it."""
+
+    verdict: Verdict
+    measured: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One line of the table.
+
+    Args:
+        name: stable, for talk.json and tests.
+        says: the talk's claim, in our words. slide: where, "" where the number is not known.
+        tested: what was run and looked at. rule: when it agrees, differs, or neither.
+        part: that brings the evidence. command: to get this figure alone.
+        judge: from the evidence; raises MissingError or NotHereError.
+    """
+
+    name: str
+    says: str
+    slide: str
+    tested: str
+    rule: str
+    part: str
+    command: str
+    judge: Callable[[Any], Judged]
+
+
+def as_good(low: float, high: float, *, margin: float = MARGIN) -> Verdict:
+    """No worse, by an interval of the difference."""
+    if high < margin:
+        return "agrees"
+    return "differs" if low > 0 else "cannot tell"
+
+
+def loses(low: float, high: float, *, margin: float = MARGIN) -> Verdict:
+    """Worse, by an interval of the difference."""
+    if low > 0:
+        return "agrees"
+    return "differs" if high < margin else "cannot tell"
+
+
+AS_GOOD_RULE = f"agrees if the interval of the difference ends below +{MARGIN:g}; differs if it ends above and excludes 0; else cannot tell"
+LOSES_RULE = (
+    f"agrees if the interval of the difference lies above zero; differs if it ends below +{MARGIN:g}; else cannot tell"
+)
+
+
+def both(first: Verdict, second: Verdict) -> Verdict:
+    """A claim of two halves: it agrees if both do, and differs if one does."""
+    for verdict in ("not run", "not testable here", "differs", "cannot tell"):
+        if verdict in (first, second):
+            return verdict
+    return "agrees"

@@ -1,0 +1,233 @@
+"""The table of claims as JSON, Markdown and a page with the figures, from FOLDER alone: the same folder gives the same bytes.
+
+talk.json and talk.md need no figure and are written first; so a figure that cannot be drawn does not take the table with it. Every
+verdict is given by its claim's rule, and each claim by itself: one that cannot be judged says why and the others stand."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from dsrun.errors import DataError
+from scripts.talk import on_bits, on_formats, on_magnitudes, on_probabilities, on_speech, on_speed, on_sums
+from scripts.talk.claims import Claim, Judged, MissingError, NotHereError
+from scripts.talk.evidence import Evidence
+from scripts.talk.running import write_json
+
+TITLE = "Computer Arithmetic in Deep Learning: the talk's claims, tested"
+TALK = 'the talk "Computer Arithmetic in Deep Learning" (B. Catanzaro)'
+# In the order of the talk.
+CLAIMS: list[Claim] = [
+    *on_speech.CLAIMS[:2],
+    *on_probabilities.CLAIMS,
+    *(claim for claim in on_formats.CLAIMS if claim.name == "ctc_float16"),
+    *on_speed.CLAIMS,
+    *(claim for claim in on_formats.CLAIMS if claim.name in ("float8", "one_bit")),
+    *on_sums.CLAIMS,
+    *on_magnitudes.CLAIMS[:4],
+    *(claim for claim in on_formats.CLAIMS if claim.name not in ("ctc_float16", "float8", "one_bit")),
+    *on_magnitudes.CLAIMS[4:],
+    *on_speech.CLAIMS[2:],
+    *on_bits.CLAIMS,
+]
+# How the page marks verdicts; the words say the same.
+MARKS = {
+    "agrees": "better",
+    "differs": "worse",
+    "cannot tell": "untold",
+    "not testable here": "same",
+    "not run": "unfinished",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A claim with its verdict."""
+
+    claim: Claim
+    judged: Judged
+    is_tiny: bool
+
+    @property
+    def verdict(self) -> str:
+        """With toy sizes the word is there and not meant."""
+        return f"tiny: {self.judged.verdict}" if self.is_tiny else self.judged.verdict
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything."""
+        claim = self.claim
+        facts = {name: getattr(claim, name) for name in ("name", "says", "slide", "tested", "rule", "part", "command")}
+        return {**facts, "verdict": self.verdict, "measured": self.judged.measured, "numbers": self.judged.numbers}
+
+
+def judge_all(evidence: Evidence) -> list[Row]:
+    """Every claim, in the talk's order."""
+    return [Row(claim, judge(claim, evidence), evidence.size == "tiny") for claim in CLAIMS]
+
+
+def judge(claim: Claim, evidence: Evidence) -> Judged:
+    """A claim's verdict; where there is none, why."""
+    try:
+        return claim.judge(evidence)
+    except NotHereError as error:
+        return Judged("not testable here", str(error))
+    except MissingError as error:
+        return Judged("not run", str(error))
+    except DataError as error:
+        return Judged("not run", f"what was measured is damaged: {error}")
+
+
+def write_pages(folder: Path) -> list[Path]:
+    """talk.json, talk.md, and talk.html with its figures; what was written, the page last.
+
+    Raises:
+        DataError: a run folder is damaged so that the page cannot be made; the table is there by then.
+    """
+    evidence = Evidence(folder)
+    rows = judge_all(evidence)
+    document = {"title": TITLE, "settings": evidence.settings, "machine": machine(evidence), "summary": in_short(rows)}
+    write_json(folder / "talk.json", document | {"claims": [row.to_json() for row in rows]})
+    (folder / "talk.md").write_text(markdown(rows, machine(evidence)), encoding="utf-8")
+    return [folder / "talk.json", folder / "talk.md", write_page(evidence, rows)]
+
+
+def in_short(rows: Sequence[Row]) -> str:
+    """Numbers of verdicts in a sentence."""
+    counts = Counter(row.judged.verdict for row in rows)
+    listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in MARKS if counts[verdict])
+    tiny = " Toy sizes: a trial of the script, no verdict is meant." if rows and rows[0].is_tiny else ""
+    return f"Of {len(rows)} claims: {listed}.{tiny}"
+
+
+def machine(evidence: Evidence) -> dict[str, Any]:
+    """Device and commit of the runs; of the benches where there are no runs."""
+    found: dict[str, Any] = {}
+    if runs := evidence.runs:
+        found["device"] = ", ".join(dict.fromkeys(str(run.device) for run in runs))
+        found["commit"] = ", ".join(dict.fromkeys(str(run.commit) for run in runs))
+        found["trainings"] = len(runs)
+    try:
+        bench = evidence.report("speed", "step")["machine"]
+        found |= {"platform": bench["platform"], "jax": bench["jax"], "devices": bench["devices"]}
+    except MissingError:
+        pass
+    return found
+
+
+def markdown(rows: Sequence[Row], facts: dict[str, Any]) -> str:
+    """The table, and below it how each claim was tested and its rule."""
+    lines = [
+        f"# {TITLE}",
+        "",
+        f"Made by `scripts/reproduce_talk.sh` from real runs; the claims are those of {TALK}. {in_short(rows)}",
+    ]
+    lines += ["", "; ".join(f"{name}: {value}" for name, value in facts.items()) or "nothing was run yet", ""]
+    lines += _table(("slide", "claim", "measured", "verdict", "command"), [_cells(row) for row in rows])
+    lines += [
+        "",
+        "## How each was tested, and when it would have agreed",
+        "",
+        "Rules were written before the numbers.",
+        "",
+    ]
+    tested = [(row.claim.says, row.claim.tested, row.claim.rule) for row in rows]
+    return "\n".join([*lines, *_table(("claim", "tested", "rule"), tested)]) + "\n"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    command = f"`{row.claim.command}`" if row.claim.command != "none" else ""
+    return row.claim.slide, row.claim.says, row.judged.measured, f"**{row.verdict}**", command
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    return ["| " + " | ".join(row) + " |" for row in (list(columns), ["---"] * len(columns), *escaped)]
+
+
+def write_page(evidence: Evidence, rows: Sequence[Row]) -> Path:
+    """talk.html by the machinery of `dsrun report`, the claims first."""
+    from dsrun.study import report
+    from dsrun.study.exhibit import Exhibit
+
+    page = evidence.folder / "talk.html"
+    report.check_output(page)
+    runs = evidence.runs
+    found = report.make_report(runs, baseline=runs[0].name, benches=_benches(evidence)) if runs else None
+    claims = Exhibit(
+        "claims", "The talk's claims", in_short(rows), in_short(rows), _flat(rows), html=claims_table(rows)
+    )
+    exhibits = [claims, *study_exhibits(evidence), *(found.exhibits if found else []), *bits_exhibits(evidence)]
+
+    class TalkReport(report.Report):
+        """A report whose first words are about the claims."""
+
+        @property
+        def summary(self) -> str:
+            return f"{in_short(rows)} From real runs on this machine, by scripts/reproduce_talk.sh."
+
+    notes, groups = (found.notes, found.groups) if found else ([], [])
+    report.write_report(TalkReport(TITLE, runs, groups, notes, exhibits), page)
+    return page
+
+
+def _benches(evidence: Evidence) -> list[dict[str, Any]]:
+    benches = []
+    for step in ("step", "scaling", "deep_speech_2"):
+        try:
+            benches.append(evidence.report("speed", step))
+        except MissingError:
+            continue
+    return benches
+
+
+def study_exhibits(evidence: Evidence) -> list[Any]:
+    """The cartoon and the sums, drawn from what they printed."""
+    from dsrun.study import accumulate_exhibit, cartoon_exhibit
+
+    found = []
+    for step, function in (
+        ("cartoon", cartoon_exhibit.cartoon_exhibit),
+        ("accumulate", accumulate_exhibit.accumulate_exhibit),
+    ):
+        path = evidence.folder / "sums" / f"{step}.json"
+        if path.is_file():
+            found.append(function(path))
+    return found
+
+
+def bits_exhibits(evidence: Evidence) -> list[Any]:
+    """The determinism strip of the equal runs."""
+    return []
+
+
+def _flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    names = ("slide", "claim", "verdict", "measured", "tested", "rule", "command")
+    return [
+        dict(zip(names, (c.slide, c.says, row.verdict, row.judged.measured, c.tested, c.rule, c.command), strict=True))
+        for row in rows
+        for c in [row.claim]
+    ]
+
+
+def claims_table(rows: Sequence[Row]) -> Markup:
+    """The table of the page; everything foreign escaped."""
+    body = Markup("").join(_line(row) for row in rows)
+    head = Markup(
+        '<th scope="col">Claim</th><th scope="col">Slide</th><th scope="col">Verdict</th><th scope="col">Measured</th>'
+    )
+    return Markup('<table class="cards"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>').format(head, body)
+
+
+def _line(row: Row) -> Markup:
+    claim = row.claim
+    details = Markup(
+        "<details><summary>rule and command</summary><p>{}</p><p>Tested: {}</p><p><code>{}</code></p></details>"
+    ).format(claim.rule, claim.tested, claim.command)
+    cells = Markup(
+        '<td data-label="Slide">{}</td><td data-label="Verdict"><span class="verdict {}">{}</span></td>'
+    ).format(claim.slide, MARKS[row.judged.verdict], row.verdict)
+    measured = Markup('<td class="long">{}{}</td>').format(escape(row.judged.measured), details)
+    return Markup('<tr><th scope="row">{}</th>{}{}</tr>').format(claim.says, cells, measured)

@@ -1,0 +1,246 @@
+"""Running parts: one process at a time, its stdout kept whole or not at all, time left told, and a failure noted and passed by.
+
+FOLDER/settings.json     what the folder was begun with; another size or other data are refused
+FOLDER/<part>/<step>.json    what a step said; its log beside it
+FOLDER/parts.json        state of each part that has begun: done or failed, minutes, and of a failure the reason
+
+A signal is passed on to the step's process group, which may write a checkpoint; the same command goes on.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from scripts.talk.claims import MissingError
+from scripts.talk.parts import REPOSITORY, Part, Settings, Step, write_tiny_data
+
+TELL_EVERY = 30.0  # seconds
+GRACE = 60.0  # for a stopped step to write its checkpoint
+MOST_WORDS = 300  # of a reason
+# What these say changes bits, and dsrun refuses what it does not know.
+OWN_VARIABLES = ("XLA_FLAGS", "NPROC", "PJRT_NPROC")
+
+
+class UsageError(Exception):
+    """A mistake in how the script was called; one message, exit code 2."""
+
+
+class StoppedError(Exception):
+    """A signal; carries the exit code."""
+
+    def __init__(self, code: int):
+        super().__init__(code)
+        self.code = code
+
+
+def begin(settings: Settings) -> None:
+    """Make the folder, or see that it was begun with the same settings.
+
+    Raises:
+        UsageError: it was not, or it cannot be written.
+    """
+    path = settings.folder / "settings.json"
+    try:
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            there = json.loads(path.read_text(encoding="utf-8"))
+            if there != settings.to_json():
+                raise UsageError(
+                    f"{settings.folder} was begun with {there}, and this is {settings.to_json()}: give another --folder, or the same "
+                    "options."
+                )
+        elif any(settings.folder.iterdir()):
+            raise UsageError(f"{settings.folder}: not empty, and not begun by this script. Give another --folder.")
+        else:
+            write_json(path, settings.to_json())
+        if settings.is_tiny:
+            write_tiny_data(settings.folder)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{settings.folder}: {error}. Give another --folder.") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """FOLDER/parts.json, {} if there is none yet or it is damaged: it decides nothing that cannot be done again."""
+    try:
+        found = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+class Running:
+    """Parts of a folder, one after the other."""
+
+    def __init__(self, settings: Settings, parts: Mapping[str, Part], chosen: Sequence[str]):
+        self.settings, self.parts, self.chosen = settings, parts, chosen
+        self.state = read_state(settings.folder)
+        self.stopped: int | None = None
+        self.started = time.monotonic()
+
+    def run(self) -> list[str]:
+        """Every chosen part; returns the names of those that failed.
+
+        Raises:
+            StoppedError: a signal came; everything that was done is kept.
+        """
+        before = {
+            number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        }
+        try:
+            for number, name in enumerate(self.chosen, start=1):
+                self._run_part(number, self.parts[name])
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return [name for name in self.chosen if self.state.get(name, {}).get("state") == "failed"]
+
+    def _stop(self, number: int, frame: Any) -> None:
+        self.stopped = 130 if number == signal.SIGINT else 75
+
+    def _run_part(self, number: int, part: Part) -> None:
+        left = [step for step in part.steps if not self.output(part, step).is_file()]
+        if not left:
+            if part.steps:
+                self._note(part, state="done")
+            say(f"{part.name}: {'done before' if part.steps else part.shows}")
+            return
+        say(
+            f"{part.name} ({number} of {len(self.chosen)}): {part.shows}; {in_minutes(self._left(part, 0.0))} left in all"
+        )
+        begun = time.monotonic()
+        for step in left:
+            try:
+                words = step.words()
+            except MissingError as error:
+                self._fail(part, step, str(error), begun)
+                return
+            code = self._run_step(part, step, words, begun)
+            if code not in step.codes:
+                self._fail(part, step, f"exit code {code}: {last_words(self.log(part, step))}", begun)
+                return
+        self._note(part, state="done", minutes=(time.monotonic() - begun) / 60)
+
+    def _fail(self, part: Part, step: Step, reason: str, begun: float) -> None:
+        say(f"{part.name}: FAILED at {step.name}: {reason}")
+        self._note(part, state="failed", step=step.name, reason=reason, minutes=(time.monotonic() - begun) / 60)
+
+    def _note(self, part: Part, **facts: Any) -> None:
+        minutes = facts.pop("minutes", 0.0) + self.state.get(part.name, {}).get("minutes", 0.0)
+        self.state[part.name] = facts | {"minutes": round(minutes, 2)}
+        write_json(self.settings.folder / "parts.json", self.state)
+
+    def _run_step(self, part: Part, step: Step, words: Sequence[str], begun: float) -> int:
+        output, log = self.output(part, step), self.log(part, step)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        aside = output.with_name(f".{output.name}.part")
+        with aside.open("wb") as out, log.open("ab") as complaints:
+            process = subprocess.Popen(
+                [sys.executable, *words],
+                stdout=out,
+                stderr=complaints,
+                stdin=subprocess.DEVNULL,
+                cwd=REPOSITORY,
+                env={name: value for name, value in os.environ.items() if name not in OWN_VARIABLES},
+                start_new_session=True,  # a signal reaches the step through us, once
+            )
+            code = self._wait(process, lambda: self._tell(part, step, begun))
+        if self.stopped is not None:
+            self._note(part, state="stopped", minutes=(time.monotonic() - begun) / 60)
+            raise StoppedError(self.stopped)
+        if code in step.codes:
+            os.replace(aside, output)
+        return code
+
+    def _wait(self, process: subprocess.Popen, tell: Callable[[], None]) -> int:
+        told = time.monotonic()
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=0.5)
+            if self.stopped is not None:
+                return _end(process, signal.SIGINT if self.stopped == 130 else signal.SIGTERM)
+            if time.monotonic() - told >= TELL_EVERY:
+                told = time.monotonic()
+                tell()
+
+    def _tell(self, part: Part, step: Step, begun: float) -> None:
+        took = (time.monotonic() - begun) / 60
+        share = f"{part.progress():.0%} done, " if part.progress else ""
+        say(
+            f"{part.name}: {step.name}; {share}{in_minutes(took)} so far; about {in_minutes(self._left(part, took))} left in all"
+        )
+
+    def _left(self, now: Part, took: float) -> float:
+        """Minutes: of this part by what it has done, where that can be seen; else by the plan, at this machine's pace."""
+        share = now.progress() if now.progress else 0.0
+        known = [
+            self.parts[name]
+            for name, facts in self.state.items()
+            if facts.get("state") == "done" and name in self.parts
+        ]
+        planned, spent = sum(part.minutes for part in known), sum(self.state[part.name]["minutes"] for part in known)
+        pace = max(spent / planned, 1.0) if planned > 2 else 1.0
+        own = max(now.minutes * pace - took, 0.0)
+        if share > 0.02 and took > 1:
+            done_now = max(share - self._share_before(now, share), 0.01)
+            own = took / done_now * (1 - share)
+        later = self.chosen[self.chosen.index(now.name) + 1 :]
+        return own + pace * sum(self.parts[name].minutes for name in later if not self._is_done(self.parts[name]))
+
+    def _share_before(self, part: Part, share: float) -> float:
+        """What was done of a part when this process came to it."""
+        self._before = getattr(self, "_before", {})
+        return self._before.setdefault(part.name, share)
+
+    def _is_done(self, part: Part) -> bool:
+        return all(self.output(part, step).is_file() for step in part.steps)
+
+    def output(self, part: Part, step: Step) -> Path:
+        """What a step said, once it is done."""
+        return self.settings.folder / part.name / f"{step.name}.json"
+
+    def log(self, part: Part, step: Step) -> Path:
+        """What a step told on stderr, of every try."""
+        return self.settings.folder / part.name / f"{step.name}.log"
+
+
+def _end(process: subprocess.Popen, number: signal.Signals) -> int:
+    """Ask a step's processes to stop, and end them if they do not."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+    try:
+        return process.wait(timeout=GRACE)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
+
+
+def last_words(log: Path) -> str:
+    """The end of a log in one line."""
+    text = " ".join(log.read_text(encoding="utf-8", errors="replace").split())
+    return text if len(text) <= MOST_WORDS else "... " + text[-MOST_WORDS:]
+
+
+def in_minutes(minutes: float) -> str:
+    """A time as people say it."""
+    return f"{minutes:.0f} min" if minutes >= 1 else "less than a minute"
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

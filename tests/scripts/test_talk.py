@@ -1,0 +1,309 @@
+"""The talk's claims: rules of verdicts, a folder's parts that go on where they were, and the table."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scripts.talk import on_bits, on_magnitudes, on_probabilities, on_sums
+from scripts.talk.__main__ import main
+from scripts.talk.claims import Claim, Judged, MissingError, NotHereError, as_good, both, loses
+from scripts.talk.ctc_on_corpus import plain_probability
+from scripts.talk.evidence import Evidence, spread
+from scripts.talk.pages import CLAIMS, MARKS, Row, in_short, judge, judge_all, markdown
+from scripts.talk.parts import Part, Settings, Step, all_parts, variations
+from scripts.talk.running import Running, StoppedError, UsageError, begin, read_state
+from tests.reference.ctc import enumerate_paths
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "good", "worse"),
+    [
+        (-0.002, 0.003, "agrees", "differs"),  # nothing seen, and too narrow for a loss of the margin
+        (-0.004, 0.020, "cannot tell", "cannot tell"),  # contains zero and the margin: neither follows
+        (0.002, 0.006, "agrees", "agrees"),  # worse, by less than the margin
+        (0.030, 0.050, "differs", "agrees"),
+        (-0.050, -0.030, "agrees", "differs"),
+    ],
+)
+def test_neither_as_good_nor_worse_follows_from_an_interval_that_only_contains_zero(low, high, good, worse):
+    assert as_good(low, high) == good
+    assert loses(low, high) == worse
+
+
+def test_a_claim_of_two_halves_differs_if_one_does():
+    assert both("agrees", "agrees") == "agrees"
+    assert both("agrees", "cannot tell") == "cannot tell"
+    assert both("cannot tell", "differs") == "differs"
+
+
+def test_the_interval_of_a_share_stays_between_0_and_1_and_shrinks():
+    for count, total in ((0, 20), (20, 20), (3, 20)):
+        low, high = on_probabilities.wilson(count, total)
+        assert 0 <= low <= count / total <= high <= 1
+    # Wilson 1927 for 3 of 20.
+    assert on_probabilities.wilson(3, 20) == pytest.approx((0.0524, 0.3604), abs=1e-3)
+    assert on_probabilities.wilson(0, 20)[1] > on_probabilities.wilson(0, 200)[1] > 0
+
+
+def test_plain_products_give_the_sum_over_all_paths_until_they_underflow():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(5, 3))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for labels in ([], [1], [1, 1], [2, 1, 2]):
+        loss, _ = enumerate_paths(logits, labels)
+        assert plain_probability(probabilities, labels, np.float64) == pytest.approx(np.exp(-loss), rel=1e-12)
+    uniform = np.full((100, 29), 1 / 29)  # 29**-100 times the number of paths is about 1e-140
+    assert plain_probability(uniform, [1, 2, 3], np.float32) == 0.0
+    assert 0.0 < plain_probability(uniform, [1, 2, 3], np.float64) < 1e-120
+
+
+def test_a_power_law_is_straight_and_a_uniform_spread_is_not_peaked():
+    exponents = np.arange(60)
+    triangle = (2.0 ** np.minimum(exponents - 40, 2 * (40 - exponents)) * 1e9).astype(int)
+    shape = on_magnitudes.shape_of(triangle)
+    assert shape.is_peaked
+    assert shape.is_straight
+    assert shape.slope == pytest.approx(1.0, abs=0.02)
+    flat = on_magnitudes.shape_of(np.full(40, 1000))
+    assert not flat.is_peaked
+    bell = (1e9 * np.exp(-(((exponents - 40) / 2.5) ** 2) / 2)).astype(int)  # log-normal: a parabola in this plot
+    assert on_magnitudes.shape_of(bell).straightness < 0.98
+    assert not on_magnitudes.shape_of(np.array([0, 0, 500, 1000, 0])).is_straight  # too few binades for a line
+
+
+def _write(folder, name, document):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document))
+
+
+def _sums(float16_mean, *, error=0.002):
+    row = {"draws": 10_000, "standard_error": error, "at_start": 0.0, "unrounded": 101.00021362304688}
+    rows = [
+        row | {"format": name, "accumulator": wide or name, "rounding": mode, "mean": mean}
+        for name in on_sums.FORMATS
+        for mode, wide, mean in (
+            ("ties_to_even", "", 100.0),
+            ("stochastic", "", float16_mean),
+            ("ties_to_even", "float32", 101.0),
+        )
+    ]
+    return {"sums": rows}
+
+
+def _verdict(module, name, folder):
+    return judge(next(claim for claim in module.CLAIMS if claim.name == name), Evidence(folder)).verdict
+
+
+def test_a_mean_agrees_within_four_standard_errors_and_differs_beyond(tmp_path):
+    _write(tmp_path, "sums/accumulate.json", _sums(101.005))
+    assert _verdict(on_sums, "sum_stochastic", tmp_path) == "agrees"
+    assert _verdict(on_sums, "sum_nearest", tmp_path) == "agrees"
+    assert _verdict(on_sums, "sum_master", tmp_path) == "agrees"
+    assert _verdict(on_sums, "sum_exactly", tmp_path) == "differs"  # the talk's slip
+    _write(tmp_path, "sums/accumulate.json", _sums(101.05))
+    assert _verdict(on_sums, "sum_stochastic", tmp_path) == "differs"
+
+
+def test_the_update_with_the_minus_runs_away(tmp_path):
+    assert _verdict(on_sums, "cartoon_sign", tmp_path) == "differs"
+
+
+@pytest.mark.parametrize(
+    ("again", "control", "verdict"),
+    [(True, False, "agrees"), (False, False, "differs"), (True, True, "not testable here")],
+)
+def test_equal_bits_mean_nothing_where_the_control_is_equal_too(tmp_path, again, control, verdict):
+    kind = {"what": "tensor hashes", "steps": 52, "equal_up_to": 52, "first_different": None}
+    rows = [
+        {"case": case, "same": same, "compared": [kind], "first_different": None if same else 3}
+        for case, same in (("again", again), ("control", control))
+    ]
+    _write(tmp_path, "bits/runs.json", {"rows": rows})
+    assert _verdict(on_bits, "same_run", tmp_path) == verdict
+    assert _verdict(on_bits, "devices", tmp_path) == "not testable here"  # one device only
+
+
+def test_every_claim_has_a_rule_a_part_and_a_verdict_even_of_an_empty_folder(tmp_path):
+    rows = judge_all(Evidence(tmp_path))
+    assert len({row.claim.name for row in rows}) == len(rows) == len(CLAIMS)
+    parts = all_parts(Settings(tmp_path))
+    for row in rows:
+        assert row.judged.verdict in MARKS
+        assert row.claim.rule
+        assert row.claim.part in parts
+    text = markdown(rows, {})
+    assert text.count("\n| ") == 2 * len(rows) + 4
+    assert "not run" in in_short(rows)
+
+
+def test_a_damaged_document_is_a_verdict_with_a_reason_and_not_the_end(tmp_path):
+    (tmp_path / "sums").mkdir()
+    (tmp_path / "sums" / "accumulate.json").write_text('{"sums": [')
+    found = judge(next(claim for claim in CLAIMS if claim.name == "sum_nearest"), Evidence(tmp_path))
+    assert found.verdict == "not run"
+    assert "part sums" in found.measured
+
+
+def test_a_claim_that_cannot_be_tested_here_says_why():
+    def cannot(evidence):
+        raise NotHereError("no GPU")
+
+    claim = Claim("x", "x", "1", "x", "x", "speed", "x", cannot)
+    assert judge(claim, None) == Judged("not testable here", "no GPU")
+
+
+def test_toy_sizes_are_said_at_every_verdict():
+    claim = CLAIMS[0]
+    row = Row(claim, Judged("agrees", "1"), is_tiny=True)
+    assert row.verdict == "tiny: agrees"
+    assert "trial" in in_short([row])
+
+
+def test_the_sweep_has_every_variation_that_a_claim_asks_for(tmp_path):
+    names = variations(Path("configs/sweeps/talk.yaml"))
+    assert len(set(names)) == len(names)
+    asked = set()
+
+    class Asked(Evidence):
+        def group(self, variation):
+            asked.add(variation)
+            raise MissingError("asked")
+
+    evidence = Asked(tmp_path)
+    for claim in CLAIMS:
+        judge(claim, evidence)
+    # Those that a judge comes to first; stochastic and ternary are asked for after another one.
+    assert asked <= {*names}
+    assert {
+        "float32",
+        "float16_storage",
+        "bfloat16_nearest",
+        "fixed16_stochastic",
+        "float16_ctc",
+        "binary",
+    } <= asked | {"float32"}
+
+
+def _part(folder, *codes):
+    """Steps of Python programs that print, each ending with its code."""
+    steps = [Step(f"step_{i}", ["-c", f"import sys; print('{{}}'); sys.exit({code})"]) for i, code in enumerate(codes)]
+    return Part("trial", 1, "a trial", tuple(steps))
+
+
+def test_a_part_that_is_done_is_not_run_again_and_one_that_failed_is(tmp_path):
+    settings = Settings(tmp_path / "folder")
+    begin(settings)
+    assert Running(settings, {"trial": _part(tmp_path, 0, 3)}, ["trial"]).run() == ["trial"]
+    state = read_state(settings.folder)["trial"]
+    assert (state["state"], state["step"]) == ("failed", "step_1")
+    assert "exit code 3" in state["reason"]
+    first = settings.folder / "trial" / "step_0.json"
+    before = first.stat().st_mtime_ns
+    assert not (settings.folder / "trial" / "step_1.json").exists()
+    assert Running(settings, {"trial": _part(tmp_path, 0, 0)}, ["trial"]).run() == []
+    assert first.stat().st_mtime_ns == before
+    assert read_state(settings.folder)["trial"]["state"] == "done"
+
+
+def test_a_failed_part_does_not_end_the_others_and_is_told_in_the_table(tmp_path):
+    settings = Settings(tmp_path / "folder")
+    begin(settings)
+    good = Part("ctc", 1, "a trial", (Step("other", ["-c", "print('{}')"]),))
+    bad = Part("sums", 1, "a trial", (Step("accumulate", ["-c", "raise SystemExit('no such thing')"]),))
+    assert Running(settings, {"sums": bad, "ctc": good}, ["sums", "ctc"]).run() == ["sums"]
+    assert (settings.folder / "ctc" / "other.json").is_file()
+    found = judge(next(claim for claim in CLAIMS if claim.name == "sum_nearest"), Evidence(settings.folder))
+    assert found.verdict == "not run"
+    assert "no such thing" in found.measured
+
+
+def test_a_step_that_lacks_an_earlier_one_fails_with_the_part_that_brings_it(tmp_path):
+    settings = Settings(tmp_path / "folder")
+    begin(settings)
+    parts = all_parts(settings)
+    assert Running(settings, parts, ["learned"]).run() == ["learned"]
+    assert "part sweep" in read_state(settings.folder)["learned"]["reason"]
+
+
+def test_a_folder_of_another_size_or_of_somebody_else_is_refused(tmp_path):
+    begin(Settings(tmp_path / "a", "tiny"))
+    with pytest.raises(UsageError, match="begun with"):
+        begin(Settings(tmp_path / "a"))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not begun by this script"):
+        begin(Settings(tmp_path / "b"))
+    (tmp_path / "c").write_text("a file")
+    with pytest.raises(UsageError, match="another --folder"):
+        begin(Settings(tmp_path / "c"))
+
+
+def test_a_signal_stops_the_step_and_keeps_what_was_done(tmp_path):
+    settings = Settings(tmp_path / "folder")
+    begin(settings)
+    mark = tmp_path / "started"
+    slow = f"import pathlib, time; pathlib.Path({str(mark)!r}).touch(); time.sleep(60)"
+    part = Part("trial", 1, "a trial", (Step("quick", ["-c", "print('{}')"]), Step("slow", ["-c", slow])))
+    wait = f"while not pathlib.Path({str(mark)!r}).exists(): time.sleep(0.01)"
+    killer = f"import os, pathlib, time\n{wait}\nos.kill({os.getpid()}, {int(signal.SIGTERM)})"
+    other = subprocess.Popen([sys.executable, "-c", killer])  # the signal goes to whoever waits for the step
+    with pytest.raises(StoppedError) as stopped:
+        Running(settings, {"trial": part}, ["trial"]).run()
+    other.wait()
+    assert stopped.value.code == 75
+    assert (settings.folder / "trial" / "quick.json").is_file()
+    assert not (settings.folder / "trial" / "slow.json").exists()
+    assert read_state(settings.folder)["trial"]["state"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "speeed"], "no such part"),
+        (["--jobs", "0"], "at least 1"),
+        (["--full"], "needs manifests"),
+        (["--tiny", "--data", "a", "b", "c"], "brings its own data"),
+        (["--data", "a", "b", "c"], "no such file"),
+    ],
+)
+def test_mistakes_are_one_message_and_exit_code_2(tmp_path, capsys, arguments, message):
+    assert main([*arguments, "--folder", str(tmp_path / "folder")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "folder").exists()
+
+
+def test_listing_and_printing_run_nothing(tmp_path, capsys):
+    for option in ("--list", "--print"):
+        assert main([option, "--folder", str(tmp_path / "folder")]) == 0
+    said = capsys.readouterr().out
+    assert "sweep" in said
+    assert "dsrun sweep configs/sweeps/talk.yaml" in said
+    assert not (tmp_path / "folder").exists()
+
+
+def test_a_spread_that_is_one_number_is_said_once():
+    assert spread([0.5, 0.5001], digits=2) == "0.50"
+    assert spread([0.5, 0.25], digits=2) == "0.25 to 0.50"
+
+
+@pytest.mark.slow
+def test_the_script_runs_to_its_end_with_toy_sizes_and_says_that_they_are(tmp_path):
+    command = [sys.executable, "-m", "scripts.talk", "--tiny", "--folder", str(tmp_path / "talk")]
+    found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-3000:]
+    document = json.loads((tmp_path / "talk" / "talk.json").read_text())
+    assert all(claim["verdict"].startswith("tiny: ") for claim in document["claims"])
+    assert not [claim for claim in document["claims"] if claim["verdict"] == "tiny: not run"]
+    page = (tmp_path / "talk" / "talk.html").read_bytes()
+    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert again.returncode == 0
+    assert (tmp_path / "talk" / "talk.html").read_bytes() == page
