@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from dsrun.cli_options import JsonOption
+from dsrun.cli_rows import CsvOption, Form, MarkdownOption, form_of, print_rows
 from dsrun.errors import UsageError
 from dsrun.study.watching import ENDED, WatchedRun
 
@@ -31,7 +33,9 @@ def watch(
     forever: Annotated[
         bool, typer.Option("--forever", help="Stay when all runs have ended, and wait for folders that are not there.")
     ] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="With --once: one JSON document.")] = False,
+    json_output: JsonOption = False,
+    csv_output: CsvOption = False,
+    markdown: MarkdownOption = False,
 ) -> None:
     """Watch runs as they train: state, step, loss, dev CER, speed, time left, loss scale, skipped steps, swallowed updates.
 
@@ -43,12 +47,13 @@ def watch(
     """
     from rich.console import Console
 
-    if json_output and not once:
-        raise UsageError("--json is one document, and watching has no end: write --once --json.")
+    form = form_of(json_output=json_output, csv_output=csv_output, markdown=markdown)
+    if form != "table" and not once:
+        raise UsageError(f"--{form} is one document, and watching has no end: write --once --{form}.")
     watched = Watched(paths or [DEFAULT], waits=forever or not paths)
     watched.look()
     if once:
-        print_once(watched.runs, is_json=json_output)
+        print_once(watched.runs, form)
         return
     console = Console()
     loop = Loop(watched, is_forever=forever)
@@ -189,24 +194,15 @@ def watch_in_lines(loop: Loop, every: float) -> None:
         loop.wait(every)
 
 
-def print_once(runs: Sequence[WatchedRun], *, is_json: bool) -> None:
-    """One table, or one document."""
-    from dsrun.cli_study import print_json
-    from dsrun.cli_tables import print_table
-    from dsrun.study.sparkline import sparkline
+def print_once(runs: Sequence[WatchedRun], form: Form) -> None:
+    """One table, or one document; as the live table has it, with the columns for people that it would show."""
     from dsrun.study.styles import label_of
+    from dsrun.watch_view import texts
 
-    rows = [run.row() | {"arithmetic": label_of(run.config)} for run in runs]
-    if is_json:
-        print_json({"runs": rows})
-    elif rows:
-        order = [name for name in rows[0] if name != "note"]
-        curves = [sparkline(run.losses, width=12, is_log=True) for run in runs]
-        print_table(
-            [
-                {name: row[name] for name in order} | {"loss curve": curve, "note": row["note"]}
-                for row, curve in zip(rows, curves, strict=True)
-            ]
-        )
-    else:
+    if not runs:
         print("no run folders", file=sys.stderr)
+    rows = [run.row() for run in runs]
+    figures = [row | {"arithmetic": label_of(run.config)} for run, row in zip(runs, rows, strict=True)]
+    print_rows(
+        form, figures, [texts(run, row) for run, row in zip(runs, rows, strict=True)], document={"runs": figures}
+    )

@@ -127,6 +127,13 @@ def _cells(run: WatchedRun, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def texts(run: WatchedRun, row: dict[str, Any]) -> dict[str, str]:
+    """A row as the table has it, in words alone."""
+    cells = _cells(run, row)
+    found = {column.title or column.name: cells[column.name] for column in COLUMNS if column.name != "bar"}
+    return {name: str(cell).strip() for name, cell in found.items()} | {"note": printable(row["note"])}
+
+
 def terminal_style(run: WatchedRun) -> str:
     """The colour of a run's format."""
     colour = style_of(run.config).colour

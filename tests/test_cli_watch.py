@@ -48,9 +48,12 @@ def test_once_prints_a_row_a_run_and_json_is_one_document(tmp_path):
         write_run_folder(tmp_path / name, config={"arithmetic.storage.format": "float16"})
     table = CliRunner().invoke(app, ["watch", str(tmp_path), "--once"])
     assert table.exit_code == 0
-    assert [line.split()[0] for line in table.stdout.splitlines()[1:]] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert [line.split()[:3] for line in table.stdout.splitlines()[1:]] == [["a", "done", "8/8"], ["b", "done", "8/8"]]
     document = json.loads(CliRunner().invoke(app, ["watch", str(tmp_path), "--once", "--json"]).stdout)
     assert [row["arithmetic"] for row in document["runs"]] == ["float16", "float16"]
+    lines = CliRunner().invoke(app, ["watch", str(tmp_path), "--once", "--csv"]).stdout.splitlines()
+    assert lines[0].startswith("run,state,step,total_steps,")
+    assert lines[1].startswith(f"{tmp_path / 'a'},done,8,8,")
 
 
 def test_runs_that_are_given_and_have_ended_are_left_at_once(tmp_path, capsys):
@@ -154,5 +157,7 @@ def test_one_run_has_curves_its_newest_sample_and_no_control_characters(tmp_path
 
 
 def test_json_without_once_is_refused():
-    result = CliRunner().invoke(app, ["watch", "--json"])
-    assert isinstance(result.exception, UsageError)
+    for form in ("--json", "--csv", "--md"):
+        result = CliRunner().invoke(app, ["watch", form])
+        assert isinstance(result.exception, UsageError)
+        assert f"--once {form}" in str(result.exception)

@@ -9,6 +9,7 @@ Only runs that are done are in answer and table.
 The same records give the same bytes: no date, no path of this machine. What an interval is, `statistics.py` says.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ DIVERGED = 4  # exit code
 MOST_KEYS = 12  # that are listed as differing
 LONGEST_LABEL = 48  # beyond it a group is called by its run's folder, and the table of what differs tells the rest
 Row = dict[str, str]
+_SPECIAL = re.compile(r"[\\|`*<>]")
 
 INTRODUCTION = """# Results
 
@@ -269,5 +271,5 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Foreign text as Markdown that shows it: bars, angle brackets and line ends."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    """Foreign text as Markdown that shows it letter by letter."""
+    return _SPECIAL.sub(lambda found: "\\" + found.group(), " ".join(text.split())).replace("](", "]\\(")
