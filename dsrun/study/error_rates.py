@@ -26,7 +26,8 @@ WIDEST_LABEL = 2.4
 def error_rates(runs: Sequence[RunRecord], *, split: Split = "test") -> Exhibit | None:
     """Rates and differences on test and dev; None where nothing was scored."""
     found = verdicts(group_runs(runs), split)
-    splits = sorted((own for own in SPLITS if any(own in one.rates for one in found)), key=lambda own: own != split)
+    first = found[0].split
+    splits = sorted((own for own in SPLITS if any(own in one.rates for one in found)), key=lambda own: own != first)
     if not splits:
         return None
     answer = _answer(found, splits[0])
@@ -58,9 +59,10 @@ def _answer(found: Sequence[Verdict], split: Split) -> str:
         if len(compared) > 1
         else f"The difference to {first.group.label}"
     )
+    whose = f"that of {one.group.label}: " if len(compared) > 1 else ""
     unseen = len(compared) - len(seen)
     rest = f"; with {unseen} of {len(compared)} settings no difference was seen" if unseen else ""
-    return f"{what} in {split} CER is {one.group.label}'s, {signed(gap.value)} ({signed(gap.low)} to {signed(gap.high)}){rest}."
+    return f"{what} in {split} CER is {whose}{signed(gap.value)} ({signed(gap.low)} to {signed(gap.high)}){rest}."
 
 
 def _about(found: Sequence[Verdict], splits: Sequence[Split]) -> list[str]:
@@ -72,7 +74,7 @@ def _about(found: Sequence[Verdict], splits: Sequence[Split]) -> list[str]:
         texts.append(f"Errors of each utterance of {' and '.join(unknown)} are not known, so there are no intervals.")
     seeds = {len(rate.seeds) for one in found for rate in one.rates.values()}
     if seeds == {1}:
-        texts.append("One seed each: other seeds may differ.")
+        texts.append(f"One seed{' each' if len(found) > 1 else ''}: other seeds may differ.")
     else:
         texts.append("Hollow marks are single seeds.")
         if 1 in seeds:
@@ -119,7 +121,10 @@ def _draw(found: Sequence[Verdict], splits: Sequence[Split], width: float) -> "F
     names = [broken(one.label, LABEL_POINTS, width - 1.7 if narrow else WIDEST_LABEL) for one in found]
     row = (NARROW_ROW if narrow else ROW) + max(name.count("\n") for name in names) * LINE_INCHES
     has_differences = any(one.differences for one in found)
-    panels = [(own, kind) for own in splits for kind in ("rate", "difference")[: 1 + has_differences]]
+    kinds = [(own, kind) for own in splits for kind in ("rate", "difference")[: 1 + has_differences]]
+    is_drawn = [kind == "rate" or any(own in one.differences for one in found) for own, kind in kinds]
+    # On a wide page an empty panel keeps its place, so that the others stand below one another.
+    panels = [panel if drawn else None for panel, drawn in zip(kinds, is_drawn, strict=True) if drawn or not narrow]
     inside = row * len(found)
     count = len(panels) if narrow else len(splits)
     height = (HEAD + FOOT + inside) * count
@@ -127,7 +132,10 @@ def _draw(found: Sequence[Verdict], splits: Sequence[Split], width: float) -> "F
     left, right, gap = _margins(found, names, width, has_differences=has_differences)
     across = 1 if narrow or not has_differences else 2
     wide = (width - left - right - gap * (across - 1)) / across
-    for number, (own, kind) in enumerate(panels):
+    for number, panel in enumerate(panels):
+        if panel is None:
+            continue
+        own, kind = panel
         x = left + (wide + gap) * (number % across)
         bottom = height - (HEAD + FOOT + inside) * (number // across) - HEAD - inside
         axes = figure.add_axes((x / width, bottom / height, wide / width, inside / height))

@@ -122,14 +122,15 @@ class Key:
     @property
     def height(self) -> float:
         """Inches."""
-        return 0.19 * len(self.rows) + 0.1 * bool(self.rows)
+        return sum(self._heights) + 0.1 * bool(self.rows)
 
     @cached_property
     def rows(self) -> list[list[tuple[str, Style, float]]]:
-        """Entries a row, as many as there is room for, each with its left edge in inches."""
+        """Entries a row, as many as there is room for, each with its left edge in inches; what is too long for a row has lines."""
         rows: list[list[tuple[str, Style, float]]] = []
         x = 0.0
-        for label, style in self.entries:
+        for entry, style in self.entries:
+            label = broken(entry, LABEL_POINTS, self.room - 0.42)
             needed = 0.42 + text_width(label, LABEL_POINTS)
             if not rows or x + needed > self.room:
                 rows.append([])
@@ -138,17 +139,24 @@ class Key:
             x += needed + 0.22
         return rows
 
+    @property
+    def _heights(self) -> list[float]:
+        return [0.19 + max(label.count("\n") for label, _, _ in row) * LINE_INCHES for row in self.rows]
+
     def draw(self, figure: "Figure") -> None:
         """At the figure's top, which must have been left free."""
         width, height = figure.get_size_inches()
-        for number, row in enumerate(self.rows):
-            y = height - 0.14 - 0.19 * number
+        y = height - 0.05
+        for row, tall in zip(self.rows, self._heights, strict=True):
+            middle = y - tall / 2
+            y -= tall
             for label, style, x in row:
                 left = x + 0.1
-                _add_line(figure, [(left, y), (left + 0.34, y)], color=style.colour, ls=style.dash, lw=1.9)
-                _add_line(figure, [(left + 0.17, y)], color=style.colour, marker=style.marker, ms=4.5)
+                _add_line(figure, [(left, middle), (left + 0.34, middle)], color=style.colour, ls=style.dash, lw=1.9)
+                _add_line(figure, [(left + 0.17, middle)], color=style.colour, marker=style.marker, ms=4.5)
                 figure.text(
-                    (left + 0.42) / width, y / height, label, fontsize=LABEL_POINTS, color=INK, va="center", parse_math=False
+                    (left + 0.42) / width, middle / height, label, fontsize=LABEL_POINTS, color=INK, va="center",
+                    linespacing=1.1, parse_math=False,
                 )  # fmt: skip
 
 

@@ -22,8 +22,8 @@ from dsrun.study.outcomes import outcome
 from dsrun.study.run_record import RunRecord
 from dsrun.study.styles import Style, distinct_styles
 
-FEWEST_EPOCHS = 8  # of fewer, a point each would be no curve: then each `WINDOWS`th of the run is a point
-WINDOWS = 60
+FEWEST_EPOCHS = 8  # of fewer, a point each would be no curve
+POINTS = 60  # of such a run's curve
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,24 @@ def learning_curves(runs: Sequence[RunRecord]) -> Exhibit | None:
 
 
 def losses(run: RunRecord) -> Points:
-    """Train loss, the mean over each epoch, or over equal stretches of a run of few epochs."""
+    """Train loss, the mean over each epoch; of a run of few epochs at more places, over as many steps as an epoch has before each."""
     steps = run.steps
     epochs = np.unique(steps.epoch[np.isfinite(steps.epoch)])
     if len(epochs) >= FEWEST_EPOCHS:
         pieces = [np.flatnonzero(steps.epoch == epoch) for epoch in epochs]
     else:
-        pieces = [piece for piece in np.array_split(np.arange(len(steps)), min(WINDOWS, len(steps))) if len(piece)]
+        window = steps_averaged(run)
+        ends = np.unique(np.linspace(window, max(len(steps), window), POINTS).round().astype(int))
+        pieces = [np.arange(end - window, end) for end in ends if end <= len(steps)]
     last = np.array([piece[-1] for piece in pieces], int)
     return Points(steps.step[last], _elapsed(run)[last], np.array([_mean_loss(run, piece) for piece in pieces]))
+
+
+def steps_averaged(run: RunRecord) -> int:
+    """Steps that a point of the train loss is the mean of, in a run of few epochs: an epoch, of a single one a twentieth."""
+    epoch = run.steps.epoch
+    first = int((epoch == epoch[0]).sum()) if len(epoch) and np.isfinite(epoch[0]) else len(epoch)
+    return first if 0 < first <= len(epoch) / 2 else max(len(epoch) // 20, 1)
 
 
 def _mean_loss(run: RunRecord, piece: np.ndarray) -> float:
@@ -151,14 +160,12 @@ def _about(groups: Sequence[Group]) -> list[str]:
     texts = []
     if ended := [f"{run.name} {outcome(run).text}" for run in runs if outcome(run).kind != "complete"]:
         texts.append(f"Not complete: {'; '.join(ended)}.")
-    is_by_epoch = all(len(np.unique(run.steps.epoch[np.isfinite(run.steps.epoch)])) >= FEWEST_EPOCHS for run in runs)
-    each = "an epoch" if is_by_epoch else f"an epoch, or over a {WINDOWS}th of a run of fewer than {FEWEST_EPOCHS}"
-    if ended:
-        texts.append("A cross is where such a run ended.")
+    is_by_epoch = all(len(np.unique(run.steps.epoch)) > 1 for run in runs if len(run.steps))
+    each = "an epoch" if is_by_epoch else "an epoch, or a twentieth of a run of one"
     texts.append(f"Bold: CER on dev, a marker an evaluation. Thin: train loss in nats an utterance, mean over {each}.")
     seeds = {len(group.runs) for group in groups}
     if seeds == {1}:
-        texts.append("One seed each: other seeds may differ.")
+        texts.append(f"One seed{' each' if len(groups) > 1 else ''}: other seeds may differ.")
     else:
         texts.append("Line: mean over the seeds; band: from the lowest of them to the highest.")
         if 1 in seeds:

@@ -65,8 +65,9 @@ def draw_curves(curves: Sequence[Curves], width: float) -> "Figure":
     texts = [broken(each.label, LABEL_POINTS, most) for each in curves]
     needed = max(text_width(text, LABEL_POINTS) for text in texts)
     lowest = LOSS_HEIGHT * (NARROW_HEIGHT if is_narrow(width) else 1.0)
-    has_labels = needed <= most and sum(room_for(texts)) <= lowest + 0.1
-    key = Key([(each.label, each.style) for each in curves] if not has_labels else [], width - 0.2)
+    has_labels = len(curves) > 1 and needed <= most and sum(room_for(texts)) <= lowest + 0.1
+    has_key = len(curves) > 1 and not has_labels
+    key = Key([(each.label, each.style) for each in curves] if has_key else [], width - 0.2)
     height, panels = _layout(width, needed + 0.42 if has_labels else 0.0, key.height)
     figure = Figure(figsize=(width, height), facecolor="white")
     longest = [line.seconds for each in curves for line in each.loss]
@@ -150,7 +151,7 @@ def _scale(axes: "Axes", values: Sequence[np.ndarray]) -> None:
     found = np.concatenate([*values, []])
     found = found[np.isfinite(found)]
     if not len(found) or found.min() <= 0 or found.max() / found.min() < LOG_FROM:
-        if len(found) and found.min() >= 0:
+        if len(found) and 0 <= found.min() < 0.5 * found.max():
             axes.set_ylim(bottom=0)
         return
     axes.set_yscale("log")

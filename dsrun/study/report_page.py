@@ -21,7 +21,7 @@ from dsrun.evaluation.page import visible
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.figure_files import Picture
 from dsrun.study.run_record import RunRecord
-from dsrun.study.runs_table import Cell, cell, commands, run_names, run_rows
+from dsrun.study.runs_table import Cell, cell, commands, run_names, runs_table
 
 MOST_ROWS = 100  # of an exhibit's numbers in the page; all are in its CSV
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
@@ -77,16 +77,17 @@ def render_page(
     """The page's text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["visible"] = visible
-    columns, rows, shared = run_rows(runs)
+    table = runs_table(runs)
     typed = [(name, commands(run)) for name, run in zip(run_names(runs), runs, strict=True)]
     return environment.from_string(_template()).render(
         title=title,
         summary=summary,
         notes=notes,
         items=[_with_markup(item) for item in items],
-        shared=shared,
-        run_columns=columns,
-        run_rows=rows,
+        shared=table.shared,
+        run_columns=table.head,
+        run_rows=table.rows,
+        more_settings=table.more,
         commands=[(name, command) for name, command in typed if command],
         version=__version__,
     )

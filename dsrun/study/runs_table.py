@@ -16,6 +16,7 @@ from dsrun.study.run_record import RunRecord, Split
 SPLITS: tuple[Split, ...] = ("dev", "test")
 ABSENT = "–"
 MOST_NAMED = 6
+MOST_SETTINGS = 5  # columns of the table
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,32 @@ def run_names(runs: Sequence[RunRecord]) -> list[str]:
     return unique
 
 
-def run_rows(runs: Sequence[RunRecord]) -> tuple[list[Cell], list[list[Cell]], list[tuple[str, str]]]:
-    """The table's head, its rows, and names and values of what all runs have in common."""
+@dataclass(frozen=True)
+class RunsTable:
+    """What was run.
+
+    Fields:
+        head, rows: a row a run. shared: names and values of what all runs have in common.
+        more: settings that differ and for which the table has no room, each with its value in every run.
+    """
+
+    head: list[Cell]
+    rows: list[list[Cell]]
+    shared: list[tuple[str, str]]
+    more: list[tuple[str, list[str]]]
+
+
+def runs_table(runs: Sequence[RunRecord]) -> RunsTable:
+    """The runs in the order given."""
     always = [{"run": name, **_progress(run)} for name, run in zip(run_names(runs), runs, strict=True)]
     facts = [_facts(run) for run in runs]
-    is_shared = {name: len(runs) > 1 and len({fact[name] for fact in facts}) == 1 for name in facts[0]}
+    is_shared = {name: len({fact[name] for fact in facts}) == 1 for name in facts[0]}
     shared = [(name, str(facts[0][name])) for name, same in is_shared.items() if same and facts[0][name] is not None]
     own = [name for name, same in is_shared.items() if not same]
-    settings = _settings(runs)
+    names, settings = _settings(runs)
+    shown_names = names[:MOST_SETTINGS]
     rows = [
-        row | settings[id(run)] | {name: fact[name] for name in own}
+        row | {key: settings[id(run)][key] for key in shown_names} | {name: fact[name] for name in own}
         for row, run, fact in zip(always, runs, facts, strict=True)
     ]
     cells = [[cell(value, name) for name, value in row.items()] for row in rows]
@@ -69,7 +86,8 @@ def run_rows(runs: Sequence[RunRecord]) -> tuple[list[Cell], list[list[Cell]], l
     ]
     cells = [[Cell(c.text, c.label, number) for c, number in zip(row, is_number, strict=True)] for row in cells]
     head = [Cell(name, "", number) for name, number in zip(rows[0], is_number, strict=True)]
-    return head, cells, shared
+    more = [(key, [settings[id(run)][key] for run in runs]) for key in names[MOST_SETTINGS:]]
+    return RunsTable(head, cells, shared, more)
 
 
 def _progress(run: RunRecord) -> dict[str, Any]:
@@ -83,12 +101,20 @@ def _progress(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def _settings(runs: Sequence[RunRecord]) -> dict[int, dict[str, str]]:
-    """Of each run, by `id`, the settings that are not the same in all of them."""
+def _settings(runs: Sequence[RunRecord]) -> tuple[list[str], dict[int, dict[str, str]]]:
+    """Names of the settings that are not the same in all runs, those that all of them have first, and their values by run's `id`."""
     groups = group_runs(runs)
-    keys = differing_keys(groups)
+    keys = sorted(differing_keys(groups), key=lambda key: any(group.config.get(key) is None for group in groups))
     names = short_names(keys)
-    return {id(run): {names[key]: shown(group, key) for key in keys} for group in groups for run in group.runs}
+    values = {
+        id(run): {names[key]: _short(shown(group, key)) for key in keys} for group in groups for run in group.runs
+    }
+    return list(names.values()), values
+
+
+def _short(value: str) -> str:
+    """A path's last two parts: where it lies is the matter of the machine that it was on."""
+    return "/".join(Path(value).parts[-2:]) if value.startswith("/") else value
 
 
 def _facts(run: RunRecord) -> dict[str, str | None]:
@@ -157,7 +183,7 @@ def _on_ends(runs: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
         if end.kind != "complete":
             reason = run.status.get("reason")
             why = f" ({reason})" if end.kind == "diverged" and isinstance(reason, str) else ""
-            found.append(f"{name} {end.text}{why}; what it left is shown.")
+            found.append(f"{name} {end.text}{why}" + ("; what it left is shown." if run.last_step else "."))
     return found
 
 
@@ -218,7 +244,7 @@ def _on_scores(runs: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
             found.append(f"Not scored on {split}, so without an interval there: {_named(missing)}.")
         elif missing:
             found.append(
-                f"No run has results of each utterance on {split}, so there are no intervals; `dsrun eval RUN` makes them."
+                f"No run has results of each utterance on {split}, so there are no intervals; `dsrun eval RUN --manifest FILE` makes them."
             )
     return found
 

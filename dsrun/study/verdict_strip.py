@@ -37,9 +37,6 @@ _WORDS = {
 def verdict_strip(runs: Sequence[RunRecord], *, split: Split = "test") -> Exhibit:
     """The strip; with one setting it is that setting's rates and costs."""
     found = verdicts(group_runs(runs), split)
-    if not any(split in one.rates for one in found) and any(one.rates for one in found):
-        other: Split = "dev" if split == "test" else "test"
-        found = verdicts(group_runs(runs), other)
     caption = " ".join([answer(found), *_about(found)])
     return Exhibit(
         "verdict",
@@ -95,7 +92,7 @@ def _about(found: Sequence[Verdict]) -> list[str]:
         texts.append(f"Not comparable: {apart[0]}.")
     seeds = {len(one.group.runs) for one in found}
     if seeds == {1}:
-        texts.append("One seed each: other seeds may differ.")
+        texts.append(f"One seed{' each' if len(found) > 1 else ''}: other seeds may differ.")
     elif 1 in seeds:
         texts.append("Where there is one seed, others may differ.")
     if any(one.time for one in found[1:]):
@@ -154,6 +151,8 @@ def _table(found: Sequence[Verdict]) -> Markup:
             split: Whiskers([one.differences[split] for one in found if split in one.differences], has_zero=True)
             for split in splits
         },
+        has_time=any(one.seconds for one in found),
+        has_bytes=any(one.bytes for one in found),
         classes={"no difference seen": "same", "not scored": "untold", "not comparable": "untold", "scored": "same"},
     )
     return Markup(text)

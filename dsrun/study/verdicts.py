@@ -78,7 +78,10 @@ class Verdict:
 
 
 def verdicts(groups: Sequence[Group], split: Split) -> list[Verdict]:
-    """One a setting; the first is the baseline."""
+    """One a setting, by rates on `split`, or on the other one if nobody was scored there; the first is the baseline."""
+    if not any(run.results_path(split) for group in groups for run in group.runs):
+        other: Split = "dev" if split == "test" else "test"
+        split = other if any(run.results_path(other) for group in groups for run in group.runs) else split
     first = _seconds(groups[0])
     styles = distinct_styles([group.config for group in groups])
     return [
