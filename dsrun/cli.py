@@ -17,6 +17,8 @@ import typer
 from dsrun import __version__
 from dsrun.cli_bench import bench_app
 from dsrun.cli_bits import DIFF_EXAMPLE, VERIFY_EXAMPLE, diff, verify
+from dsrun.cli_compare import EXAMPLE as COMPARE_EXAMPLE
+from dsrun.cli_compare import compare
 from dsrun.cli_data import data_app
 from dsrun.cli_help import FIRST, GroupedCommands
 from dsrun.cli_lm import lm_app
@@ -59,6 +61,7 @@ app.add_typer(study_app, name="study")
 app.add_typer(bench_app, name="bench")
 app.command("eval")(evaluate)
 app.command("sweep", epilog=SWEEP_EXAMPLE)(sweep)
+app.command("compare", epilog=COMPARE_EXAMPLE)(compare)
 app.command("transcribe", epilog=TRANSCRIBE_EXAMPLE)(transcribe)
 app.command("diff", epilog=DIFF_EXAMPLE)(diff)
 app.command("verify", epilog=VERIFY_EXAMPLE)(verify)

@@ -40,18 +40,11 @@ def form_of(*, json_output: bool, csv_output: bool, markdown: bool) -> Form:
     Raises:
         UsageError: more than one.
     """
-    asked: list[tuple[str, Form]] = [
-        (option, form)
-        for option, form, is_asked in (
-            ("--json", "json", json_output),
-            ("--csv", "csv", csv_output),
-            ("--md", "md", markdown),
-        )
-        if is_asked
-    ]
+    forms: dict[Form, bool] = {"json": json_output, "csv": csv_output, "md": markdown}
+    asked = [form for form, is_asked in forms.items() if is_asked]
     if len(asked) > 1:
-        raise UsageError(f"{' and '.join(option for option, _ in asked)}: choose one.")
-    return asked[0][1] if asked else "table"
+        raise UsageError(f"{' and '.join(f'--{form}' for form in asked)}: choose one.")
+    return asked[0] if asked else "table"
 
 
 def print_rows(form: Form, rows: Sequence[Row], shown: Sequence[Row], *, document: Any = None) -> None:

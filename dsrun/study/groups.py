@@ -46,6 +46,7 @@ WITHOUT_EFFECT = frozenset(
 )
 ARITHMETIC = "arithmetic."
 MOST_NAMED = 3  # settings in a label besides the arithmetic
+LONGEST_LABEL = 48
 
 
 @dataclass(frozen=True)
@@ -93,21 +94,29 @@ def differing_keys(groups: Sequence[Group]) -> list[str]:
 
 
 def shown(group: Group, key: str) -> str:
-    """A setting's value in a few letters, `-` where it is not set; of a manifest its name and the beginning of its digest."""
+    """A group's setting in a few letters; of a manifest its name and the beginning of its digest."""
     value = group.config.get(key)
     section, _, name = key.partition(".")
     if section == "data" and name in MANIFESTS and value:
         digest = group.runs[0].data_digest(name)
-        return "/".join(Path(str(value)).with_suffix("").parts[-2:]) + (f" {digest[:6]}" if digest else "")
+        return text_of(value) + (f" {digest[:6]}" if digest else "")
+    return text_of(value)
+
+
+def text_of(value: Any) -> str:
+    """A setting's value in a few letters, `-` where it is not set; of a path to a manifest the last two names."""
+    if isinstance(value, str) and value.endswith(".jsonl"):
+        return "/".join(Path(value).with_suffix("").parts[-2:])
     return "-" if value is None else value if isinstance(value, str) else _text(value)
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The shortest ends of dotted keys that tell them apart: `arithmetic.storage.format` as `storage.format`."""
+    """The shortest ends of dotted keys that tell them apart, of the arithmetic with the role: `storage.format`, `hidden`."""
     names = {}
     for key in keys:
         parts = key.split(".")
-        ends = [".".join(parts[-length:]) for length in range(1, len(parts) + 1)]
+        shortest = 2 if key.startswith(ARITHMETIC) and len(parts) > 2 else 1
+        ends = [".".join(parts[-length:]) for length in range(shortest, len(parts) + 1)]
         names[key] = next((end for end in ends if not _is_end_of_other(end, key, keys)), key)
     return names
 
@@ -129,12 +138,21 @@ def _labels(groups: Sequence[Group]) -> list[str]:
     for key in sorted(keys, key=lambda key: not all(group.config.get(key) is not None for group in groups)):
         if _splits(labels, groups, key):
             labels = _with(labels, groups, key, names[key], only_of=_repeated(labels))
+    labels = [
+        _by_run(label, group) if len(label) > LONGEST_LABEL else label
+        for label, group in zip(labels, groups, strict=True)
+    ]
     if repeated := _repeated(labels):
         labels = [
             f"{label}, run {g.runs[0].name}" if label in repeated else label
             for label, g in zip(labels, groups, strict=True)
         ]
     return _numbered(labels)
+
+
+def _by_run(label: str, group: Group) -> str:
+    """Of what would be a long list of settings the folder's name, which somebody chose to be short."""
+    return min(label, f"{label_of(group.config)}, run {group.runs[0].name}", key=len)
 
 
 def _with(

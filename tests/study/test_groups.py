@@ -56,12 +56,12 @@ def test_labels_name_few_other_settings_and_of_many_those_that_tell_apart(tmp_pa
 def test_arithmetic_that_the_name_leaves_out_is_added_where_it_tells_apart(tmp_path):
     away = {"arithmetic.storage.rounding": "ties_to_away"}
     labels = [g.label for g in groups_of(tmp_path, {}, FLOAT16, FLOAT16 | away)]
-    assert labels == ["float32", "float16, rounding ties_to_even", "float16, rounding ties_to_away"]
+    assert labels == ["float32", "float16, storage.rounding ties_to_even", "float16, storage.rounding ties_to_away"]
 
 
 def test_a_short_name_is_the_end_of_one_key_only():
-    keys = ["arithmetic.storage.format", "arithmetic.compute.format", "model.hidden"]
-    assert list(short_names(keys).values()) == ["storage.format", "compute.format", "hidden"]
+    keys = ["arithmetic.storage.format", "arithmetic.rules", "model.hidden", "features.kind", "schedule.kind"]
+    assert list(short_names(keys).values()) == ["storage.format", "rules", "hidden", "features.kind", "schedule.kind"]
 
 
 def test_shown_values_are_short(tmp_path):

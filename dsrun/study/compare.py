@@ -1,0 +1,292 @@
+"""Experiments beside each other: what differs in their settings, their error rates with intervals, differences to a baseline, costs.
+
+Everything is in one document of JSON's types (`compare_groups`), which the command prints as a table, JSON, CSV or Markdown and which a
+report draws. Nothing is averaged over groups and nothing left out in silence: what makes a number worth less than it looks (a run that is
+not done, other data, another decoder, another machine, a single seed) is a sentence in `notes`.
+
+Times are of the run's own machine. Bytes are of what a training step keeps from step to step, from `costs.json`, as the formats need and
+as the arrays have them; runs of before there was such a file have none.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsrun.errors import UsageError
+from dsrun.study.groups import Group, differing_keys, settings_of
+from dsrun.study.run_record import RunRecord, Split
+from dsrun.study.statistics import METRIC, Difference, Rate, Unit, difference, known_rate, rate_interval, why_not_paired
+
+SCHEMA_VERSION = 1
+SPLITS: tuple[Split, ...] = ("dev", "test")
+UNITS: tuple[Unit, ...] = ("characters", "words")
+DIVERGED = 4  # exit code
+MOST_NAMED = 4
+
+
+def baseline_of(groups: Sequence[Group], name: str | None) -> Group:
+    """The group that others are compared with: the first, or the one with this label, or with a run of this name or path.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name is None:
+        return groups[0]
+    for group in groups:
+        if group.label == name or any(name in (run.name, str(run.path), str(run.path.resolve())) for run in group.runs):
+            return group
+    resolved = Path(name).resolve()
+    for group in groups:
+        if any(run.path.resolve() == resolved for run in group.runs):
+            return group
+    raise UsageError(
+        f"--baseline {name}: no group or run of that name. There are: {'; '.join(group.label for group in groups)}."
+    )
+
+
+def compare_groups(
+    groups: Sequence[Group], baseline: Group, *, splits: Sequence[Split] = SPLITS, all_keys: bool = False
+) -> dict[str, Any]:
+    """The document; see the module. Groups in their order.
+
+    Raises:
+        UsageError: no run has a rate.
+        DataError: results are damaged.
+    """
+    keys = differing_keys(groups)
+    if all_keys:
+        keys = list(dict.fromkeys(key for group in groups for key in (*group.config, *settings_of(group.runs[0]))))
+        keys.remove("seed")
+    found = [_group(group, baseline, keys, splits) for group in groups]
+    if not any(rate for entry in found for rates in entry["rates"].values() for rate in rates.values()):
+        raise UsageError(
+            f"no error rates to compare: none of the runs ({_some(run.name for g in groups for run in g.runs)}) was evaluated yet "
+            f"on {' or '.join(splits)}. Training evaluates every training.evaluate_every_epochs and at its end; "
+            "`dsrun eval RUN` scores a checkpoint."
+        )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "baseline": baseline.label,
+        "splits": list(splits),
+        "keys": keys,
+        "groups": found,
+        "notes": notes(groups, baseline, splits),
+    }
+
+
+def _group(group: Group, baseline: Group, keys: Sequence[str], splits: Sequence[Split]) -> dict[str, Any]:
+    settings = settings_of(group.runs[0])
+    is_baseline = group is baseline
+    return {
+        "label": group.label,
+        "is_baseline": is_baseline,
+        "seeds": list(group.seeds),
+        "settings": {key: group.config.get(key, settings.get(key)) for key in keys},
+        "rates": {
+            split: {METRIC[unit]: _rate(rate_interval(group, split, unit)) for unit in UNITS} for split in splits
+        },
+        "differences": {
+            split: {
+                METRIC[unit]: None if is_baseline else _difference(difference(group, baseline, split, unit))
+                for unit in UNITS
+            }
+            for split in splits
+        },
+        "costs": costs_of(group.runs),
+        "runs": [_run(run, splits) for run in group.runs],
+    }
+
+
+def _rate(rate: Rate | None) -> dict[str, Any] | None:
+    if rate is None:
+        return None
+    return {
+        "value": rate.value,
+        "interval": None if rate.low is None else [rate.low, rate.high],
+        "seeds_interval": None if rate.seeds_low is None else [rate.seeds_low, rate.seeds_high],
+        "by_seed": list(rate.by_seed),
+        "seeds": list(rate.seeds),
+        "utterances": rate.utterances,
+    }
+
+
+def _difference(found: Difference | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "value": found.value,
+        "interval": [found.low, found.high],
+        "p": found.p,
+        "words": found.words,
+        "utterances_interval": [found.utterances_low, found.utterances_high],
+        "seeds_interval": None if found.seeds_low is None else [found.seeds_low, found.seeds_high],
+        **{name: value for name, value in asdict(found).items() if name in ("utterances", "paired", "method")},
+        "seeds": list(found.seeds),
+    }
+
+
+def _run(run: RunRecord, splits: Sequence[Split]) -> dict[str, Any]:
+    return {
+        "run": str(run.path),
+        "seed": run.seed,
+        "state": state_words(run),
+        "step": run.status.get("step"),
+        "best_step": run.best["step"] if run.best else None,
+        **{f"{split}_{METRIC[unit]}": known_rate(run, split, unit) for split in splits for unit in UNITS},
+        "minutes": _minutes(run),
+        "milliseconds_a_step": _milliseconds(run),
+        "commit": run.commit,
+        "device": run.device,
+    }
+
+
+def state_words(run: RunRecord) -> str:
+    """The run's state; of a failed one whether it diverged."""
+    return "diverged" if run.state == "failed" and run.exit_code == DIVERGED else run.state
+
+
+def costs_of(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """Minutes of training and milliseconds of a step (means over runs that are done), parameters, bytes."""
+    done = [run for run in runs if run.state == "done"] or list(runs)
+    roles = [role for role in _mapping(runs[0].costs.get("bytes")).values() if isinstance(role, Mapping)]
+    return {
+        "minutes": _mean(_minutes(run) for run in done),
+        "milliseconds_a_step": _mean(_milliseconds(run) for run in done),
+        "parameters": runs[0].costs.get("parameters") or parameters_listed(runs[0]),
+        "bytes_as_formats": _sum(role.get("as_formats") for role in roles),
+        "bytes_as_carried": _sum(role.get("as_carried") for role in roles),
+    }
+
+
+def parameters_listed(run: RunRecord) -> int | None:
+    """Values of the network by the last line of `parameters.txt`; None where there is no such file."""
+    try:
+        name, count = run.run.parameters.read_text(encoding="utf-8").splitlines()[-1].split()
+        return int(count.replace(",", "")) if name == "all" else None
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def notes(groups: Sequence[Group], baseline: Group, splits: Sequence[Split]) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    runs = [run for group in groups for run in group.runs]
+    found = [
+        *_incomplete(runs),
+        *_other_data(groups, baseline),
+        *_not_paired(groups, baseline, splits),
+        *_decoders(runs, splits),
+    ]
+    for what, values in (("commits of dsrun", [run.commit for run in runs]), ("devices", [run.device for run in runs])):
+        if len(known := {value for value in values if value}) > 1:
+            found.append(f"the runs are of different {what} ({', '.join(sorted(known))}): their times do not compare")
+    loose = {str(run.config.get("determinism")) for run in runs} - {"strict", "None"}
+    if loose:
+        found.append(f"determinism is {', '.join(sorted(loose))} in some runs: the same run again has other bits")
+    return [*found, *_chance(groups)]
+
+
+def _incomplete(runs: Sequence[RunRecord]) -> Iterable[str]:
+    for state in dict.fromkeys(map(state_words, runs)):
+        names = [run.name for run in runs if state_words(run) == state]
+        if state == "diverged":
+            yield f"diverged, so scored by the best checkpoint before if there is one: {_some(names)}"
+        elif state != "done":
+            yield f"not done ({state}), so their rates are of the best checkpoint so far: {_some(names)}"
+
+
+def _other_data(groups: Sequence[Group], baseline: Group) -> Iterable[str]:
+    first = baseline.runs[0]
+    for group in groups:
+        known = (first.data_digest("train"), group.runs[0].data_digest("train"))
+        if None not in known and known[0] != known[1]:
+            yield f"{group.label}: trained on other data than {baseline.label}"
+
+
+def _not_paired(groups: Sequence[Group], baseline: Group, splits: Sequence[Split]) -> Iterable[str]:
+    for split in splits:
+        without = [run.name for group in groups for run in group.runs if run.results(split) is None]
+        if without:
+            yield f"no differences on {split} without results by utterance, which `dsrun eval` makes: {_some(without)}"
+        reasons: dict[str, list[str]] = {}
+        for group in groups:
+            is_told = any(run.name in without for run in (*group.runs, *baseline.runs))
+            reason = None if group is baseline or is_told else why_not_paired(group, baseline, split)
+            if reason:
+                reasons.setdefault(reason, []).append(group.label)
+        for reason, labels in reasons.items():
+            yield f"no difference on {split} for {_some(labels)}: {reason}"
+
+
+def _decoders(runs: Sequence[RunRecord], splits: Sequence[Split]) -> Iterable[str]:
+    for split in splits:
+        used: dict[str, list[str]] = {}
+        for run in runs:
+            if decoder := decoder_of(run, split):
+                used.setdefault(decoder, []).append(run.name)
+        if len(used) > 1:
+            told = "; ".join(f"{decoder}: {_some(names)}" for decoder, names in used.items())
+            yield f"results on {split} are of different decoders, which is a difference of its own ({told})"
+
+
+def decoder_of(run: RunRecord, split: Split) -> str | None:
+    """What decoder made a run's results, in JSON; None where the file does not say."""
+    path = run.results_path(split)
+    if path is None:
+        return None
+    try:
+        with path.open(encoding="utf-8") as lines:
+            decoder = json.loads(lines.readline()).get("decoder")
+    except (OSError, ValueError, AttributeError):
+        return None
+    if isinstance(decoder, dict) and set(decoder) == {"kind"}:
+        return str(decoder["kind"])
+    return json.dumps(decoder, sort_keys=True) if decoder else None
+
+
+def _chance(groups: Sequence[Group]) -> Iterable[str]:
+    seeds = [len(group.runs) for group in groups]
+    if len(groups) < 2:
+        return
+    if min(seeds) == 1:
+        yield (
+            "groups of one seed: their differences are tested over utterances alone and hold for these networks; another seed may "
+            "turn them"
+        )
+    tested = len(groups) - 1
+    if tested > 1:
+        yield (
+            f"{tested} differences at 95% each: if none were true, one or more would be seen with a chance of up to "
+            f"{1 - 0.95**tested:.0%}"
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = len(listed) - MOST_NAMED
+    return ", ".join(listed[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _minutes(run: RunRecord) -> float | None:
+    return None if run.training_seconds is None else run.training_seconds / 60
+
+
+def _milliseconds(run: RunRecord) -> float | None:
+    return None if run.seconds_a_step is None else 1000 * run.seconds_a_step
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _sum(values: Iterable[Any]) -> int | None:
+    known = [value for value in values if isinstance(value, int)]
+    return sum(known) if known else None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,187 @@
+"""`dsrun compare`: groups, rates, differences, notes, and each form of output, on run folders made by hand."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from dsrun.cli import app
+from dsrun.errors import UsageError
+from tests.study.run_folders import write_run_folder
+
+FLOAT16 = {"arithmetic.storage.format": "float16"}
+LENGTHS = np.arange(5, 45, 2)
+
+
+def texts(seed, rate, lengths=LENGTHS):
+    """Utterances, some of whose characters are read wrongly."""
+    errors = np.random.Generator(np.random.Philox(seed)).binomial(lengths, rate)
+    said = ["abcde fghij klmno pqrst uvwxy abcde fghij klmn"[:n] for n in lengths]
+    return [(f"u{n:02}", s, "#" * e + s[e:]) for n, (s, e) in enumerate(zip(said, errors, strict=True))]
+
+
+def write(folder, config, seed, rate, **more):
+    found = {"dev": texts(2 * seed, rate), "test": texts(2 * seed + 1, rate)}
+    return write_run_folder(folder, config=config | {"seed": seed}, **{"texts": found} | more)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """float32 and float16 alike, bfloat16 much worse; three seeds each."""
+    tmp_path = tmp_path_factory.mktemp("sweep")
+    for seed in (1, 2, 3):
+        write(tmp_path / f"a-float32-{seed}", {}, seed, 0.2)
+        write(tmp_path / f"b-float16-{seed}", FLOAT16, seed, 0.2)
+        write(tmp_path / f"c-bfloat16-{seed}", {"arithmetic.storage.format": "bfloat16"}, seed, 0.4)
+    return tmp_path
+
+
+def run(*arguments):
+    """stdout of the command, called in process."""
+    found = CliRunner().invoke(app, ["compare", *map(str, arguments)], catch_exceptions=False)
+    assert found.exit_code == 0
+    return found.stdout
+
+
+def refusal(*arguments):
+    with pytest.raises(UsageError) as error:
+        CliRunner().invoke(app, ["compare", *map(str, arguments)], catch_exceptions=False)
+    return str(error.value)
+
+
+def test_a_worse_group_is_called_so_and_an_equal_one_is_not(sweep):
+    report = json.loads(run(sweep, "--json"))
+    assert [g["label"] for g in report["groups"]] == ["float32", "float16", "bfloat16"]
+    assert report["keys"] == ["arithmetic.storage.format"]
+    words = [[g["differences"][split]["cer"] for g in report["groups"]] for split in ("dev", "test")]
+    for baseline, same, worse in words:
+        assert baseline is None
+        assert same["words"] == "no difference seen"
+        assert same["value"] == 0  # the same errors by construction
+        assert worse["words"] == "worse"
+        assert worse["interval"][0] > 0
+        assert (worse["seeds"], worse["utterances"], worse["paired"]) == ([1, 2, 3], 20, True)
+    assert report["groups"][0]["rates"]["test"]["cer"]["utterances"] == 20
+
+
+def test_another_baseline_turns_the_sign(sweep):
+    report = json.loads(run(sweep, "--json", "--split", "test", "--baseline", "bfloat16"))
+    assert report["splits"] == ["test"]
+    assert report["groups"][0]["differences"]["test"]["cer"]["words"] == "better"
+    by_run = json.loads(run(sweep, "--json", "--baseline", sweep / "c-bfloat16-2"))
+    assert by_run["baseline"] == "bfloat16"
+    assert "There are: float32; float16; bfloat16" in refusal(sweep, "--baseline", "float64")
+
+
+def test_the_table_has_no_line_over_100_columns_and_says_the_verdicts(sweep):
+    table = run(sweep, "--split", "test")
+    assert "9 runs in 3 groups; baseline: float32" in table
+    (line,) = [line for line in table.splitlines() if line.startswith("bfloat16") and "worse" in line]
+    assert "<0.001" in line
+    assert "no difference seen" in table
+    assert max(map(len, table.splitlines()[:8])) <= 100
+
+
+def test_csv_has_every_figure_of_a_group_in_its_row(sweep):
+    rows = list(csv.DictReader(io.StringIO(run(sweep, "--csv"))))
+    report = json.loads(run(sweep, "--json"))["groups"]
+    assert [row["group"] for row in rows] == ["float32", "float16", "bfloat16"]
+    assert float(rows[2]["test_wer_difference_high"]) == report[2]["differences"]["test"]["wer"]["interval"][1]
+    assert float(rows[0]["dev_cer"]) == report[0]["rates"]["dev"]["cer"]["value"]
+    assert rows[0]["dev_cer_p"] == ""
+    assert rows[1]["arithmetic.storage.format"] == "float16"
+    assert float(rows[1]["milliseconds_a_step"]) == 500
+
+
+def test_markdown_is_the_table_of_a_results_page(sweep):
+    lines = run(sweep, "--md", "--split", "dev").splitlines()
+    assert lines[0] == "| group | dev CER, by seed | dev CER | dev difference | minutes | ms a step |"
+    assert lines[2].startswith("| float32 | ")
+    assert "p <0.001: worse" in lines[4].replace("\\", "")
+
+
+def test_by_seed_every_run_has_a_row(sweep):
+    rows = list(csv.DictReader(io.StringIO(run(sweep, "--by-seed", "--csv", "--metric", "cer"))))
+    assert [(row["group"], row["seed"]) for row in rows[:4]] == [
+        ("float32", "1"), ("float32", "2"), ("float32", "3"), ("float16", "1"),
+    ]  # fmt: skip
+    assert "test_wer" not in rows[0]
+
+
+def test_all_keys_shows_what_is_equal_too(sweep):
+    keys = json.loads(run(sweep, "--json", "--all-keys"))["keys"]
+    assert "model.hidden" in keys
+    assert "data.test" in keys
+    assert "seed" not in keys
+
+
+def test_costs_and_settings_come_from_the_folder_and_a_run_without_has_none(tmp_path):
+    costs = {"parameters": 1000, "bytes": {"master": {"as_formats": 4000, "as_carried": 4000},
+                                           "storage": {"as_formats": 2000, "as_carried": 4000}}}  # fmt: skip
+    write(tmp_path / "a", FLOAT16, 1, 0.2)
+    (tmp_path / "a" / "costs.json").write_text(json.dumps(costs))
+    write(tmp_path / "b", {}, 1, 0.2)
+    (tmp_path / "b" / "parameters.txt").write_text("gru_0.w  8x8  64  float32\nall   1,064\n")
+    new, old = (group["costs"] for group in json.loads(run(tmp_path, "--json"))["groups"])
+    assert (new["parameters"], new["bytes_as_formats"], new["bytes_as_carried"]) == (1000, 6000, 8000)
+    assert (old["parameters"], old["bytes_as_formats"]) == (1064, None)
+
+
+def test_what_makes_a_comparison_worth_less_is_said(tmp_path):
+    write(tmp_path / "a", {}, 1, 0.2)
+    facts = {"git.commit": "fedcba9876", "jax.device_kinds": ["NVIDIA H100"], "data.train": "d" * 64}
+    write(tmp_path / "b", FLOAT16, 1, 0.2, state="running", facts=facts)
+    write(tmp_path / "c", {"determinism": "off"}, 1, 0.2, state="failed", status={"exit_code": 4})
+    beam = tmp_path / "c" / "evaluation" / "test.jsonl"
+    rows = [json.loads(line) | {"decoder": {"kind": "beam", "beam_width": 8}} for line in beam.read_text().splitlines()]
+    beam.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for line in (first := tmp_path / "a" / "evaluation" / "test.jsonl").read_text().splitlines()[:1]:
+        first.write_text(json.dumps(json.loads(line) | {"decoder": {"kind": "greedy"}}) + "\n" + "".join(
+            other + "\n" for other in first.read_text().splitlines()[1:]))  # fmt: skip
+    notes = " / ".join(json.loads(run(tmp_path, "--json"))["notes"])
+    for words in (
+        "not done (running), so their rates are of the best checkpoint so far: b",
+        "diverged, so scored by the best checkpoint before if there is one: c",
+        "trained on other data than float32",
+        "different decoders",
+        "greedy: a",
+        "different commits of dsrun (0123456, fedcba9): their times do not compare",
+        "different devices (A processor, NVIDIA H100)",
+        "determinism is off",
+        "groups of one seed",
+        "2 differences at 95% each: if none were true, one or more would be seen with a chance of up to 10%",
+    ):
+        assert words in notes
+
+
+def test_other_utterances_have_rates_and_no_difference(tmp_path):
+    write(tmp_path / "english", {}, 1, 0.2)
+    italian = {"test": [("u00", "perché no", "perche no")], "dev": [("u00", "già", "gia")]}
+    write(tmp_path / "italian", {"data.test": "/corpus/it.jsonl"}, 1, 0.2, texts=italian)
+    (tmp_path / "italian" / "evaluation" / "test.jsonl").rename(tmp_path / "italian" / "evaluation" / "it.jsonl")
+    report = json.loads(run(tmp_path, "--json"))
+    assert report["groups"][1]["differences"] == {split: {"cer": None, "wer": None} for split in ("dev", "test")}
+    assert report["groups"][1]["rates"]["test"]["cer"]["value"] == 1 / 9
+    assert any("was scored on other utterances or references of test" in note for note in report["notes"])
+    assert "italian" in run(tmp_path)
+
+
+def test_two_folders_of_one_config_and_seed_are_two_groups(tmp_path):
+    for place in ("before", "after"):
+        write(tmp_path / place / "run", {}, 1, 0.2, facts={"git.commit": place.ljust(7)})
+    report = json.loads(run(tmp_path / "before", tmp_path / "after", "--json"))
+    assert [g["label"] for g in report["groups"]] == ["float32, run run (1)", "float32, run run (2)"]
+    assert report["groups"][1]["differences"]["test"]["cer"]["interval"] == [0, 0]
+
+
+def test_wrong_input_is_one_message_that_says_what_to_do(tmp_path):
+    write_run_folder(tmp_path / "new" / "a", dev_cer=(), steps=0)
+    write_run_folder(tmp_path / "new" / "b", dev_cer=(), steps=0, config=FLOAT16)
+    assert "no such folder" in refusal(tmp_path / "nothing")
+    assert "one run has nothing to be compared with" in refusal(tmp_path / "new" / "a")
+    assert "one run has nothing" in refusal(tmp_path / "new" / "a", tmp_path / "new" / ".." / "new" / "a")
+    assert "none of the runs (a, b) was evaluated yet on dev or test" in refusal(tmp_path / "new")
+    assert "--json and --csv: choose one" in refusal(tmp_path / "new", "--json", "--csv")
