@@ -1,16 +1,10 @@
-"""The heat map of swallowed updates: a caption that follows the numbers, and a figure whose letters keep apart."""
-
-import io
+"""The heat map of swallowed updates: a caption that follows the numbers."""
 
 import numpy as np
-import pytest
 
 from dsrun.inspection import open_runs
-from dsrun.study.exhibit import NARROW, WIDE
-from dsrun.study.figure_files import drawing
 from dsrun.study.heat_maps import Block, HeatMap, edges, scale_end, where_most
 from dsrun.study.swallowed_updates import MOST_GROUPS, swallowed_updates
-from tests.study.layout import overlapping_texts, small_texts
 from tests.study.run_folders import magnitudes_of, network_tensors, write_watched_run
 
 NO_MASTER = {"arithmetic.storage.format": "bfloat16", "arithmetic.master.format": "none"}
@@ -70,22 +64,6 @@ def test_of_many_settings_the_first_and_those_that_swallow_most_are_drawn_and_th
     found = exhibit(tmp_path, *runs)
     assert "Without a panel, since they swallow less:" in found.caption
     assert len({row["setting"] for row in found.rows}) == MOST_GROUPS + 2
-
-
-@pytest.mark.parametrize("width", [WIDE, NARROW])
-def test_no_letters_meet_and_the_bytes_are_the_same_again(tmp_path, width):
-    found = exhibit(tmp_path, {}, {"swallowed": 6, "config": NO_MASTER}, {"swallowed": 6, "config": STOCHASTIC})
-    with drawing("test"):
-        figure = found.draw(width)
-        assert overlapping_texts(figure) == []
-        assert small_texts(figure) == []
-        assert _svg(found.draw(width)) == _svg(found.draw(width))
-
-
-def _svg(figure):
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
 
 
 def test_cells_end_halfway_between_steps_and_the_scale_holds_the_largest():
