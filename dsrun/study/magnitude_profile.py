@@ -44,7 +44,7 @@ def profile(tally: Tally) -> Profile | None:
     total = int(counts.sum())
     if not total:
         return None
-    peak = int(np.argmax(counts))
+    peak = len(counts) - 1 - int(np.argmax(counts[::-1]))  # of equals the largest
     median = int(np.searchsorted(np.cumsum(counts), total / 2))
     return Profile(
         binades_99=_fewest_binades(counts, MOST * total),
