@@ -2,7 +2,7 @@
 
 A section is a folder of runs. It begins with the answer: on the test set (on dev where there is none) which groups differ from the
 first, with intervals; where an interval contains zero it says that no difference was seen. The group that the others are held against
-is float32's, if exactly one is plain float32, otherwise the first. Then the table, what differs between the groups, circumstances,
+is the first that is plain float32, or the first of all if none is. Then the table, what differs between the groups, circumstances,
 commands, and what a reader must know of single runs: incomplete, diverged, of another commit or device than the others, not strict.
 Only runs that are done are in answer and table.
 
@@ -73,11 +73,9 @@ def _claims(section: Section) -> str:
 
 
 def with_baseline_first(groups: Sequence[Group]) -> list[Group]:
-    """Plain float32 first, if exactly one group is."""
-    plain = [group for group in groups if label_of(group.config) == FLOAT32]
-    if len(plain) != 1:
-        return list(groups)
-    return [*plain, *(group for group in groups if group is not plain[0])]
+    """The first that is plain float32, where one is, before the others; as `dsrun report` does for a folder."""
+    plain = next((group for group in groups if label_of(group.config) == FLOAT32), groups[0]) if groups else None
+    return sorted(groups, key=lambda group: group is not plain)
 
 
 def named(groups: Sequence[Group]) -> list[Group]:
