@@ -13,11 +13,12 @@ code point. Beyond `MOST_UTTERANCES` the page says how many it leaves out.
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from dsrun.evaluation.edits import Edit, character_edits, word_edits
@@ -60,9 +61,9 @@ def render_page(title: str, report: dict[str, Any], utterances: Sequence[Utteran
         title: what was scored. report: as `dsrun eval --json` has it. utterances: each one's result, in any order.
     """
     worst = sorted(utterances, key=lambda u: (-u.characters.rate, -u.characters.errors, u.id))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"visible": visible, "rate": _rate, "interval": _interval, "signed": _signed}
-    environment.globals |= {"whisker": _whisker, "largest": _largest, "letters": LETTERS}
+    environment = _environment()
+    environment.filters |= {"rate": _rate, "interval": _interval, "signed": _signed}
+    environment.globals |= {"whisker": _whisker, "largest": _largest, "aligned": aligned}
     template = environment.from_string(_template())
     return template.render(
         title=title,
@@ -72,7 +73,29 @@ def render_page(title: str, report: dict[str, Any], utterances: Sequence[Utteran
         lines=[align_line(u) for u in worst[:MOST_UTTERANCES]],
         left_out=max(len(worst) - MOST_UTTERANCES, 0),
         most_confused=MOST_CONFUSED,
+        aligned_style=aligned_style(),
     )
+
+
+def aligned(line: Line) -> Markup:
+    """The reference, and where the hypothesis differs both, one above the other: marked by letter, line and colour."""
+    return Markup(_aligned_template().render(line=line, letters=LETTERS).rstrip("\n"))
+
+
+def aligned_style() -> Markup:
+    """What a page's style sheet needs for it; the page says which colours `--substitution`, `--deletion` and `--insertion` are."""
+    return Markup((files(__package__) / "aligned.css").read_text(encoding="utf-8"))
+
+
+def _environment() -> Environment:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["visible"] = visible
+    return environment
+
+
+@cache
+def _aligned_template() -> Template:
+    return _environment().from_string((files(__package__) / "aligned.html").read_text(encoding="utf-8"))
 
 
 def is_page(path: Path) -> bool:

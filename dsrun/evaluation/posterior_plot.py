@@ -14,7 +14,7 @@ What is drawn is a `posteriors.Shown`, made of a live network's scores or read f
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,7 @@ PATH_COLOUR, BLANK_COLOUR = "#d55e00", "#0072b2"
 INCHES_A_SECOND, NARROWEST, WIDEST = 2.2, 9.0, 40.0
 CHARACTERS_AN_INCH = 13  # of a title's line
 NARROW = 6.0  # inches below which there is no room beside the panels
+COLOURS = 24
 INCHES_A_LETTER = 0.085  # of 8 pt
 
 
@@ -53,7 +54,8 @@ def posterior_figure(shown: Shown, *, width: float | None = None) -> "Figure":
     is_fixed = width is not None
     seconds = len(shown.features) * shown.hop
     width = min(max(INCHES_A_SECOND * seconds, NARROWEST), WIDEST) if width is None else width
-    heights = [1.7 if is_fixed else 2.6, 1.2 + 0.17 * len(shown.classes), 0.7]
+    row = 0.145 if is_fixed else 0.17
+    heights = [1.5 if is_fixed else 2.6, max(1.9, (0.3 if is_fixed else 1.2) + row * len(shown.classes)), 0.7]
     texts = _texts(shown, width)
     height = 2.6 + sum(heights) - (0.9 if is_fixed else 0) + 0.17 * len(texts) * is_fixed
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -73,7 +75,9 @@ def posterior_figure(shown: Shown, *, width: float | None = None) -> "Figure":
 def _draw_features(figure: "Figure", axes: "Axes", shown: Shown, *, has_bar: bool) -> None:
     half, (top, unit) = shown.hop / 2, shown.highest
     extent = (shown.first_frame - half, shown.first_frame + shown.hop * (len(shown.features) - 1) + half, 0.0, top)
-    image = axes.imshow(shown.features.T, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=-3, vmax=3)
+    image = axes.imshow(
+        shown.features.T, origin="lower", aspect="auto", extent=extent, vmin=-3, vmax=3, **_look("magma")
+    )
     axes.set_ylabel(drawable(unit), fontsize=8, parse_math=False)
     axes.set(xlim=extent[:2])
     axes.tick_params(labelsize=8)
@@ -86,9 +90,7 @@ def _draw_features(figure: "Figure", axes: "Axes", shown: Shown, *, has_bar: boo
 def _draw_probabilities(figure: "Figure", axes: "Axes", shown: Shown, *, has_room: bool) -> None:
     extent = (shown.clock.start(0), shown.clock.end(len(shown.path) - 1), len(shown.classes) - 0.5, -0.5)
     values = np.maximum(shown.log10_probs.T, LOWEST)
-    image = axes.imshow(
-        values, aspect="auto", extent=extent, cmap="Greys", vmin=LOWEST, vmax=0, interpolation="nearest"
-    )
+    image = axes.imshow(values, aspect="auto", extent=extent, vmin=LOWEST, vmax=0, **_look("Greys"))
     names = ["blank" if number == BLANK else _name(shown.symbols[number]) for number in shown.classes]
     axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
     axes.tick_params(axis="x", labelsize=8)
@@ -96,6 +98,13 @@ def _draw_probabilities(figure: "Figure", axes: "Axes", shown: Shown, *, has_roo
     bar = figure.colorbar(image, ax=axes, **place)
     bar.set_label("log10 of the probability", fontsize=8)
     bar.ax.tick_params(labelsize=8)
+
+
+def _look(name: str) -> dict[str, Any]:
+    """Of an image: as it is, in few colours, which makes a page with noise in it a fifth of its size."""
+    import matplotlib
+
+    return {"cmap": matplotlib.colormaps[name].resampled(COLOURS), "interpolation": "nearest"}
 
 
 def _draw_path(above: "Axes", below: "Axes", shown: Shown, *, room: float) -> None:

@@ -77,7 +77,7 @@ def diff_runs(a: RunRecord, b: RunRecord) -> dict[str, Any]:
         "first_different_loss": _first_different_loss(a, b),
     }
     if parted and parted[0].what == "tensor hashes":
-        report |= _tensors_that_differ(a, b, parted[0].first_different or 0)
+        report |= tensors_that_differ(a, b, parted[0].first_different or 0)
     if parted:
         report |= _checkpoints_apart(a, b, report["first_different"])
     return report | _circumstances(a, b)
@@ -130,7 +130,8 @@ def _first_different_loss(a: RunRecord, b: RunRecord) -> dict[str, Any] | None:
     return None
 
 
-def _tensors_that_differ(a: RunRecord, b: RunRecord, step: int) -> dict[str, Any]:
+def tensors_that_differ(a: RunRecord, b: RunRecord, step: int) -> dict[str, Any]:
+    """Of a step that both runs have tensor hashes of: the tensors that differ, those that only one has, and how many both have."""
     words_a = dict(zip(a.hashes.names, a.hashes.words[a.row(step)].tolist(), strict=True))
     words_b = dict(zip(b.hashes.names, b.hashes.words[b.row(step)].tolist(), strict=True))
     common = [name for name in words_a if name in words_b]

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from dsrun.study.ceilings import Ceilings, datasheet, scan_iteration_seconds
+from dsrun.study.ceilings import Ceilings, scan_iteration_seconds
+from dsrun.study.datasheets import datasheet
 from dsrun.study.flops import Work
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsrun.study.ceilings import datasheet
+from dsrun.study.datasheets import datasheet
 from dsrun.study.plots import draw_scaling
 from dsrun.study.scaling_model import (
     DEVICE_COUNTS,

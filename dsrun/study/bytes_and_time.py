@@ -1,0 +1,207 @@
+"""What a setting's step keeps in memory and how long it takes.
+
+Bytes are counted and not measured (`costs.json`), by role: as the arrays carry the values, and as the formats themselves would need. An
+emulated format is carried in float32, so it saves nothing yet, and its time says nothing about hardware that has the format: what is
+drawn as needed is what such hardware would keep. Runs of before there was a `costs.json` have no bytes here.
+
+Time is the median over all steps of a setting's runs, and its spread the middle half of them; the few steps that compile a batch
+shape lie far outside. Steps of different batch shapes take different times, which is most of the spread. Times of runs from
+different devices, or from different commits of dsrun, do not compare, and then the caption compares none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dsrun.study.bytes_figure import draw_bytes_and_time
+from dsrun.study.exhibit import Exhibit
+from dsrun.study.groups import Group, group_runs
+from dsrun.study.run_record import RunRecord
+
+# In the order of the bars, each with what it is called.
+ROLES = {
+    "master": "weights that accumulate",
+    "storage": "weights as read",
+    "compensation": "Kahan's compensation",
+    "state": "optimizer's state",
+    "gradient": "gradient of a shard",
+    "statistics": "running statistics",
+    "stored": "activations of a shard",
+    "gates": "GRU gates of a shard",
+}
+KINDS = {"as_carried": "carried", "as_formats": "needed"}
+MOST_BYTES = 2**62
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A group: bytes by role, as carried and as the formats need ({}: not known), and seconds a step: quartiles, and each run's median."""
+
+    group: Group
+    carried: Mapping[str, int]
+    needed: Mapping[str, int]
+    seconds: tuple[float, float, float] | None
+    by_run: tuple[float, ...]
+    is_emulated: bool
+
+    @property
+    def label(self) -> str:
+        """The group's."""
+        return self.group.label
+
+
+def bytes_and_time(runs: Sequence[RunRecord]) -> Exhibit | None:
+    """Bytes and seconds of each setting; None where neither is known.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    settings = [_setting(group) for group in group_runs(runs)]
+    if not any(one.carried or one.seconds for one in settings):
+        return None
+    reasons = _apart(runs)
+    answer = _answer(settings, may_compare=not reasons)
+    return Exhibit(
+        "bytes_and_time",
+        "Bytes and time",
+        " ".join([answer, *_about(settings, reasons)]),
+        f"Stacked bars of bytes by role, and dots of milliseconds a step. {answer}",
+        [row for one in settings for row in _rows(one, settings[0])],
+        partial(draw_bytes_and_time, settings, ROLES),
+    )
+
+
+def _setting(group: Group) -> Setting:
+    costs = next((run.costs for run in group.runs if run.costs), {})
+    found = {kind: _bytes(costs, kind) for kind in KINDS}
+    steps = [run.steps.seconds[np.isfinite(run.steps.seconds)] for run in group.runs]
+    known = np.concatenate(steps) if steps else np.empty(0)
+    quartiles = tuple(float(q) for q in np.quantile(known, [0.25, 0.5, 0.75])) if len(known) else None
+    medians = tuple(float(np.median(own)) for own in steps if len(own))
+    is_emulated = costs.get("carrier", group.config.get("arithmetic.carrier")) == "emulated"
+    return Setting(group, found["as_carried"], found["as_formats"], quartiles, medians, is_emulated)  # type: ignore[arg-type]
+
+
+def _bytes(costs: Mapping[str, Any], kind: str) -> dict[str, int]:
+    """By role; what is not a number of bytes counts as absent, since a folder may be of another version."""
+    found = {}
+    for section in ("bytes", "activations"):
+        roles = costs.get(section)
+        for name, role in roles.items() if isinstance(roles, Mapping) else ():
+            size = role.get(kind) if isinstance(role, Mapping) else None
+            if name in ROLES and type(size) is int and 0 <= size < MOST_BYTES:
+                found[name] = size
+    return found
+
+
+def _apart(runs: Sequence[RunRecord]) -> list[str]:
+    """Why times of these runs do not compare."""
+    timed = [run for run in runs if run.seconds_a_step is not None]
+    devices = {(run.device or "unknown", _count(run)) for run in timed}
+    commits = {run.commit or "unknown" for run in timed}
+    reasons = []
+    if len(devices) > 1:
+        texts = sorted(f"{count} x {kind}" if count else kind for kind, count in devices)
+        reasons.append(f"different devices ({'; '.join(texts[:4])})")
+    if len(commits) > 1:
+        reasons.append(f"different commits of dsrun ({', '.join(sorted(commits)[:4])})")
+    return reasons
+
+
+def _count(run: RunRecord) -> int | None:
+    """Devices that the run last trained on; None where it does not say."""
+    devices = run.status.get("devices")
+    count = devices.get("count") if isinstance(devices, Mapping) else None
+    return count if type(count) is int else None
+
+
+def _answer(settings: Sequence[Setting], *, may_compare: bool) -> str:
+    first, others = settings[0], settings[1:]
+    if not others:
+        parts = []
+        if first.carried:
+            parts.append(f"keeps {size_text(sum(first.carried.values()))} in its arrays")
+            if first.needed != first.carried:
+                parts[-1] += f", of which its formats need {size_text(sum(first.needed.values()))}"
+        if first.seconds:
+            parts.append(f"takes {milliseconds(first.seconds[1])} (the median)")
+        return f"A step of {first.label} {' and '.join(parts)}."
+    texts = []
+    compared = [
+        (one, sum(one.needed.values()) / sum(first.needed.values())) for one in others if one.needed and first.needed
+    ]
+    if compared:
+        one, ratio = min(compared, key=lambda pair: pair[1])
+        texts.append(
+            f"needs {ratio:.2f} of the bytes of {first.label}" if ratio != 1 else f"needs the bytes of {first.label}"
+        )
+    else:
+        one = others[0]
+    if may_compare and one.seconds and first.seconds:
+        texts.append(f"takes {one.seconds[1] / first.seconds[1]:.2f} of its time a step here")
+    if not texts:
+        return "Times and bytes of these settings cannot be compared."
+    least = "With the fewest bytes of all, " if compared and len(compared) > 1 else ""
+    return f"{least}{one.label} {' and '.join(texts)}."
+
+
+def _about(settings: Sequence[Setting], reasons: Sequence[str]) -> list[str]:
+    texts = []
+    if reasons:
+        texts.append(f"The runs come from {' and '.join(reasons)}, so their times do not compare.")
+    if any(one.is_emulated and one.needed != one.carried for one in settings):
+        texts.append(
+            "Formats are emulated: values on their grid are carried in float32 arrays, so that the bytes are float32's and the time says "
+            "nothing about hardware that has the format."
+        )
+    if any(one.carried for one in settings):
+        texts.append(
+            "Bytes are counted from shapes, by role; activations are those of one shard of the longest batch shape that the backward pass "
+            "reads, a lower bound."
+        )
+    if missing := [one.label for one in settings if not one.carried]:
+        texts.append(
+            f"Bytes are not known of {' / '.join(missing)}: the run folder is of before costs.json was written."
+        )
+    if any(one.seconds for one in settings):
+        texts.append(
+            "Times: the median over steps and their middle half; hollow marks are single runs, where there are several."
+        )
+    return texts
+
+
+def _rows(one: Setting, first: Setting) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [
+        {"setting": one.label, "what": f"bytes {KINDS[kind]}, {ROLES[role]}", "value": size}
+        for kind, sizes in (("as_carried", one.carried), ("as_formats", one.needed))
+        for role, size in sorted(sizes.items(), key=lambda item: list(ROLES).index(item[0]))
+    ]
+    if one.seconds:
+        for name, value in zip(("lower quartile", "median", "upper quartile"), one.seconds, strict=True):
+            rows.append({"setting": one.label, "what": f"seconds a step, {name}", "value": value})
+        if first.seconds:
+            ratio = one.seconds[1] / first.seconds[1]
+            rows.append({"setting": one.label, "what": f"median relative to {first.label}", "value": ratio})
+        rows += [
+            {"setting": one.label, "what": f"seconds a step, median of run {number}", "value": value}
+            for number, value in enumerate(one.by_run, start=1)
+            if len(one.by_run) > 1
+        ]
+    return rows
+
+
+def size_text(size: float) -> str:
+    """Bytes with three digits."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def milliseconds(seconds: float) -> str:
+    """With three digits."""
+    value = seconds * 1e3
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
