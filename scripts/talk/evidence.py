@@ -13,7 +13,7 @@ from scripts.talk.running import read_state
 
 if TYPE_CHECKING:
     from dsrun.study.groups import Group
-    from dsrun.study.statistics import Difference, RateInterval
+    from dsrun.study.statistics import Difference, Rate
 
 BASELINE = "float32"
 
@@ -72,7 +72,8 @@ class Evidence:
         from dsrun.study.groups import Group
 
         return {
-            name: Group(name, runs[0].config, sorted(runs, key=lambda run: run.seed)) for name, runs in found.items()
+            name: Group(name, runs[0].config, tuple(sorted(runs, key=lambda run: run.seed)))
+            for name, runs in found.items()
         }
 
     @property
@@ -91,12 +92,15 @@ class Evidence:
             raise MissingError(f"no complete run {variation}: {self.why_missing('sweep')}")
         return self.groups[variation]
 
-    def rate(self, variation: str) -> "RateInterval":
+    def rate(self, variation: str) -> "Rate":
         """Character error rate on test, of all seeds together."""
         group = self.group(variation)
         from dsrun.study.statistics import rate_interval
 
-        return rate_interval(group, "test", "characters")
+        found = rate_interval(group, "test", "characters")
+        if found is None or found.low is None or found.high is None:
+            raise MissingError(f"{variation} was not scored on test")
+        return found
 
     def difference(self, variation: str, baseline: str = BASELINE) -> "Difference":
         """Character error rate on test less the baseline's, of the seeds that both have."""
@@ -106,13 +110,16 @@ class Evidence:
             raise MissingError(f"{variation} and {baseline} have no seed in common: {self.why_missing('sweep')}")
         from dsrun.study.statistics import difference
 
-        return difference(_with_seeds(first, common), _with_seeds(second, common), "test", "characters")
+        found = difference(_with_seeds(first, common), _with_seeds(second, common), "test", "characters")
+        if found is None:
+            raise MissingError(f"{variation} or {baseline} was not scored on test")
+        return found
 
 
 def _with_seeds(group: "Group", seeds: set[Any]) -> "Group":
     from dsrun.study.groups import Group
 
-    return Group(group.label, group.config, [run for run in group.runs if run.seed in seeds])
+    return Group(group.label, group.config, tuple(run for run in group.runs if run.seed in seeds))
 
 
 def interval(value: float, low: float, high: float, *, digits: int = 3, signed: bool = False) -> str:

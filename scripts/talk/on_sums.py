@@ -79,7 +79,8 @@ def nearest_stalls(evidence: Evidence) -> Judged:
     rows = [_way(evidence, format, "ties_to_even") for format in ("float16", "bfloat16")]
     stalled = [row["final"] != 3.0 and row["last_moved"] <= found["steps"] // 2 for row in rows]
     words = [
-        f"{row['format']} stops at {row['final']:g} after {row['last_moved']} of {found['steps']} steps" for row in rows
+        f"{row['format']} stops at {row['final']:.7g} after {row['last_moved']} of {found['steps']} steps"
+        for row in rows
     ]
     wide = _way(evidence, "float32", "ties_to_even")["final"]
     numbers = {row["format"]: {"final": row["final"], "last_moved": row["last_moved"]} for row in rows}

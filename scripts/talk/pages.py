@@ -43,6 +43,15 @@ MARKS = {
 }
 
 
+IN_PLURAL = {
+    "agrees": "agree",
+    "differs": "differ",
+    "cannot tell": "cannot be told",
+    "not testable here": "are not testable here",
+    "not run": "were not run",
+}
+
+
 @dataclass(frozen=True)
 class Row:
     """A claim with its verdict."""
@@ -97,7 +106,7 @@ def write_pages(folder: Path) -> list[Path]:
 def in_short(rows: Sequence[Row]) -> str:
     """Numbers of verdicts in a sentence."""
     counts = Counter(row.judged.verdict for row in rows)
-    listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in MARKS if counts[verdict])
+    listed = ", ".join(f"{counts[verdict]} {IN_PLURAL[verdict]}" for verdict in MARKS if counts[verdict])
     tiny = " Toy sizes: a trial of the script, no verdict is meant." if rows and rows[0].is_tiny else ""
     return f"Of {len(rows)} claims: {listed}.{tiny}"
 
@@ -159,7 +168,8 @@ def write_page(evidence: Evidence, rows: Sequence[Row]) -> Path:
     claims = Exhibit(
         "claims", "The talk's claims", in_short(rows), in_short(rows), _flat(rows), html=claims_table(rows)
     )
-    exhibits = [claims, *study_exhibits(evidence), *(found.exhibits if found else []), *bits_exhibits(evidence)]
+    exhibits = [*study_exhibits(evidence), *(found.exhibits if found else []), *bits_exhibits(evidence)]
+    exhibits = [claims, *{exhibit.name: exhibit for exhibit in exhibits}.values()]  # of two with one name the later
 
     class TalkReport(report.Report):
         """A report whose first words are about the claims."""
