@@ -52,9 +52,23 @@ CLAIMS = [
         "same_run", "the same training again has the same bits", "44", TESTED, RULE, "bits", "dsrun diff RUN RUN", again
     ),
     Claim(
-        "killed_run", "... also if it was killed and went on", "44", TESTED, RULE, "bits", "dsrun diff RUN RUN", killed
+        "killed_run",
+        "a training that was killed and went on has the same bits",
+        "44",
+        TESTED,
+        RULE,
+        "bits",
+        "dsrun diff RUN RUN",
+        killed,
     ),
     Claim(
-        "devices", "... also on another number of devices", "44", TESTED, RULE, "bits", "dsrun diff RUN RUN", devices
+        "devices",
+        "a training on another number of devices has the same bits",
+        "44",
+        TESTED,
+        RULE,
+        "bits",
+        "dsrun diff RUN RUN",
+        devices,
     ),
 ]

@@ -192,7 +192,7 @@ CLAIMS = [
     ),
     Claim(
         "copies_bytes",
-        "... at the price of the copy's memory",
+        "the second copy costs its memory",
         "39, 40",
         "bytes of the copies of the weights that a step keeps, by role",
         BYTES_RULE,

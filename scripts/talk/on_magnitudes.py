@@ -230,7 +230,7 @@ CLAIMS = [
     *(
         Claim(
             f"lost_{name}",
-            f"so small updates vanish: {words}",
+            f"small updates vanish to nearest: {words}",
             "36",
             TESTED_LOST.format(words),
             LOST_RULE,

@@ -90,7 +90,7 @@ EXPORT = "dsrun export RUN --format {0}; dsrun eval RUN --format {0}"
 CLAIMS = [
     Claim(
         "english",
-        "speech recognition end to end: characters from audio, English",
+        "end to end: characters from audio, English",
         "26",
         "the quickstart's network, 75 epochs of 14 minutes of prompts, greedy, no language model",
         ENGLISH_RULE,
@@ -100,7 +100,7 @@ CLAIMS = [
     ),
     Claim(
         "alphabets",
-        "... and other alphabets",
+        "characters from audio in other alphabets",
         "26",
         "the quickstart's network on the manifests of --alphabet, where they are given",
         ENGLISH_RULE,

@@ -138,7 +138,7 @@ CLAIMS = [
     ),
     Claim(
         "sum_stochastic",
-        "the same with stochastic rounding: 101 on average",
+        "100 + 0.01, a hundred times, rounded stochastically: 101 on average",
         "38",
         "10,000 sums in each format",
         MEAN_RULE,
@@ -148,7 +148,7 @@ CLAIMS = [
     ),
     Claim(
         "sum_master",
-        "the same in float32, rounded to float16 once: 101",
+        "100 + 0.01, a hundred times, in float32, rounded to float16 once: 101",
         "40",
         "the sum in float32, then rounded",
         EXACT_RULE,
@@ -158,7 +158,7 @@ CLAIMS = [
     ),
     Claim(
         "sum_exactly",
-        "... and in float32 it is exactly 101",
+        "100 + 0.01, a hundred times, in float32 is exactly 101",
         "40",
         "the sum in float32, not rounded",
         EXACT_RULE,
@@ -188,7 +188,7 @@ CLAIMS = [
     ),
     Claim(
         "cartoon_stochastic",
-        "stochastic rounding goes on to 3",
+        "the same descent with stochastic rounding goes on to 3",
         "37, 38",
         "the same, 10,000 draws",
         ALL_ARRIVE_RULE,
@@ -198,7 +198,7 @@ CLAIMS = [
     ),
     Claim(
         "cartoon_master",
-        "a float32 copy of the weight goes on to 3",
+        "the same descent with a float32 copy of the weight goes on to 3",
         "39, 40",
         "the same with a float32 master",
         EXACT_RULE,
@@ -208,7 +208,7 @@ CLAIMS = [
     ),
     Claim(
         "cartoon_sign",
-        "the update subtracts the slope (as written), and w goes to 3",
+        "the descent subtracts the slope (as written), and w goes to 3",
         "32, 34",
         "200 steps in float64",
         "agrees if w comes within 1 of 3; else differs",

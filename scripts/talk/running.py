@@ -90,7 +90,7 @@ class Running:
         self.settings, self.parts, self.chosen = settings, parts, chosen
         self.state = read_state(settings.folder)
         self.stopped: int | None = None
-        self.started = time.monotonic()
+        self.before: dict[str, float] = {}  # share of a part that was done when this process came to it
 
     def run(self) -> list[str]:
         """Every chosen part; returns the names of those that failed.
@@ -196,15 +196,10 @@ class Running:
         pace = max(spent / planned, 1.0) if planned > 2 else 1.0
         own = max(now.minutes * pace - took, 0.0)
         if share > 0.02 and took > 1:
-            done_now = max(share - self._share_before(now, share), 0.01)
+            done_now = max(share - self.before.get(now.name, 0.0), 0.01)
             own = took / done_now * (1 - share)
         later = self.chosen[self.chosen.index(now.name) + 1 :]
         return own + pace * sum(self.parts[name].minutes for name in later if not self._is_done(self.parts[name]))
-
-    def _share_before(self, part: Part, share: float) -> float:
-        """What was done of a part when this process came to it."""
-        self._before = getattr(self, "_before", {})
-        return self._before.setdefault(part.name, share)
 
     def _is_done(self, part: Part) -> bool:
         return all(self.output(part, step).is_file() for step in part.steps)
