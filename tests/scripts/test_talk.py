@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -168,29 +169,52 @@ def test_toy_sizes_are_said_at_every_verdict():
     assert "trial" in in_short([row])
 
 
-def test_the_sweep_has_every_variation_that_a_claim_asks_for(tmp_path):
+class Told(Evidence):
+    """Rates and differences as a test wants them; notes who was asked for."""
+
+    def __init__(self, folder, differences=None):
+        super().__init__(folder)
+        self.differences, self.asked = differences or {}, set()
+
+    def group(self, variation):
+        self.asked.add(variation)
+        raise MissingError("no runs in this test")
+
+    def rate(self, variation):
+        self.asked.add(variation)
+        return SimpleNamespace(value=0.43, low=0.40, high=0.46)
+
+    def difference(self, variation, baseline="float32"):
+        self.asked |= {variation, baseline}
+        value, half = self.differences.get((variation, baseline), (0.05, 0.01))
+        return SimpleNamespace(value=value, low=value - half, high=value + half, p=0.5)
+
+
+def test_the_sweep_trains_what_the_claims_ask_for_and_nothing_else(tmp_path):
     names = variations(Path("configs/sweeps/talk.yaml"))
     assert len(set(names)) == len(names)
-    asked = set()
-
-    class Asked(Evidence):
-        def group(self, variation):
-            asked.add(variation)
-            raise MissingError("asked")
-
-    evidence = Asked(tmp_path)
+    evidence = Told(tmp_path)
     for claim in CLAIMS:
         judge(claim, evidence)
-    # Those that a judge comes to first; stochastic and ternary are asked for after another one.
-    assert asked <= {*names}
-    assert {
-        "float32",
-        "float16_storage",
-        "bfloat16_nearest",
-        "fixed16_stochastic",
-        "float16_ctc",
-        "binary",
-    } <= asked | {"float32"}
+    assert evidence.asked == {*names}
+
+
+@pytest.mark.parametrize(
+    ("stochastic", "nearest", "gain", "verdict"),
+    [
+        ((0.001, 0.006), (0.05, 0.01), (0.049, 0.01), "agrees"),
+        ((0.001, 0.006), (0.002, 0.006), (0.001, 0.006), "cannot tell"),  # nearest loses nothing: nothing to bring back
+        ((0.040, 0.010), (0.05, 0.01), (0.010, 0.02), "differs"),  # it loses itself
+        ((0.010, 0.020), (0.05, 0.01), (0.040, 0.01), "cannot tell"),
+    ],
+)
+def test_stochastic_rounding_recovers_only_what_nearest_has_lost(tmp_path, stochastic, nearest, gain, verdict):
+    narrow = ("bfloat16_stochastic", "bfloat16_nearest")
+    told = {(narrow[0], "float32"): stochastic, (narrow[1], "float32"): nearest, (narrow[1], narrow[0]): gain}
+    found = judge(next(claim for claim in CLAIMS if claim.name == "recovers_bfloat16"), Told(tmp_path, told))
+    assert found.verdict == verdict
+    if stochastic[0] < stochastic[1]:
+        assert "no difference seen" in found.measured
 
 
 def _part(folder, *codes):
