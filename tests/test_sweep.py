@@ -206,6 +206,27 @@ def test_a_run_that_another_process_has_is_left_to_it_and_the_others_are_trained
     assert exit_code_of(endings, 0) == EXIT_STOPPED, "not all done: the same command goes on"
 
 
+def test_a_run_that_another_process_took_at_the_same_moment_is_in_use_and_has_not_failed():
+    """Its own process was refused, with exit code 2."""
+    task = tasks_of()[0]
+    machine = Machine(a1=("running", 2))
+    start = machine.start
+    locks = []
+
+    def start_too_late(task, slot):
+        if not locks:
+            leave_run(task, "running")
+            locks.append((task.run / ".lock").open("w"))
+            fcntl.flock(locks[0], fcntl.LOCK_EX)
+        return start(task, slot)
+
+    machine.start = start_too_late
+    endings, _ = train(machine)
+    locks[0].close()
+    assert [ending.how for ending in endings] == ["in use", "done", "done", "done"]
+    assert task.run.is_dir()
+
+
 @pytest.mark.parametrize("its_end", ["done", "stopped"])
 def test_a_run_that_another_process_had_is_looked_at_again_at_the_end(its_end):
     """It was finished there, or given up there and is trained here."""
@@ -428,3 +449,54 @@ def test_a_sweep_is_checked_like_a_config():
     assert "1 config checked" in dsrun("configs", "check", FILE).stdout
     Path(FILE).write_text(TEXT.replace("hidden", "hiden"))
     assert "did you mean 'hidden'?" in refusal("configs", "check", FILE)
+
+
+# A sweep in a process of its own, whose runs are `sleep`s that leave as dsrun does after a signal.
+SIGNALLED = """
+import subprocess, sys
+from dsrun.cli_sweep import sweep
+from dsrun import sweep as trainer
+from dsrun.cli import main
+CHILD = '''import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+signal.signal(signal.SIGINT, lambda *_: sys.exit(130) if sys.argv[1] == "a" else None)
+print("here", flush=True)
+time.sleep(60)
+'''
+children = []
+def start(task, slot, **options):
+    child = subprocess.Popen([sys.executable, "-c", CHILD, task.variation.name[0]], stdout=subprocess.PIPE, process_group=0)
+    child.stdout.readline()
+    children.append(child)
+    if len(children) == 2:
+        print("ready", flush=True)
+    return child
+trainer.start_process = start
+sys.argv = ["dsrun", "sweep", sys.argv[1], "--jobs", "2", "--only", "*seed=1"]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code", "says"),
+    [
+        ([signal.SIGTERM], EXIT_STOPPED, "stopped by a signal; the same command goes on"),
+        ([signal.SIGINT, signal.SIGINT], EXIT_INTERRUPTED, "stopped by a second Ctrl-C"),
+    ],
+)
+def test_a_signal_ends_the_command_in_order_and_a_second_ctrl_c_at_once(numbers, code, says):
+    """At Ctrl-C one of the two runs leaves and the other does not; the second ends it."""
+    begin = time.monotonic()
+    words = [sys.executable, "-c", SIGNALLED, FILE]
+    environment = os.environ | {"DSRUN_RESTARTED": "1"}  # `main` would replace the process to have large pages
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(numbers[0])
+        for number in numbers[1:]:
+            assert any("waiting for 2 to write a checkpoint" in line for line in process.stderr)
+            process.send_signal(number)
+        text = process.stderr.read()
+        process.wait()
+    assert process.returncode == code, text
+    assert says in text
+    assert time.monotonic() - begin < 50, "the runs, which hold the pipes, were ended"
