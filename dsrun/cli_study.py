@@ -5,13 +5,16 @@ Commands import what they need when they run, so that `--help` answers without J
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dsrun.cli_options import finite
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 study_app = typer.Typer(
     help="What formats and roundings do to numbers: no data and no run needed.",
@@ -64,7 +67,6 @@ def accumulate(
     is the second one.
     """
     from dsrun.study.grid import check_mode, parse_grid
-    from dsrun.study.plots import draw_accumulate
 
     _check_figure(output)
     names = format or ("float16", "bfloat16", "fixed_q16.0")
@@ -82,7 +84,9 @@ def accumulate(
     found = study_sums(formats, modes, **options, **bits, draws=draws, uniforms=uniforms)
     report = options | found.report() | {"figure": str(output) if output else None}
     if output is not None:
-        draw_accumulate(found.sums, found.sweeps, found.uniforms, output)
+        from dsrun.study.accumulate_exhibit import draw_accumulate
+
+        _save(draw_accumulate, report, output)
     print_json(report) if json_output else _print_sums(report)
 
 
@@ -132,7 +136,6 @@ def cartoon(
     """
     from dsrun.errors import UsageError
     from dsrun.study.grid import parse_grid
-    from dsrun.study.plots import draw_cartoon
 
     _check_figure(output)
     if rounded not in ("weight", "operations"):
@@ -151,7 +154,9 @@ def cartoon(
     found = study_cartoon(formats, compared=tuple(dict.fromkeys(at or (50, 100, 200))), draws=draws, **options, **bits)
     report = options | found.report() | {"figure": str(output) if output else None}
     if output is not None:
-        draw_cartoon(found.ways or [found.float32], output)
+        from dsrun.study.cartoon_exhibit import draw_cartoon
+
+        _save(draw_cartoon, report, output)
     print_json(report) if json_output else _print_ways(report)
 
 
@@ -287,6 +292,14 @@ def _check_figure(output: Path | None) -> None:
 
     if output is not None:
         check_suffix(output)
+
+
+def _save(draw: "Callable[[dict[str, Any], float], Figure]", report: dict[str, Any], output: Path) -> None:
+    """The figure of a document, at the width of a report's page."""
+    from dsrun.study.exhibit import WIDE
+    from dsrun.study.plots import save_figure
+
+    save_figure(draw(_finite(report), WIDE), output)
 
 
 def print_json(report: dict[str, Any]) -> None:

@@ -105,7 +105,7 @@ def sweep(
         stop.end_nothing_new()
         code = _train_all(
             found, chosen, side_by_side, shares, stop, again, devices=devices, retry=retry, accept_changes=accept_changes,
-            total=len(tasks), json_output=json_output,
+            json_output=json_output,
         )  # fmt: skip
     if code:
         raise typer.Exit(code)
@@ -184,6 +184,7 @@ def _document(task: Any, state: Any) -> dict[str, Any]:
         "differs": task.variation.differs,
         "state": state.kind,
         "step": state.step,
+        "in_use": state.is_in_use,
         "dev_cer": state.dev_cer,
         "test_cer": state.test_cer,
         "note": state.note,
@@ -273,7 +274,6 @@ def _train_all(
     devices: int | None,
     retry: bool,
     accept_changes: bool,
-    total: int,
     json_output: bool,
 ) -> int:
     """Train, then the table and what to do about failures; the exit code."""
@@ -288,13 +288,16 @@ def _train_all(
         _progress_line(),
         retries_diverged=retry,
         typical_seconds=typical_seconds([state_of(task.variation, task.run) for task in tasks]),
-        total=total,
     )
     endings = trainer.run()
     code = exit_code_of(endings, stop.exit_code)
     rows = [
         _document(ending.task, ending.state)
-        | {"state": ending.how, "exit_code": ending.exit_code, "log": str(ending.task.log)}
+        | {
+            "state": str(ending.state) if ending.how == "left" else ending.how,
+            "exit_code": ending.exit_code,
+            "log": str(ending.task.log),
+        }
         for ending in endings
     ]
     if json_output:

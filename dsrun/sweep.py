@@ -40,6 +40,11 @@ POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 30.0  # for the runs of a killed sweep, which are writing their checkpoints
 LAST_LINES = 6  # of what a failed run said
 
+_BEGINNINGS = {
+    "begun": "goes on from its last checkpoint",
+    "failed": "is tried again, from its last checkpoint",
+    "diverged": "is tried again, from its last checkpoint",
+}
 How = Literal["done", "diverged", "failed", "stopped", "in use", "left"]
 
 
@@ -154,7 +159,6 @@ class Trainer:
     retries_diverged: bool = False
     typical_seconds: float | None = None
     patience_seconds: float = PATIENCE_SECONDS
-    total: int = 0
     _endings: dict[int, Ending] = field(default_factory=dict)
     _running: list[_Running] = field(default_factory=list)
     _waiting: "deque[Task]" = field(default_factory=deque)
@@ -230,8 +234,7 @@ class Trainer:
         process = self.start(task, slot)
         self._running.append(_Running(task, slot, process, time.monotonic(), size, is_fresh=state.kind == "new"))
         where = f" on GPU {slot.gpus}" if slot.gpus else ""
-        how = "starts" if state.kind == "new" else f"goes on from its last checkpoint ({state})"
-        self.say(f"{self._name(task)}: {how}{where}", None)
+        self.say(f"{self._name(task)}: {_BEGINNINGS.get(state.kind, 'starts')} {self._position()}{where}", None)
         return True
 
     def _ended(self, running: _Running, code: int) -> None:
@@ -273,6 +276,10 @@ class Trainer:
         parts += [state.note] if state.note else []
         self.say(f"{self._name(task)}: {', '.join(parts)}{self._remaining(was_trained)}", how)
 
+    def _position(self) -> str:
+        begun = len(self._endings) + len(self._running)
+        return f"({begun} of {len(self.tasks)})"
+
     def _remaining(self, was_trained: bool) -> str:
         """How many are left and for how long, from those that this sweep trained, else from before."""
         left = len(self._waiting) + len(self._running)
@@ -287,8 +294,8 @@ class Trainer:
         return f"; {left} left, about {minutes} min"
 
     def _name(self, task: Task) -> str:
-        total = self.total or len(self.tasks)
-        return f"[{task.variation.index:>{len(str(total - 1))}} of 0-{total - 1}] {task.variation.name}"
+        width = len(str(max(other.variation.index for other in self.tasks)))
+        return f"[{task.variation.index:>{width}}] {task.variation.name}"
 
     def _tell(self) -> None:
         """Hand the signal on; an orderly end is theirs."""

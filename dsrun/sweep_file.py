@@ -171,30 +171,25 @@ class _Reader:
     def zip_axes(self, node: Node | None) -> list[list[_Choice]]:
         if node is None:
             return []
-        axes = []
-        for part in node.value if isinstance(node.value, list) else [node]:
-            named = part.value.pop("name", None) if isinstance(part.value, dict) else None
-            names = self.values(named, "zip: name") if named else []
-            columns = self.columns(part, "zip") | ({"name": names} if names else {})
-            lengths = {key: len(values) for key, values in columns.items()}
-            first = next(iter(lengths), "")
-            if odd := next((key for key, length in lengths.items() if length != lengths[first]), None):
-                message = f"{lengths[odd]} values, and {first} has {lengths[first]}; values go together, so there must be as many of each"
-                self.refuse(columns[odd][0], f"zip: {odd}", message)
-            elif columns:
-                columns.pop("name", None)
-                called = [self.name(node, "zip: name") for node in names] or [None] * len(
-                    next(iter(columns.values()), [])
-                )
-                rows = zip(*columns.values(), strict=True)
-                axes.append(
-                    [
-                        _Choice(dict(zip(columns, row, strict=True)), name)
-                        for row, name in zip(rows, called, strict=True)
-                    ]
-                )
-                self.refuse_equal_names(called, names)
-        return axes
+        parts = node.value if isinstance(node.value, list) else [node]
+        return [axis for part in parts if (axis := self.zip_axis(part))]
+
+    def zip_axis(self, node: Node) -> list[_Choice]:
+        named = node.value.pop("name", None) if isinstance(node.value, dict) else None
+        names = self.values(named, "zip: name") if named else []
+        columns = self.columns(node, "zip")
+        if not columns:
+            return []
+        first, count = next((key, len(values)) for key, values in columns.items())
+        for key, values in [*columns.items(), *([("name", names)] if names else [])]:
+            if len(values) != count:
+                message = f"{len(values)} values, and {first} has {count}; values go together, so there must be as many of each"
+                self.refuse(values[0], f"zip: {key}", message)
+                return []
+        called = [self.name(name, "zip: name") for name in names] or [None] * count
+        self.refuse_equal_names(called, names)
+        rows = zip(*columns.values(), strict=True)
+        return [_Choice(dict(zip(columns, row, strict=True)), name) for row, name in zip(rows, called, strict=True)]
 
     def list_axes(self, node: Node | None) -> list[list[_Choice]]:
         if node is None:

@@ -38,9 +38,12 @@ class RunState:
     seconds: float | None = None
     """Of its training steps; of done runs."""
     note: str | None = None
+    is_in_use: bool = False
+    """A process on this machine, or one that shares the file system, works in the folder."""
 
     def __str__(self) -> str:
-        return f"at step {self.step}" if self.kind == "begun" else self.kind
+        text = f"at step {self.step}" if self.kind == "begun" else self.kind
+        return f"{text}, in use" if self.is_in_use else text
 
     @property
     def is_over(self) -> bool:
@@ -97,6 +100,7 @@ def state_of(variation: Variation, path: Path) -> RunState:
         test_cer=result.get("cer") if isinstance(result, dict) else None,
         seconds=_seconds(steps) if kind == "done" else None,
         note=None if is_same else "its config.yaml has other paths, or was written by another version of dsrun",
+        is_in_use=is_in_use(path),
     )
 
 

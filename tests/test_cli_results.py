@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from dsrun.cli import app
 from dsrun.errors import DataError, UsageError
+from dsrun.inspection import open_runs
 from dsrun.study.results_record import clean, clean_command, read_record, record_text
 from tests.study.run_folders import write_run_folder
 
@@ -155,6 +156,30 @@ def test_a_damaged_record_or_one_of_another_version_is_told_with_its_place():
     for text in ("", "[]", "{}", json.dumps(good | {"runs": [{}]}), json.dumps(good | {"runs": 1})):
         with pytest.raises(DataError, match="results/a.json: no record of results"):
             read_record(text, "results/a.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("utterances", 0, "ids", 0), []),
+        (("utterances", 0, "characters", 0), None),
+        (("utterances", 0, "words", 0), -1),
+        (("runs", 0, "measured", "steps"), "x"),
+        (("runs", 0, "events", 0, "step"), 1.5),
+        (("runs", 0, "results", "test", "of"), 9),
+        (("runs", 0, "results", "test", "words", 0, 0), "x"),
+        (("runs", 0, "provenance", "packages"), "x"),
+        (("config", "seed"), []),
+    ],
+)
+def test_a_figure_of_another_type_is_told_and_no_crash(tmp_path, path, value):
+    record = json.loads(record_text("a", open_runs([write_run_folder(tmp_path / "a", texts=texts(1))])))
+    node = record
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    with pytest.raises(DataError, match="no record of results"):
+        read_record(json.dumps(record), "a.json")
 
 
 def test_somebodys_page_and_two_folders_of_one_name_are_refused(tmp_path):

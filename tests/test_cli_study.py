@@ -11,6 +11,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from test_cli import dsrun, require_message
 
+from dsrun.study.accumulate_exhibit import accumulate_exhibit
+from dsrun.study.cartoon_exhibit import cartoon_exhibit
+
 
 def study(*arguments):
     result = dsrun("study", *arguments, "--json")
@@ -34,13 +37,22 @@ def test_accumulate_gives_100_and_a_mean_of_101_and_101_and_the_uniforms_2048(tm
     predicted = [row["predicted_mean"] for row in report["random_bits"] if row["format"] == "float16"]
     assert predicted[:8] == [100.0] * 2 + [100.78125] * 2 + [100.9765625] * 4
     assert (tmp_path / "sums.svg").read_text().startswith("<?xml")
+    (tmp_path / "sums.json").write_text(json.dumps(report))
+    found = accumulate_exhibit(tmp_path / "sums.json")
+    assert found.caption.startswith("Rounded to nearest the sum stays at 100 in float16 and bfloat16; rounded stoch")
+    assert {row["panel"] for row in found.rows} == {"growth", "uniforms", "ends", "random bits"}
 
 
-def test_cartoon_stops_at_the_known_places_and_three_ways_reach_three():
+def test_cartoon_stops_at_the_known_places_and_three_ways_reach_three(tmp_path):
     report = study("cartoon", "--format", "float16", "--format", "bfloat16")
     final = {(row["format"], row["method"]): row["final"] for row in report["ways"]}
     assert (final["float16", "ties_to_even"], final["bfloat16", "ties_to_even"]) == (2.953125, 2.625)
     assert {final[name, way] for name in ("float16", "bfloat16") for way in ("stochastic", "master", "kahan")} == {3.0}
+    (tmp_path / "cartoon.json").write_text(json.dumps(report))
+    found = cartoon_exhibit(tmp_path / "cartoon.json")
+    assert found.caption.startswith("Rounded to nearest the weight stalls at 2.953125 in float16 and 2.625 in bfloat16")
+    last = {(row["format"], row["method"]): (row["step"], round(row["mean"], 6)) for row in found.rows}
+    assert last["bfloat16", "ties_to_even"] == (2000, 2.625)
     assert all(abs(row["standard_errors_off"]) < 4 for row in report["expectation"])
 
 

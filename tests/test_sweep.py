@@ -128,8 +128,8 @@ def test_what_is_done_is_left_alone_and_the_rest_is_started_in_order():
     assert [ending.how for ending in endings] == ["done"] * 4
     assert [ending.was_trained for ending in endings] == [False, True, True, True]
     assert exit_code_of(endings, 0) == 0
-    assert "[0 of 0-3] a-seed=1: done already, dev CER 0.4000" in text
-    assert "b-seed=1: goes on from its last checkpoint (at step 5)" in text
+    assert "[0] a-seed=1: done already, dev CER 0.4000" in text
+    assert "b-seed=1: goes on from its last checkpoint (3 of 4)" in text
     assert "b-seed=2: done, dev CER 0.2500" in text
     assert "2 left, about 1 min" in text
     again = Machine()

@@ -80,7 +80,9 @@ def test_the_rows_of_a_zip_may_have_names(write):
     )
     assert names(path) == ["small-epochs=3", "large-epochs=3", "large-epochs=5"]
     assert "is a name already" in problems(write("zip: {name: [a, a], seed: [1, 2]}\n"))
-    assert "zip: name: 2 values, and seed has 1" in problems(write("zip: {name: [a, b], seed: [1]}\n"))
+    assert "zip: name: 2 values, and seed has 1; values go together" in problems(
+        write("zip: {name: [a, b], seed: [1]}\n")
+    )
 
 
 def test_an_entry_of_the_list_may_have_another_base_and_then_the_sweep_needs_none(write):

@@ -113,7 +113,9 @@ def _without_underflow(x: Float32[Array, "*shape"], ratio: Float32[Array, "*shap
     """
     pattern, ratio_pattern = (jax.lax.bitcast_convert_type(value, jnp.uint32) for value in (x, ratio))
     is_lost = (ratio_pattern & ~jnp.uint32(_SIGN)) < jnp.uint32(_SMALLEST_NORMAL)
-    tiny = jnp.where((pattern & ~jnp.uint32(_SIGN)) > 0, jnp.uint32(_SMALLEST_NORMAL), jnp.uint32(0))
+    # By a carry and not by `> 0`: LLVM makes of that a comparison of the float with 0, for which a subnormal of a CPU that flushes is one.
+    is_not_zero = ((pattern & ~jnp.uint32(_SIGN)) + jnp.uint32(~_SIGN & 0xFFFF_FFFF)) >> jnp.uint32(31)
+    tiny = is_not_zero * jnp.uint32(_SMALLEST_NORMAL)
     return jax.lax.bitcast_convert_type(
         jnp.where(is_lost, (pattern & jnp.uint32(_SIGN)) | tiny, ratio_pattern), jnp.float32
     )

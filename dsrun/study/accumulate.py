@@ -38,6 +38,7 @@ from dsrun.study.grid import check_mode, nearest, require_in_range, ulp
 
 DEFAULT_MODES = ("ties_to_even", "stochastic")
 SEQUENCES = 200  # of uniform numbers
+MOST_POINTS = 120  # of a sum that is drawn
 MAX_UNIFORMS = 2**20  # up to here their sum is exact in two uint32
 _UNIFORM_BITS = 24
 
@@ -81,6 +82,16 @@ class Accumulation:
             "predicted_sd": expected.sd,
         }
 
+    def growth(self) -> dict[str, Any]:
+        """The sum as it is drawn: at most `MOST_POINTS` additions, none among them."""
+        additions = _some(self.times)
+        mean, sd = (np.concatenate([[first], rest]) for first, rest in ((self.start, self.mean), (0.0, self.sd)))
+        return {
+            **{"format": self.format.name, "rounding": self.mode, "draws": len(self.final)},
+            **{"additions": additions, "real": [self.start + n * self.increment for n in additions]},
+            **{"mean": mean[additions].astype(float).tolist(), "sd": sd[additions].astype(float).tolist()},
+        }
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -119,6 +130,13 @@ class UniformSums:
             "relative_error": float(np.mean(np.abs(final - self.exact) / self.exact)),
         }
 
+    def growth(self) -> dict[str, Any]:
+        """The mean sum as it is drawn: at most `MOST_POINTS` numbers added, none among them."""
+        added = _some(len(self.mean))
+        mean = np.concatenate([[0.0], self.mean.astype(float)])
+        about = {"format": self.format.name, "rounding": self.mode, "sequences": len(self.final)}
+        return about | {"additions": added, "real": [n / 2 for n in added], "mean": mean[added].tolist()}
+
 
 @dataclass(frozen=True)
 class SumsStudy:
@@ -135,7 +153,14 @@ class SumsStudy:
             "sums": [found.row() for found in self.sums] + self.masters,
             "random_bits": [row for rows in self.sweeps for row in rows],
             "uniforms": [found.row() for found in self.uniforms],
+            "growth": [found.growth() for found in self.sums],
+            "uniform_growth": [found.growth() for found in self.uniforms if found.accumulator == found.format],
         }
+
+
+def _some(last: int) -> list[int]:
+    """Numbers from 0 to `last`, evenly, at most `MOST_POINTS`."""
+    return np.unique(np.linspace(0, last, min(last + 1, MOST_POINTS)).round().astype(int)).tolist()
 
 
 def study_sums(

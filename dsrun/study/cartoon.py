@@ -49,6 +49,7 @@ Method = Literal["ties_to_even", "stochastic", "master", "kahan"]
 Rounded = Literal["weight", "operations"]
 METHODS: tuple[Method, ...] = get_args(Method)
 TARGET = 3.0  # where Q is largest
+MOST_POINTS = 120  # of a way that is drawn
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,17 @@ class Trajectory:
             "stall_radius": stall_radius(self.format, mean, self.learning_rate),
         }
 
+    def trajectory(self) -> dict[str, Any]:
+        """The weight's way as it is drawn: at most `MOST_POINTS` steps, close at the beginning, beside the real sequence."""
+        last = len(self.mean) - 1
+        steps = np.unique(np.geomspace(1, max(last, 1), MOST_POINTS).round().astype(int))
+        real = [real_sequence(int(step), start=self.start, learning_rate=self.learning_rate) for step in steps]
+        return {
+            **{"format": self.format.name, "method": self.method, "start": self.start, "draws": len(self.final)},
+            **{"steps": steps.tolist(), "real": real},
+            **{"mean": self.mean[steps].tolist(), "sd": self.sd[steps].tolist()},
+        }
+
     def expectation_row(self, step: int) -> dict[str, Any]:
         """Mean of the draws at a step beside the real sequence."""
         expected = real_sequence(step, start=self.start, learning_rate=self.learning_rate)
@@ -116,6 +128,7 @@ class CartoonStudy:
         return {
             "ways": [way.row() for way in (*self.ways, self.float32)],
             "expectation": [way.expectation_row(step) for way in stochastic for step in self.steps],
+            "trajectories": [way.trajectory() for way in (*self.ways, self.float32)],
         }
 
 

@@ -1,4 +1,8 @@
-"""Figures of the studies, as SVG or PNG by the name's suffix; the same numbers give the same bytes again."""
+"""Figures of the studies, as SVG or PNG by the name's suffix; the same numbers give the same bytes again.
+
+Here are those of formats, of one watched step and of scaling. The talk's two have a module each (`cartoon_exhibit.py`,
+`accumulate_exhibit.py`), for they are also exhibits of a report.
+"""
 
 import textwrap
 from collections.abc import Sequence
@@ -7,16 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dsrun.arithmetic.formats import RANDOM_MODES, GridFormat
 from dsrun.errors import UsageError
-from dsrun.study.grid import ulp
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from dsrun.study.accumulate import Accumulation, UniformSums
-    from dsrun.study.cartoon import Trajectory
     from dsrun.study.magnitudes import Panel
     from dsrun.study.scaling_model import ScalingPanel
 
@@ -30,9 +30,6 @@ _COLOURS = (
     "#e69f00",
     "#555555",
 )  # Okabe and Ito: seen by all eyes
-_METHOD_COLOURS = {"ties_to_even": "#d55e00", "stochastic": "#0072b2", "master": "#009e73", "kahan": "#cc79a7"}
-_STALLED = "#f6dfc6"
-_MAX_POINTS = 600  # of a curve
 
 
 def check_suffix(output: Path) -> None:
@@ -41,123 +38,6 @@ def check_suffix(output: Path) -> None:
         raise UsageError(f"{output}: write a name that ends in {' or '.join(SUFFIXES)}.")
     if not output.parent.is_dir():
         raise UsageError(f"{output}: the folder {output.parent} does not exist.")
-
-
-def draw_accumulate(
-    sums: "Sequence[Accumulation]",
-    sweeps: Sequence[Sequence[dict[str, Any]]],
-    uniforms: "Sequence[UniformSums]",
-    output: Path,
-) -> None:
-    """Sums as they grow, the mean against the number of random bits, and sums of uniform numbers."""
-    names = list(dict.fromkeys(found.format.name for found in sums))
-    colours = {name: _COLOURS[place % len(_COLOURS)] for place, name in enumerate(names)}
-    panels = 1 + bool(sweeps) + bool(uniforms)
-    figure = _figure(4.6 * panels, 4.0)
-    axes = list(np.ravel(figure.subplots(1, panels)))
-    _draw_growth(axes.pop(0), sums, colours)
-    if sweeps:
-        _draw_sweeps(axes.pop(0), sweeps, colours)
-    if uniforms:
-        _draw_uniforms(axes.pop(0), uniforms, colours)
-    _save(figure, output)
-
-
-def _draw_growth(axes: "Axes", sums: "Sequence[Accumulation]", colours: dict[str, str]) -> None:
-    first = sums[0]
-    steps = np.arange(first.times + 1)
-    for found, style in zip(sums, _styles([found.mode for found in sums]), strict=True):
-        mean = np.concatenate([[found.start], found.mean])
-        sd = np.concatenate([[0.0], found.sd])
-        colour = colours[found.format.name]
-        shown = _thinned(len(steps))
-        axes.plot(steps[shown], mean[shown], ls=style, color=colour, lw=1.6, label=f"{found.format} {found.mode}")
-        if sd.any():
-            axes.fill_between(steps[shown], (mean - sd)[shown], (mean + sd)[shown], color=colour, alpha=0.13, lw=0)
-    axes.plot(steps, first.start + first.increment * steps, color="black", lw=0.8, label="real numbers")
-    axes.set(xlabel="additions", ylabel="sum", title=f"{first.start:g} + {first.increment:g}, {first.times} times")
-    axes.legend(fontsize=7, title="band: one sd over draws", title_fontsize=7, handlelength=4)
-
-
-def _draw_sweeps(axes: "Axes", sweeps: Sequence[Sequence[dict[str, Any]]], colours: dict[str, str]) -> None:
-    for rows in sweeps:
-        bits = [row["random_bits"] for row in rows]
-        means, errors = [row["mean"] for row in rows], [2 * row["standard_error"] for row in rows]
-        colour = colours[rows[0]["format"]]
-        axes.errorbar(bits, means, errors, fmt="o", ms=4, capsize=2, color=colour, label=rows[0]["format"])
-        if all(row["predicted_mean"] is not None for row in rows):
-            axes.plot(bits, [row["predicted_mean"] for row in rows], color=colour, lw=0.9)
-    axes.set(xlabel="random bits", ylabel="mean sum")
-    axes.set_title("few random bits (bars: 2 standard errors; lines: predicted)", fontsize=9)
-    axes.legend(loc="lower right", fontsize=7)
-
-
-def _draw_uniforms(axes: "Axes", uniforms: "Sequence[UniformSums]", colours: dict[str, str]) -> None:
-    count = len(uniforms[0].mean)
-    narrow = [found for found in uniforms if found.accumulator == found.format]
-    shown = _thinned(count)
-    for found, style in zip(narrow, _styles([found.mode for found in narrow]), strict=True):
-        colour, label = colours[found.format.name], f"{found.format} {found.mode}"
-        axes.plot(shown + 1, found.mean[shown], ls=style, color=colour, lw=1.6, label=label)
-    axes.plot([0, count], [0, count / 2], color="black", lw=0.8, label="expected")
-    axes.set(xlabel="numbers added", ylabel="sum, mean of sequences", title=f"{count:,} numbers uniform in [0, 1)")
-    axes.legend(fontsize=7, handlelength=4)
-
-
-def draw_cartoon(trajectories: "Sequence[Trajectory]", output: Path) -> None:
-    """A column for each format: the weight's ways above, the update beside the grid's resolution below."""
-    from dsrun.study.cartoon import real_sequence
-
-    grouped: dict[str, list[Any]] = {}
-    for trajectory in trajectories:
-        grouped.setdefault(trajectory.format.name, []).append(trajectory)
-    figure = _figure(3.5 * len(grouped) + 0.6, 6.4)
-    columns = figure.subplots(2, len(grouped), squeeze=False, sharex="row", sharey="row")
-    for (name, group), (above, below) in zip(grouped.items(), columns.T, strict=True):
-        format, start, rate = group[0].format, group[0].start, group[0].learning_rate
-        steps = np.arange(1, len(group[0].mean))
-        real = np.array([real_sequence(int(step), start=start, learning_rate=rate) for step in steps])
-        span = (min(start, 3.0) - 0.1, max(start, 3.0) + 0.35)
-        _shade_stalled(above.axhspan, format, rate, span)
-        above.plot(steps, real, color="black", lw=0.8, label="real numbers")
-        for trajectory in group:
-            _draw_way(above, trajectory)
-        above.set(title=name, xlabel="step", xscale="log", ylim=span)
-        above.set_xlim(1, max(len(steps), 2))
-        _shade_stalled(below.axvspan, format, rate, span)
-        w = np.linspace(*span, 1500)
-        below.plot(w, 2 * rate * np.abs(3 - w), color="black", lw=1.2, label=f"update, {2 * rate:g} |3 - w|")
-        resolution = [ulp(format, float(x)) / 2 for x in w]
-        below.plot(w, resolution, color=_METHOD_COLOURS["ties_to_even"], lw=1.6, label="half of the spacing at w")
-        below.set(xlabel="w", yscale="log", xlim=span)
-    columns[0, 0].set_ylabel("w")
-    columns[1, 0].set_ylabel("size")
-    columns[1, 0].set_ylim(bottom=1e-4, top=1.0)
-    columns[0, 0].legend(fontsize=7, loc="lower right")
-    columns[1, 0].legend(fontsize=7, loc="upper right")
-    claim = "nearest stalls (shaded) where the update is below half of the spacing"
-    figure.suptitle(f"Q(w) = -(w - 3)² + 3: {claim}", fontsize=10)
-    _save(figure, output)
-
-
-def _draw_way(axes: "Axes", trajectory: "Trajectory") -> None:
-    colour = _METHOD_COLOURS[trajectory.method]
-    steps, mean, sd = np.arange(1, len(trajectory.mean)), trajectory.mean[1:], trajectory.sd[1:]
-    order = {"stochastic": 2, "master": 3, "kahan": 4, "ties_to_even": 5}[trajectory.method]
-    style = {"master": "--", "kahan": ":"}.get(trajectory.method, "-")
-    label = f"{trajectory.method}{' (mean, sd)' if trajectory.method == 'stochastic' else ''}"
-    axes.plot(steps, mean, style, color=colour, lw=1.6, zorder=order, label=label)
-    if sd.any():
-        axes.fill_between(steps, mean - sd, mean + sd, color=colour, alpha=0.2, lw=0, zorder=1)
-
-
-def _shade_stalled(shade: Any, format: GridFormat, rate: float, span: tuple[float, float]) -> None:
-    """Shade the intervals of w, cut at powers of two, in which the update is at most half of the spacing."""
-    w = np.linspace(*span, 4000)
-    stalled = np.array([2 * rate * abs(3 - x) <= ulp(format, float(x)) / 2 for x in w])
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], stalled, [False]]).astype(int)))
-    for first, last in zip(edges[::2], edges[1::2], strict=True):
-        shade(w[first], w[last - 1], color=_STALLED, lw=0, zorder=0)
 
 
 def draw_formats(rows: Sequence[dict[str, Any]], output: Path) -> None:
@@ -182,19 +62,7 @@ def draw_formats(rows: Sequence[dict[str, Any]], output: Path) -> None:
         xlabel="log2 of the magnitude",
         title="ranges: normal numbers, and subnormal ones (pale), whose spacing is constant",
     )
-    _save(figure, output)
-
-
-def _styles(modes: Sequence[str]) -> list[Any]:
-    """A line style for each curve: solid for random modes, dashes for the others, which would hide one another, in turns."""
-    dashed = [place for place, mode in enumerate(modes) if mode not in RANDOM_MODES]
-    gap = 4 * max(len(dashed) - 1, 1)
-    return ["-" if mode in RANDOM_MODES else (4 * dashed.index(place), (4, gap)) for place, mode in enumerate(modes)]
-
-
-def _thinned(length: int) -> np.ndarray:
-    """Indices of at most `_MAX_POINTS` places, first and last included."""
-    return np.unique(np.linspace(0, length - 1, min(length, _MAX_POINTS)).astype(int))
+    save_figure(figure, output)
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -203,7 +71,8 @@ def _figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: "Figure", output: Path) -> None:
+def save_figure(figure: "Figure", output: Path) -> None:
+    """Write a figure; raises UsageError for a name that no figure can have."""
     import matplotlib
 
     check_suffix(output)
@@ -223,7 +92,7 @@ def draw_magnitudes(panels: "Sequence[Panel]", title: str, output: Path) -> None
     for empty in axes[len(panels) :]:
         empty.set_axis_off()
     figure.suptitle(title, fontsize=10)
-    _save(figure, output)
+    save_figure(figure, output)
 
 
 def _draw_magnitude_panel(axes: "Axes", panel: "Panel") -> None:
@@ -273,7 +142,7 @@ def draw_scaling(panels: "Sequence[ScalingPanel]", output: Path) -> None:
     width = 68 * len(panels)
     lines = [line for panel in panels for line in textwrap.wrap(panel.caption, width)]
     figure.supxlabel("\n".join(lines), fontsize=7, ha="left", x=0.02)
-    _save(figure, output)
+    save_figure(figure, output)
 
 
 def _draw_scaling_panel(axes: "Axes", panel: "ScalingPanel") -> None:

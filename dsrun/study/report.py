@@ -29,10 +29,15 @@ from dsrun.study.figure_files import as_csv, draw
 from dsrun.study.flops_against_devices import flops_against_devices
 from dsrun.study.groups import Group, group_runs
 from dsrun.study.learning_curves import learning_curves
+from dsrun.study.loss_scale import loss_scale
+from dsrun.study.magnitude_histograms import magnitude_distribution, magnitude_histograms
 from dsrun.study.report_page import Item, is_page, render_page
 from dsrun.study.run_record import RunRecord, Split
 from dsrun.study.runs_table import notes, run_names
 from dsrun.study.styles import FLOAT32, label_of
+from dsrun.study.swallowed_updates import swallowed_updates
+from dsrun.study.underflow_by_layer import underflow_by_layer
+from dsrun.study.underflow_overflow import underflow_overflow
 from dsrun.study.utterances import utterances
 from dsrun.study.verdict_strip import verdict_strip
 
@@ -89,6 +94,12 @@ def exhibit_functions(
     return [
         ("verdicts", partial(verdict_strip, split=split)),
         ("learning curves", learning_curves),
+        ("magnitudes", magnitude_distribution),
+        ("magnitudes by layer", magnitude_histograms),
+        ("swallowed updates", swallowed_updates),
+        ("underflow and overflow", underflow_overflow),
+        ("underflow by layer", underflow_by_layer),
+        ("loss scale", loss_scale),
         ("error rates", partial(error_rates, split=split)),
         ("what the network heard", ctc_posterior),
         ("utterances", partial(utterances, split=split)),

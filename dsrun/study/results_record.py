@@ -30,6 +30,10 @@ from dsrun.record.tensor_hashes import TensorHashes
 from dsrun.study.run_record import RunRecord, Split
 
 SCHEMA_VERSION = 1
+_TYPES: dict[str, Any] = {
+    "environment_changed_at": list,
+    "state_digest": str | None,
+}  # other figures are numbers or null
 SPLITS: tuple[Split, ...] = ("dev", "test")
 FACTS = ("determinism", "dsrun", "git", "python", "packages", "platform", "products", "data")
 JAX_FACTS = ("backend", "device_kinds", "backend_version")
@@ -103,8 +107,11 @@ def read_record(text: str, place: str) -> Section:
                 f"{place}: a record of version {found['schema_version']}; this dsrun reads {SCHEMA_VERSION}. Make it again from the run "
                 "folders."
             )
+        for utterances in found["utterances"]:
+            _require_utterances(utterances)
         runs = tuple(_read_run(row, found) for row in found["runs"])
-        return Section(str(found["name"]), runs, tuple(dict(claim) for claim in found["claims"]))
+        claims = tuple({key: str(text) for key, text in ({"file": ""} | claim).items()} for claim in found["claims"])
+        return Section(str(found["name"]), runs, claims)
     except DataError:
         raise
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
@@ -264,12 +271,49 @@ def without_places(value: Any) -> Any:
     return [without_places(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def _require_utterances(found: Mapping[str, Any]) -> None:
+    """Raises ValueError for a set of utterances that no results could be of."""
+    ids = found["ids"]
+    if not all(isinstance(text, str) for text in [*ids, *found["references"]]) or len(set(ids)) < len(ids):
+        raise ValueError("utterances without an id or a reference of their own")
+    if not all(type(length) is int and length >= 0 for length in [*found["characters"], *found["words"]]):
+        raise ValueError("lengths of references that are no numbers")
+
+
+def _require_figures(row: Mapping[str, Any]) -> None:
+    """Raises ValueError for what the page could not be made of; a record may be a stranger's."""
+    events, measured, status = row["events"], row["measured"], row["status"]
+    if not all(type(e["step"]) is int and isinstance(e["event"], str) for e in events):
+        raise ValueError("events without step")
+    if wrong := [
+        name for name, value in measured.items() if not isinstance(value, _TYPES.get(name, int | float | None))
+    ]:
+        raise ValueError(f"measured {wrong[0]} is {measured[wrong[0]]!r}")
+    if not isinstance(row["command"], str) or type(status.get("step", 0)) is not int:
+        raise ValueError("a command or a step of another type")
+    if not isinstance(row["provenance"].get("packages", {}), dict):
+        raise ValueError("packages that are no object")
+    counts = [
+        n
+        for found in row["results"].values()
+        for unit in ("characters", "words")
+        for kinds in found[unit]
+        for n in kinds
+    ]
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError("errors that are no numbers")
+
+
 def _read_run(row: Mapping[str, Any], record: Mapping[str, Any]) -> RecordedRun:
+    _require_figures(row)
+    config = {**record["config"], **row["config"]}
+    if isinstance(config.get("seed"), list | dict):
+        raise ValueError("a seed that is none")
     scored = {split: _evaluation(found, record["utterances"][found["of"]]) for split, found in row["results"].items()}
     no_hashes = TensorHashes((), np.empty(0, np.int64), np.empty((0, 0, 2), np.uint32))
     return RecordedRun(
         RunDir(Path(record["name"]) / row["name"]),
-        {**record["config"], **row["config"]},
+        config,
         dict(row["provenance"]),
         dict(row["status"]),
         list(row["events"]),

@@ -16,6 +16,11 @@ def normal(*shape):
     return jnp.asarray(RNG.standard_normal(shape, np.float32))
 
 
+def compiled(function, *args):
+    """As one program: operation by operation, each for each shape, takes ten times as long."""
+    return jax.jit(function)(*args)
+
+
 def primitives(f, *args):
     return {equation.primitive.name for equation in jax.make_jaxpr(f)(*args).eqns}
 
@@ -117,14 +122,15 @@ def test_a_narrow_accumulator_rounds_the_sum_after_each_chunk():
     policy = Policy(accumulate=Rounding(FLOAT16), chunk=4)
     a, b = normal(3, 10), normal(10, 2)
     expected = np.zeros((3, 2), np.float32)
+    to_float16 = jax.jit(lambda x: round_to(x, FLOAT16))
     for start in (0, 4, 8):
         part = FLOAT32_POLICY.dot(a[:, start : start + 4], b[start : start + 4])
-        expected = round_to(expected + round_to(part, FLOAT16), FLOAT16)
-    np.testing.assert_array_equal(policy.dot(a, b), expected)
+        expected = to_float16(expected + to_float16(part))
+    np.testing.assert_array_equal(compiled(policy.dot, a, b), expected)
     # 2048 + 1 is 2048 in float16, once a product; 4096 exactly if 2048 ones are summed first.
     ones = jnp.ones((1, 4096), jnp.float32)
-    assert float(replace(policy, chunk=1).dot(ones, ones.T)[0, 0]) == 2048.0
-    assert float(replace(policy, chunk=2048).dot(ones, ones.T)[0, 0]) == 4096.0
+    assert float(compiled(replace(policy, chunk=1).dot, ones, ones.T)[0, 0]) == 2048.0
+    assert float(compiled(replace(policy, chunk=2048).dot, ones, ones.T)[0, 0]) == 4096.0
 
 
 def test_the_products_of_the_derivative_have_the_narrow_accumulator_too():
@@ -148,9 +154,10 @@ def test_a_frame_of_an_activation_has_a_scale_of_its_own_and_a_weight_one_a_tens
     policy = Policy(storage=Rounding(parse_format("int8")))
     x = normal(5, 40)
     x = x.at[3].mul(100.0)
-    together = np.asarray(policy.store(x, "place"))
-    np.testing.assert_array_equal(together[2], policy.store(x[2:3], "place")[0])
-    weight = np.asarray(policy.round_weight(x, "w"))
+    store = jax.jit(lambda x: policy.store(x, "place"))
+    together = np.asarray(store(x))
+    np.testing.assert_array_equal(together[2], store(x[2:3])[0])
+    weight = np.asarray(compiled(lambda x: policy.round_weight(x, "w"), x))
     assert len(np.unique(together[2])) > 20
     assert len(np.unique(weight[2])) < 10, "the largest row's scale leaves a small row few codes"
 
@@ -159,12 +166,17 @@ def test_blocks_of_a_weight_lie_along_a_matrix_inputs_and_along_a_convolutions_l
     format = parse_format("mxfp8_e4m3")
     spread = 2.0 ** np.random.default_rng(0).integers(-30, 30, (64, 40)).astype(np.float32)
     matrix, kernel = normal(64, 40) * spread, (normal(64, 40) * spread).reshape(2, 4, 8, 40)
+    stored, computed = Policy(storage=Rounding(format)), Policy(compute=Rounding(format))
+
+    def along(axis):
+        return lambda weight: Rounding(format)(weight, axis=axis)
+
     for weight, axis in ((matrix, 0), (kernel, 3)):
-        expected = Rounding(format)(weight, axis=axis)
-        assert not np.array_equal(expected, Rounding(format)(weight, axis=1 - axis if axis < 2 else 0))
-        np.testing.assert_array_equal(Policy(storage=Rounding(format)).round_weight(weight, "w"), expected)
-    operand = Policy(compute=Rounding(format)).operand(matrix, "w", "weight", axis=0)
-    np.testing.assert_array_equal(operand, Rounding(format)(matrix, axis=0))
+        expected = compiled(along(axis), weight)
+        assert not np.array_equal(expected, compiled(along(1 - axis if axis < 2 else 0), weight))
+        np.testing.assert_array_equal(compiled(lambda w: stored.round_weight(w, "w"), weight), expected)
+    operand = compiled(lambda w: computed.operand(w, "w", "weight", axis=0), matrix)
+    np.testing.assert_array_equal(operand, compiled(along(0), matrix))
 
 
 def test_a_rule_gives_some_parameters_a_master_an_update_and_an_accumulator_of_their_own():
@@ -197,13 +209,20 @@ def test_native_arrays_hold_the_values_that_emulated_ones_hold():
 
         return run
 
-    stored = {policy: policy.round_weight(w, "w") for policy in (emulated, native)}
+    def both(policy):
+        def run(x, w, g):
+            y, pull = jax.vjp(network(policy), x, w)
+            return y, pull(g)
+
+        return run
+
+    stored = {policy: compiled(lambda w, p=policy: p.round_weight(w, "w"), w) for policy in (emulated, native)}
     assert stored[native].dtype == native.store(x, "x").dtype == jnp.float16
     np.testing.assert_array_equal(stored[native].astype(jnp.float32), stored[emulated])
-    results = {policy: jax.vjp(network(policy), x, stored[policy]) for policy in (emulated, native)}
+    results = {policy: compiled(both(policy), x, stored[policy], g) for policy in (emulated, native)}
     # Products of float16 values are exact in float32; 40 of them are summed in an order of the backend's.
     np.testing.assert_allclose(results[native][0], results[emulated][0], rtol=1e-5, atol=1e-5)
-    (dx, dw), (true_dx, true_dw) = results[native][1](g), results[emulated][1](g)
+    (dx, dw), (true_dx, true_dw) = results[native][1], results[emulated][1]
     np.testing.assert_allclose(dx, true_dx, rtol=2.0**-10, atol=1e-5)
     assert dw.dtype == jnp.float16
     np.testing.assert_allclose(dw.astype(jnp.float32), true_dw, rtol=2.0**-10, atol=1e-5)

@@ -26,6 +26,10 @@ GFLOAT_ELEMENT = {
     "mxfp4": gfloat.formats.format_info_ocp_e2m1,
 }
 KEY = make_key(3, "storage", "conv_0")
+# Compiled as one program each: operation by operation takes ten times as long here, and test_rounding.py compares the two.
+rounded_to = jax.jit(round_to, static_argnames=("format", "mode"))
+rounded_with = jax.jit(round_scaled, static_argnames=("format", "mode", "random_bits", "axis"))
+compiled_scale = jax.jit(scale_of, static_argnames="format")
 
 
 def tensors(count, shape=(37, 5)):
@@ -50,7 +54,7 @@ def test_rounding_a_second_time_gives_the_same_bits_under_jit_and_outside(name, 
 def test_the_scale_is_the_smallest_of_sixteen_bits_whose_largest_code_reaches_the_largest_magnitude(name):
     format = parse_format(name)
     for x in tensors(60):
-        scale = Fraction(float(scale_of(jnp.asarray(x), format).item()))
+        scale = Fraction(float(compiled_scale(x, format).item()))
         largest = Fraction(float(np.abs(x).max()))
         unit = Fraction(2) ** (math.frexp(float(scale))[1] - 16)
         assert scale % unit == 0
@@ -60,48 +64,44 @@ def test_the_scale_is_the_smallest_of_sixteen_bits_whose_largest_code_reaches_th
 @pytest.mark.parametrize("format", [INT8, INT4, TERNARY, BINARY], ids=str)
 def test_a_value_is_its_code_times_the_scale_exactly(format):
     for x in tensors(20):
-        rounded = np.asarray(round_to(jnp.asarray(x), format)).astype(np.float64)
-        codes = rounded / float(scale_of(jnp.asarray(x), format).item())
+        rounded = np.asarray(rounded_to(x, format)).astype(np.float64)
+        codes = rounded / float(compiled_scale(x, format).item())
         assert (codes == np.round(codes)).all()
         assert np.abs(codes).max() <= format.max_code
 
 
 def test_int8_codes_are_the_nearest_integers_to_the_float32_quotient():
     for x in tensors(20):
-        scale = np.asarray(scale_of(jnp.asarray(x), INT8))
+        scale = np.asarray(compiled_scale(x, INT8))
         expected = np.clip(np.round((x / scale).astype(np.float64)), -127, 127) * scale.astype(np.float64)
-        np.testing.assert_array_equal(np.asarray(round_to(jnp.asarray(x), INT8)), expected.astype(np.float32))
+        np.testing.assert_array_equal(np.asarray(rounded_to(x, INT8)), expected.astype(np.float32))
 
 
 def test_a_scale_per_channel_or_frame_is_that_of_each_column_or_row_alone():
     for x in tensors(1, (6, 5)):
         for name in ("int8", "int4", "ternary", "binary"):
-            columns = np.asarray(round_to(jnp.asarray(x), parse_format(name, granularity="channel")))
-            rows = np.asarray(round_to(jnp.asarray(x), parse_format(name, granularity="frame")))
+            columns = np.asarray(rounded_to(x, parse_format(name, granularity="channel")))
+            rows = np.asarray(rounded_to(x, parse_format(name, granularity="frame")))
             for number in range(x.shape[1]):
-                assert mismatches(columns[:, number], round_to(jnp.asarray(x[:, number]), parse_format(name))) == 0
+                assert mismatches(columns[:, number], rounded_to(x[:, number], parse_format(name))) == 0
             for number in range(x.shape[0]):
-                assert mismatches(rows[number], round_to(jnp.asarray(x[number]), parse_format(name))) == 0
+                assert mismatches(rows[number], rounded_to(x[number], parse_format(name))) == 0
 
 
 def test_ternary_and_binary_scale_by_the_mean_magnitude():
     x = np.float32([0.1, -0.2, 0.9, -3.0, 0.0, 0.5])
-    scale = scale_of(jnp.asarray(x), TERNARY).item()
+    scale = compiled_scale(x, TERNARY).item()
     assert abs(scale - np.abs(x).mean()) <= 2.0**-15 * scale  # rounded up to 16 bits
     assert scale >= np.abs(x).mean()
-    np.testing.assert_array_equal(
-        round_to(jnp.asarray(x), TERNARY), np.float32([0, 0, 1, -1, 0, 1]) * np.float32(scale)
-    )
-    np.testing.assert_array_equal(
-        round_to(jnp.asarray(x), BINARY), np.float32([1, -1, 1, -1, -1, 1]) * np.float32(scale)
-    )
-    away = np.asarray(round_to(jnp.asarray(x), BINARY, mode="ties_to_away"))
+    np.testing.assert_array_equal(rounded_to(x, TERNARY), np.float32([0, 0, 1, -1, 0, 1]) * np.float32(scale))
+    np.testing.assert_array_equal(rounded_to(x, BINARY), np.float32([1, -1, 1, -1, -1, 1]) * np.float32(scale))
+    away = np.asarray(rounded_to(x, BINARY, mode="ties_to_away"))
     np.testing.assert_array_equal(away, np.float32([1, -1, 1, -1, 1, 1]) * np.float32(scale))
 
 
 def test_the_sign_of_a_value_far_below_the_scale_is_not_lost_by_binary():
     x = jnp.float32([1e-30, -1e-30, 1e-9, 1e-40, -1e-40, 1.0])
-    np.testing.assert_array_equal(jnp.sign(round_to(x, BINARY)), np.float32([1, -1, 1, 1, -1, 1]))
+    np.testing.assert_array_equal(jnp.sign(rounded_to(x, BINARY)), np.float32([1, -1, 1, 1, -1, 1]))
 
 
 @pytest.mark.parametrize("x", [-1.7, -1.0, -0.5, 0.0, 0.25, 0.875, 1.0, 2.5])
@@ -111,14 +111,14 @@ def test_binary_takes_plus_scale_for_exactly_the_hard_sigmoids_share_of_all_rand
     rest = np.full(2**10, 2 - abs(x), np.float32)
     values = jnp.asarray(np.concatenate([np.full(2**10, x, np.float32), rest]))
     bits = jnp.concatenate([random, random])
-    rounded = round_scaled(values, BINARY, mode="stochastic", bits=bits, random_bits=10)
+    rounded = rounded_with(values, BINARY, mode="stochastic", bits=bits, random_bits=10)
     assert int(jnp.sum(rounded[: 2**10] > 0)) == 2**10 * min(max((x + 1) / 2, 0), 1)
 
 
 def test_ternary_takes_the_scale_for_exactly_the_share_of_random_values_that_is_the_magnitude():
     random = jnp.arange(2**10, dtype=jnp.uint32) << jnp.uint32(22)
     values = jnp.asarray(np.concatenate([np.full(2**10, -0.375, np.float32), np.full(2**10, 1.625, np.float32)]))
-    rounded = round_scaled(values, TERNARY, mode="stochastic", bits=jnp.concatenate([random, random]), random_bits=10)
+    rounded = rounded_with(values, TERNARY, mode="stochastic", bits=jnp.concatenate([random, random]), random_bits=10)
     assert int(jnp.sum(rounded[: 2**10] == -1)) == 384
     assert int(jnp.sum(rounded[: 2**10] == 0)) == 640
 
@@ -126,10 +126,8 @@ def test_ternary_takes_the_scale_for_exactly_the_share_of_random_values_that_is_
 @pytest.mark.parametrize("format", [INT8, INT4], ids=str)
 def test_directed_modes_of_an_integer_format_end_on_their_side(format):
     for x in tensors(5):
-        low, high = (
-            np.asarray(round_to(jnp.asarray(x), format, mode=f"toward_{side}")) for side in ("negative", "positive")
-        )
-        scale = scale_of(jnp.asarray(x), format).item()
+        low, high = (np.asarray(rounded_to(x, format, mode=f"toward_{side}")) for side in ("negative", "positive"))
+        scale = compiled_scale(x, format).item()
         # An ulp of the quotient: x / scale is itself a float32 division.
         assert (low <= x * np.float32(1 + 2.0**-22 * np.sign(x))).all()
         assert (high >= x * np.float32(1 - 2.0**-22 * np.sign(x))).all()
@@ -138,19 +136,19 @@ def test_directed_modes_of_an_integer_format_end_on_their_side(format):
 
 def test_a_value_far_below_the_scale_moves_by_a_directed_mode_even_where_the_quotient_underflows():
     x = jnp.float32([1e-30, -1e-30, 1e-42, 0.0, 1e30])
-    scale = scale_of(x, INT8).item()
-    up = np.asarray(round_to(x, INT8, mode="toward_positive"))
+    scale = compiled_scale(x, INT8).item()
+    up = np.asarray(rounded_to(x, INT8, mode="toward_positive"))
     np.testing.assert_array_equal(up[:4], np.float32([scale, 0, scale, 0]))
-    down = np.asarray(round_to(x, INT8, mode="toward_negative"))
+    down = np.asarray(rounded_to(x, INT8, mode="toward_negative"))
     np.testing.assert_array_equal(down[:4], np.float32([0, -scale, 0, 0]))
 
 
 @pytest.mark.parametrize("format", [INT8, INT4, TERNARY, BINARY], ids=str)
 def test_zeros_stay_zero_and_the_largest_floats_stay_finite(format):
     if format.has_zero:
-        assert not np.asarray(round_to(jnp.zeros((4, 3)), format)).any()
+        assert not np.asarray(rounded_to(jnp.zeros((4, 3)), format)).any()
     largest = np.finfo(np.float32).max
-    rounded = np.asarray(round_to(jnp.float32([largest, -largest]), format))
+    rounded = np.asarray(rounded_to(jnp.float32([largest, -largest]), format))
     if format.scale == "absmax":  # the sum behind a mean overflows, and says so
         assert np.isfinite(rounded).all()
         assert (np.sign(rounded) == [1, -1]).all()
@@ -161,13 +159,13 @@ def test_zeros_stay_zero_and_the_largest_floats_stay_finite(format):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("format", [INT8, INT4, TERNARY, BINARY], ids=str)
 def test_a_tensor_with_a_number_that_is_not_finite_becomes_nan_or_stays_visible(format, bad):
-    rounded = np.asarray(round_to(jnp.float32([1.0, bad, -2.0]), format))
+    rounded = np.asarray(rounded_to(jnp.float32([1.0, bad, -2.0]), format))
     assert not np.isfinite(rounded).any()
 
 
 def test_a_scalar_and_an_empty_tensor_have_scales_too():
-    assert float(round_to(jnp.float32(-0.3), INT8)) == pytest.approx(-0.3, rel=2.0**-15)
-    assert round_to(jnp.zeros((0, 3)), INT8).shape == (0, 3)
+    assert float(rounded_to(jnp.float32(-0.3), INT8)) == pytest.approx(-0.3, rel=2.0**-15)
+    assert rounded_to(jnp.zeros((0, 3)), INT8).shape == (0, 3)
 
 
 # Blocks.
@@ -201,7 +199,7 @@ def test_blocks_equal_exact_fractions_over_the_whole_range_of_float32(format):
     x[:, 5], x[:, 40] = 0, -0.0
     bits = draw(KEY, x.shape)
     for mode in ("ties_to_even", "ties_to_away", "toward_positive", "stochastic", "stochastic_equal"):
-        got = np.asarray(round_scaled(jnp.asarray(x), format, mode=mode, bits=bits, random_bits=16))
+        got = np.asarray(rounded_with(jnp.asarray(x), format, mode=mode, bits=bits, random_bits=16))
         drawn = (np.asarray(bits) >> np.uint32(16)).tolist()
         for row in range(len(x)):
             for start in (0, 32, 64):
@@ -215,7 +213,7 @@ def test_blocks_equal_gfloats(format):
     info = gfloat.BlockFormatInfo(format.name, GFLOAT_ELEMENT[format.name], 32, gfloat.formats.format_info_ocp_e8m0)
     random = np.random.default_rng(2)
     x = (random.standard_normal((30, 32)) * 2.0 ** random.uniform(-60, 60, (30, 1))).astype(np.float32)
-    got = np.asarray(round_to(jnp.asarray(x), format))
+    got = np.asarray(rounded_to(x, format))
     for block, ours in zip(x.astype(np.float64), got, strict=True):
         theirs = gfloat.quantize_block(info, block, gfloat.compute_scale_amax).astype(np.float32)
         np.testing.assert_array_equal(ours, theirs)  # values: gfloat's codes of zero lose no sign that we keep
@@ -223,8 +221,8 @@ def test_blocks_equal_gfloats(format):
 
 def test_a_shorter_last_block_has_a_scale_of_its_own():
     x = np.concatenate([np.full(32, 1000.0), [0.001, 0.0013]]).astype(np.float32)
-    rounded = np.asarray(round_to(jnp.asarray(x), MXFP8_E4M3))
-    assert mismatches(rounded[32:], round_to(jnp.asarray(x[32:]), MXFP8_E4M3)) == 0
+    rounded = np.asarray(rounded_to(x, MXFP8_E4M3))
+    assert mismatches(rounded[32:], rounded_to(x[32:], MXFP8_E4M3)) == 0
     assert (rounded[32:] > 0).all()
 
 
@@ -232,8 +230,8 @@ def test_a_shorter_last_block_has_a_scale_of_its_own():
 def test_blocks_lie_along_the_axis_that_is_named(axis):
     x = np.random.default_rng(4).standard_normal((40, 33, 35)).astype(np.float32)
     x *= np.float32(2.0) ** np.arange(35).astype(np.float32)
-    along = round_scaled(jnp.asarray(x), MXFP8_E4M3, mode="ties_to_even", bits=None, random_bits=24, axis=axis)
-    moved = round_to(jnp.asarray(np.moveaxis(x, axis, -1)), MXFP8_E4M3)
+    along = rounded_with(jnp.asarray(x), MXFP8_E4M3, mode="ties_to_even", bits=None, random_bits=24, axis=axis)
+    moved = rounded_to(jnp.asarray(np.moveaxis(x, axis, -1)), MXFP8_E4M3)
     assert mismatches(along, np.moveaxis(np.asarray(moved), -1, axis)) == 0
 
 
@@ -241,17 +239,17 @@ def test_blocks_lie_along_the_axis_that_is_named(axis):
 def test_one_number_that_is_not_finite_makes_its_block_nan_and_no_other(bad):
     x = np.ones(96, np.float32)
     x[40] = bad
-    rounded = np.asarray(round_to(jnp.asarray(x), MXFP8_E4M3))
+    rounded = np.asarray(rounded_to(x, MXFP8_E4M3))
     np.testing.assert_array_equal(np.isnan(rounded), np.repeat([False, True, False], 32))
 
 
 def test_rounding_blocks_a_second_time_gives_the_same_bits():
     for format in BLOCK_FORMATS:
         for x in tensors(5, (4, 70)):
-            once = round_to(jnp.asarray(x), format)
-            np.testing.assert_array_equal(pattern(round_to(once, format)), pattern(once))
+            once = rounded_to(x, format)
+            np.testing.assert_array_equal(pattern(rounded_to(once, format)), pattern(once))
 
 
 def test_a_scalar_is_no_block():
     with pytest.raises(ValueError, match="a scalar has no neighbours"):
-        round_to(jnp.float32(1.0), MXFP8_E4M3)
+        rounded_to(jnp.float32(1.0), MXFP8_E4M3)

@@ -13,6 +13,8 @@ from dsrun.arithmetic.scalar import decode, round_scalar
 LOW_HALVES = [0x0, 0x1, 0xFFF, 0x1000, 0x1001, 0x2000, 0x3FFF, 0x4000, 0x4001, 0x6000, 0x7FFF, 0x8000, 0x8001, 0xFFFF]
 
 TABLE = [format for format in FORMATS.values() if isinstance(format, FloatFormat) and format.bits <= 16]
+# Those that somebody else has made too; of a format of our own gfloat alone has an opinion.
+REAL = [format for format in TABLE if format.name == "float16" or hasattr(ml_dtypes, format.name)]
 FAMILY = [
     parse_format(f"float_e{e}m{m}") for e, m in ((6, 9), (6, 5), (8, 7), (2, 1), (2, 13), (7, 8), (3, 2), (4, 11))
 ]
@@ -21,7 +23,7 @@ FIXED = [
     *(parse_format(name, overflow="wrap") for name in ("fixed_q1.7", "fixed_q2.14", "fixed_q16.0")),
 ]
 NUMPY_DTYPE = {
-    format: np.dtype(np.float16 if format.name == "float16" else getattr(ml_dtypes, format.name)) for format in TABLE
+    format: np.dtype(np.float16 if format.name == "float16" else getattr(ml_dtypes, format.name)) for format in REAL
 }
 GFLOAT_MODE = {
     "ties_to_even": gfloat.RoundMode.TiesToEven,

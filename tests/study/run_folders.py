@@ -1,12 +1,16 @@
 """Run folders made by hand, for tests of what reads them: small, quick, with the figures that a test wants."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dsrun.evaluation.results import score_utterance
 from dsrun.record import EventLog
+from dsrun.record.magnitudes import BIAS, FIELDS, Magnitudes
 
 ARITHMETIC = {
     "storage": {"format": "float32", "rounding": "ties_to_even"},
@@ -107,3 +111,87 @@ def write_run_folder(
         lines = [json.dumps(score_utterance(id, said, read, 1.0).to_json()) for id, said, read in rows]
         (folder / "evaluation" / f"{split}.jsonl").write_text("".join(line + "\n" for line in lines))
     return folder
+
+
+FORMATS = {  # smallest positive, smallest normal and largest number
+    "float32": (2.0**-149, 2.0**-126, 3.4028234663852886e38),
+    "float16": (2.0**-24, 2.0**-14, 65504.0),
+    "bfloat16": (2.0**-133, 2.0**-126, 3.3895313892515355e38),
+    "fixed_q6.10": (2.0**-10, math.nan, 32.0),
+    "int8": (math.nan, math.nan, math.nan),
+}
+
+
+def magnitudes_of(step: int, tensors: Sequence[Mapping[str, Any]], *, loss_scale: float = 1.0) -> Magnitudes:
+    """A watched step's table.
+
+    Args:
+        tensors: each with `path`, `kind`, `format`, `counts` (number of values by exponent, e.g. {-3: 100}) and, where they are not 0,
+            `zeros`, `nans`, `flushed`, `subnormal`, `overflowed`, `updates`, `changed`, `swallowed`. NaNs are counted besides.
+    """
+    fields = np.zeros((len(tensors), FIELDS), np.int64)
+    for row, tensor in zip(fields, tensors, strict=True):
+        for exponent, count in tensor["counts"].items():
+            row[exponent + BIAS] += count
+        row[0] += tensor.get("zeros", 0)
+        row[-1] += tensor.get("nans", 0)
+    limits = np.array([FORMATS[tensor["format"]] for tensor in tensors], float)
+    ends = [sorted(tensor["counts"]) or [math.nan] for tensor in tensors]
+    counts = ("zeros", "nans", "flushed", "subnormal", "overflowed", "updates", "changed", "swallowed")
+    return Magnitudes(
+        step=step,
+        loss_scale=loss_scale,
+        **{name: np.array([str(tensor[name]) for tensor in tensors]) for name in ("path", "kind", "format")},
+        role=np.array([ROLE_OF[tensor["kind"]] for tensor in tensors]),
+        smallest_positive=limits[:, 0],
+        smallest_normal=limits[:, 1],
+        largest=limits[:, 2],
+        fields=fields,
+        smallest_seen=np.array([2.0 ** float(end[0]) for end in ends], np.float32),
+        largest_seen=np.array([1.5 * 2.0 ** float(end[-1]) for end in ends], np.float32),
+        **{name: np.array([tensor.get(name, 0) for tensor in tensors], np.int64) for name in counts},
+    )
+
+
+ROLE_OF = {
+    "weight": "storage",
+    "activation": "storage",
+    "error": "gradient",
+    "weight_gradient": "gradient",
+    "gradient_sum": "reduce",
+    "update": "update",
+    "moment": "state",
+    "master": "master",
+}
+
+
+def write_watched_run(folder: Path, tables: Sequence[Magnitudes], **options: Any) -> Path:
+    """A run folder whose watched steps left these tables, and the events that tell of them; `options` of `write_run_folder`."""
+    watches = [("watch", table.step, table.summary()) for table in tables]
+    write_run_folder(folder, events=[*watches, *options.pop("events", ())], **options)
+    for table in tables:
+        table.save(folder / "magnitudes")
+    return folder
+
+
+def network_tensors(
+    format: str = "float16", *, layers: int = 1, shift: int = 0, values: int = 1000, **of_updates: int
+) -> list[dict[str, Any]]:
+    """Tensors of a small network: every kind in every layer, a peak at 2**-3 (errors: 2**-10) whose share halves with each binade below.
+
+    Args:
+        shift: binades by which errors, gradients and updates are larger.
+        of_updates: `changed`, `swallowed` of every update, of 10 `updates`.
+    """
+    names = ["front_end", *(f"gru_{n}" for n in range(layers)), "output"]
+    peak = {-3 - n: max(values >> n, 1) for n in range(12)}
+    small = {exponent - 7 + shift: count for exponent, count in peak.items()}
+    tensors: list[dict[str, Any]] = [{"path": "features", "kind": "activation", "format": format, "counts": peak}]
+    tensors += [
+        {"path": f"{n}.output", "kind": "activation", "format": format, "counts": peak, "zeros": values} for n in names
+    ]
+    tensors += [{"path": f"{n}.output", "kind": "error", "format": format, "counts": small} for n in names]
+    for kind, counts in (("weight", peak), ("weight_gradient", small), ("gradient_sum", small)):
+        tensors += [{"path": f"{n}.w", "kind": kind, "format": format, "counts": counts} for n in names]
+    updates = {"updates": 10, "changed": 10, "swallowed": 0} | of_updates
+    return tensors + [{"path": f"{n}.w", "kind": "update", "format": format, "counts": small, **updates} for n in names]

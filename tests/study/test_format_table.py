@@ -4,11 +4,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dsrun.arithmetic.formats import FORMATS, FloatFormat, parse_format
+from dsrun.arithmetic.formats import FORMATS, parse_format
 from dsrun.study.format_table import count_values, format_row, format_rows
 from dsrun.study.grid import is_on_grid
+from tests.reference.rounding import REAL
 
-SMALL = [name for name, format in FORMATS.items() if isinstance(format, FloatFormat) and format.bits <= 16]
+SMALL = [format.name for format in REAL]
 
 
 def all_values(name):

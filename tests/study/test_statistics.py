@@ -65,6 +65,15 @@ def test_a_run_that_was_never_scored_has_no_rate(tmp_path):
     assert rate_interval(group, "dev", "words") is None
 
 
+def test_the_result_of_a_run_without_a_test_set_is_not_taken_for_tests(tmp_path):
+    result = {"result": {"step": 8, "cer": 0.5, "wer": 0.5}}
+    for name, config in (("a", {}), ("b", {"data.test": None})):
+        write_run_folder(tmp_path / name, config=config, status=result)
+    with_test, without = group_runs(open_runs([tmp_path]))
+    assert rate_interval(with_test, "test", "characters").value == 0.5
+    assert rate_interval(without, "test", "characters") is None
+
+
 def test_a_difference_is_paired_by_utterance_whatever_the_files_order_and_by_seed(tmp_path):
     base, ours = [
         np.stack([draw(10 * place + seed, rate) for seed in range(3)]) for place, rate in ((1, 0.2), (2, 0.4))

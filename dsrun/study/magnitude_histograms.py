@@ -1,0 +1,227 @@
+"""How large a network's numbers are, layer by layer and kind by kind, over what their format can hold; and the talk's figure of it.
+
+`magnitude_histograms`: small multiples, a row a layer and a column a kind, at the last watched step. Settings whose formats have the
+same ranges for every kind share a figure, the first as an area and the others as lines. Of a figure with one setting the area is its
+first watched step instead, so that one sees what training changed. At most `MOST_SETTINGS` settings are drawn, first one of each
+format.
+
+`magnitude_distribution`: parameters, inputs, outputs and gradients of the first setting, all layers and each of them, with a linear and a
+logarithmic scale of shares (slide 43 of the talk: peaked power laws).
+
+A layer's inputs are what the layer before it hands on. Gradients and errors carry the loss scale, as the format meets them. Seeds are
+added.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from dsrun.study.exhibit import Exhibit
+from dsrun.study.groups import group_runs
+from dsrun.study.magnitude_figures import draw_distribution, draw_multiples
+from dsrun.study.magnitude_panels import histogram_rows
+from dsrun.study.magnitude_profile import Profile, profile
+from dsrun.study.magnitude_settings import Setting, read_setting, total_of
+from dsrun.study.number_words import counted, listed, percent, power_of_two
+from dsrun.study.run_record import RunRecord
+
+SCALED = ("errors", "gradients of weights")  # carry the loss scale
+TALK_KINDS = ("parameters", "inputs", "outputs", "gradients of weights")
+MOST_SETTINGS = 4
+NOTICED = 0.001  # share of a kind that a format loses, worth a word
+
+
+def magnitude_histograms(runs: Sequence[RunRecord]) -> list[Exhibit]:
+    """A figure for each set of settings with the same formats; none where nothing was watched.
+
+    Raises:
+        DataError: a file of magnitudes is damaged.
+    """
+    settings = [setting for group in group_runs(runs) if (setting := read_setting(group))]
+    clusters: dict[str, list[Setting]] = {}
+    for setting in settings:
+        clusters.setdefault(setting.signature, []).append(setting)
+    chosen = _chosen(list(clusters.values()))
+    left = [setting.group.label for setting in settings if setting not in [s for own in chosen for s in own]]
+    return [_exhibit(place, own, left if place == len(chosen) - 1 else []) for place, own in enumerate(chosen)]
+
+
+def _chosen(clusters: Sequence[list[Setting]]) -> list[list[Setting]]:
+    """At most `MOST_SETTINGS`: the first of every cluster, then the second of every cluster, and so on."""
+    turns = [(turn, place) for place, own in enumerate(clusters) for turn in range(len(own))]
+    kept = sorted(turns)[:MOST_SETTINGS]
+    chosen = [[own[turn] for turn in range(len(own)) if (turn, place) in kept] for place, own in enumerate(clusters)]
+    return [own for own in chosen if own]
+
+
+def _exhibit(place: int, settings: Sequence[Setting], left: Sequence[str]) -> Exhibit:
+    labels = listed([setting.group.label for setting in settings])
+    answer = _losses(settings)
+    caption = [answer, _widths(settings[0]), *_change(settings), _steps(settings), *_not_drawn(left)]
+    return Exhibit(
+        f"magnitude_histograms{f'_{place + 1}' if place else ''}",
+        f"Magnitudes in {labels}",
+        " ".join(caption),
+        f"Histograms of magnitudes by layer and kind for {labels}, over the range of the format. {answer}",
+        [row for setting in settings for row in _rows(setting)],
+        lambda width: draw_multiples(width, settings),
+    )
+
+
+def _losses(settings: Sequence[Setting]) -> str:
+    """Which kind loses most to zero or to overflow, or that everything fits."""
+    found = [
+        (setting.total(title).share(part), title, verb, setting)
+        for setting in settings
+        for title in setting.last
+        for part, verb in (
+            ("flushed", "lie below its smallest number and become zero"),
+            ("overflowed", "lie beyond its largest"),
+        )
+        if setting.total(title).finite
+    ]
+    share, title, verb, setting = max(found, key=lambda one: one[0])
+    format = setting.ranges[title].format
+    if share >= NOTICED:
+        beside = "" if len(settings) == 1 else f" ({setting.group.label})"
+        return f"{format} does not hold all: {percent(share)} of the {title} {verb}{beside}."
+    some = "no value" if share == 0 else "less than 0.1% of any kind"
+    formats = listed(list(dict.fromkeys(one.format for one in settings[0].ranges.values())))
+    return f"Everything fits into {formats}: {some} underflows or overflows."
+
+
+def _widths(setting: Setting) -> str:
+    """How few binades hold 99% of each kind."""
+    found = {title: profile(setting.total(title)) for title in setting.last}
+    words = [f"{own.binades_99} of the {title}" for title, own in found.items() if own]
+    zeros = [
+        f"{percent(setting.total(title).zeros / max(setting.total(title).values, 1))} of the {title}"
+        for title in setting.last
+        if setting.total(title).zeros >= 0.01 * max(setting.total(title).values, 1)
+    ]
+    return f"Binades that hold 99% of what is not zero: {listed(words)}." + (
+        f" Zeros: {listed(zeros)}." if zeros else ""
+    )
+
+
+def _change(settings: Sequence[Setting]) -> list[str]:
+    """What training did to one setting, or how the others' medians differ from the first's."""
+    if len(settings) > 1:
+        return [_beside(settings[0], other) for other in settings[1:]]
+    setting = settings[0]
+    if setting.first_step == setting.last_step:
+        return []
+    moved = {title: ends for title in setting.last if (ends := _medians(setting, title))}
+    words = [
+        f"the {title} {'shrink' if after < before else 'grow'} from {power_of_two(before)} to {power_of_two(after)}"
+        for title, (before, after) in moved.items()
+        if abs(after - before) >= 1
+    ]
+    between = f"From step {setting.first_step} to {setting.last_step}"
+    without = ", the loss scale taken out" if (setting.first_scale, setting.loss_scale) != (1.0, 1.0) else ""
+    return [f"{between} {listed(words)} (medians{without})." if words else f"{between} no median moves by a binade."]
+
+
+def _medians(setting: Setting, title: str) -> tuple[int, int] | None:
+    """The medians' exponents at the first and the last step; of what carries the loss scale without it."""
+    first, last = (profile(total_of(table.get(title, {}))) for table in (setting.first, setting.last))
+    if not first or not last:
+        return None
+    scales = (setting.first_scale, setting.loss_scale) if title in SCALED else (1.0, 1.0)
+    return first.median - _exponent(scales[0]), last.median - _exponent(scales[1])
+
+
+def _exponent(scale: float) -> int:
+    return math.frexp(scale)[1] - 1
+
+
+def _beside(first: Setting, other: Setting) -> str:
+    moved = {title: _apart(first, other, title) for title in first.last if title in other.last}
+    words = [f"{title} {abs(by)} {'smaller' if by < 0 else 'larger'}" for title, by in moved.items() if by]
+    if not words:
+        return (
+            f"Beside {first.group.label} no difference seen in {other.group.label}: every median is in the same binade."
+        )
+    return f"Beside {first.group.label} the medians in {other.group.label} are, in binades: {listed(words)}."
+
+
+def _apart(first: Setting, other: Setting, title: str) -> int:
+    a, b = profile(first.total(title)), profile(other.total(title))
+    return b.median - a.median if a and b else 0
+
+
+def _steps(settings: Sequence[Setting]) -> str:
+    last = listed(list(dict.fromkeys(str(setting.last_step) for setting in settings)))
+    words = f"Step {last}"
+    if len(settings) == 1 and settings[0].first_step != settings[0].last_step:
+        words += f", the area step {settings[0].first_step}"
+    elif len(settings) > 1:
+        words += f", the area {settings[0].group.label}"
+    seeds = max(len(setting.group.runs) for setting in settings)
+    words += f"; up to {counted(seeds, 'seed')} together" if seeds > 1 else ""
+    scales = list(dict.fromkeys(f"{s.loss_scale:g}" for s in settings if s.loss_scale != 1))
+    words += f"; errors and gradients carry the loss scale of {listed(scales)}" if scales else ""
+    return f"{words}. Shares are of all values; bars at the edges: zeros, and values that are not finite."
+
+
+def _not_drawn(left: Sequence[str]) -> list[str]:
+    return [f"Not drawn, for more than {MOST_SETTINGS} would not be readable: {listed(left)}."] if left else []
+
+
+def _rows(setting: Setting) -> list[dict]:
+    about = {"setting": setting.group.label, "seeds": len(setting.group.runs)}
+    return [
+        row
+        for step, table in {setting.first_step: setting.first, setting.last_step: setting.last}.items()
+        for title, layers in table.items()
+        for layer, tally in layers.items()
+        for row in histogram_rows(tally, about | {"step": step, "kind": title, "layer": layer})
+    ]
+
+
+def magnitude_distribution(runs: Sequence[RunRecord]) -> Exhibit | None:
+    """The talk's figure of the first setting that was watched; None where none was.
+
+    Raises:
+        DataError: a file of magnitudes is damaged.
+    """
+    setting = next((found for group in group_runs(runs) if (found := read_setting(group))), None)
+    if setting is None:
+        return None
+    profiles = {title: own for title in TALK_KINDS if title in setting.last and (own := profile(setting.total(title)))}
+    answer = _shape(profiles)
+    caption = [
+        answer,
+        _tails(profiles),
+        f"{setting.group.label}, step {setting.last_step}, all layers (bold) and each of them.",
+    ]
+    return Exhibit(
+        "magnitude_distribution",
+        "How magnitudes are distributed",
+        " ".join(text for text in caption if text),
+        f"Histograms by binade of parameters, inputs, outputs and gradients, linear above and logarithmic below. {answer}",
+        [row for row in _rows(setting) if row["kind"] in TALK_KINDS and row["step"] == setting.last_step],
+        lambda width: draw_distribution(width, setting, [title for title in TALK_KINDS if title in profiles]),
+    )
+
+
+def _shape(profiles: Mapping[str, Profile]) -> str:
+    peaked = [title for title, own in profiles.items() if own.is_peaked]
+    flat = [title for title in profiles if title not in peaked]
+    words = "All kinds are peaked" if peaked else "No kind is peaked"
+    words = f"Peaked: {listed(peaked)}; not peaked: {listed(flat)}" if peaked and flat else words
+    held = [
+        f"of the {title} {own.binades_99} binades hold 99%, the fullest, {power_of_two(own.peak)}, {percent(own.peak_share)}"
+        for title, own in profiles.items()
+    ]
+    return f"{words}: {'; '.join(held)}."
+
+
+def _tails(profiles: Mapping[str, Profile]) -> str:
+    slopes = {title: own.slope for title, own in profiles.items() if own.slope is not None}
+    if not slopes:
+        return ""
+    words = listed([f"{slope:.2f} ({title})" for title, slope in slopes.items()])
+    return (
+        f"Towards zero the shares fall as powers of the magnitude, with exponents {words}; 1 is a share that "
+        "halves with each binade, as of numbers whose density near zero is finite."
+    )

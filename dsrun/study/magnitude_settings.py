@@ -1,0 +1,106 @@
+"""What the figures of magnitudes show of a group: every kind's tallies by layer, at the first watched step and at the last.
+
+A layer's inputs are what the layer before it hands on. Of many recurrent layers neighbours are taken together, so that
+`MOST_LAYERS` rows suffice. Seeds are added.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dsrun.study.groups import Group
+from dsrun.study.run_record import RunRecord
+from dsrun.study.watched import HANDED_ON, LayerStep, Range, Tally, common_steps, read_layers, together
+
+KINDS = {
+    "parameters": "weight",
+    "inputs": HANDED_ON,
+    "outputs": "activation",
+    "errors": "error",
+    "gradients of weights": "weight_gradient",
+    "updates": "update",
+}
+MOST_LAYERS = 6
+_WHOLE = {"weight", "activation", "error", "weight_gradient", "update"}
+
+Table = dict[str, dict[str, Tally]]  # by title of a kind, then layer
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A group's first and last step of which all kinds were watched, by kind and layer."""
+
+    group: Group
+    first_step: int
+    first: Table
+    last_step: int
+    last: Table
+    ranges: dict[str, Range]
+    first_scale: float
+    loss_scale: float
+
+    def total(self, title: str) -> Tally:
+        """All layers of a kind at the last step."""
+        return total_of(self.last[title])
+
+    @property
+    def signature(self) -> str:
+        """What has to be equal for two settings to share a figure; as a text, for a NaN is not equal to itself."""
+        return repr(self.ranges)
+
+
+def total_of(layers: Mapping[str, Tally]) -> Tally:
+    return sum(layers.values(), Tally())
+
+
+def read_setting(group: Group) -> Setting | None:
+    """None where no step has every kind.
+
+    Raises:
+        DataError: a file of magnitudes is damaged.
+    """
+    watching = [run for run in group.runs if run.watched_steps]
+    steps = common_steps(watching)
+    whole = [step for step in _ends(watching, steps) if step is not None]
+    if not whole:
+        return None
+    first, last = (together(read_layers(run, step) for run in watching) for step in (whole[0], whole[-1]))
+    ranges = {title: last.ranges[kind] for title, kind in KINDS.items() if kind in last.ranges}
+    return Setting(group, first.step, _table(first), last.step, _table(last), ranges, first.loss_scale, last.loss_scale)
+
+
+def _ends(runs: Sequence[RunRecord], steps: Sequence[int]) -> list[int | None]:
+    """The first and the last step of which every kind was watched; of a batch with a shape of its own only weights and updates are."""
+
+    def is_whole(step: int) -> bool:
+        return all(set(read_layers(run, step).ranges) >= _WHOLE for run in runs)
+
+    return [next(filter(is_whole, steps), None), next(filter(is_whole, reversed(steps)), None)]
+
+
+def _table(step: LayerStep) -> Table:
+    table: Table = {}
+    for title, kind in KINDS.items():
+        layers = step.layers
+        if title == "inputs":  # of each layer what the one before it hands on
+            pairs = zip(layers[1:], layers, strict=False)
+            own = {layer: step.tallies[kind, before] for layer, before in pairs if (kind, before) in step.tallies}
+        else:
+            own = {layer: step.tallies[kind, layer] for layer in layers if (kind, layer) in step.tallies}
+        table[title] = _merged(own)
+    return {title: own for title, own in table.items() if own}
+
+
+def _merged(own: Mapping[str, Tally]) -> dict[str, Tally]:
+    """At most `MOST_LAYERS` rows: of many recurrent layers neighbours are added."""
+    inner = [layer for layer in own if layer.startswith("gru_")]
+    room = MOST_LAYERS - (len(own) - len(inner))
+    if len(inner) <= max(room, 1):
+        return dict(own)
+    size = -(-len(inner) // max(room, 1))
+    parts = [inner[place : place + size] for place in range(0, len(inner), size)]
+    names = {layer: part[0] if len(part) == 1 else f"{part[0]}-{part[-1][4:]}" for part in parts for layer in part}
+    merged: dict[str, Tally] = {}
+    for layer, tally in own.items():
+        name = names.get(layer, layer)
+        merged[name] = merged[name] + tally if name in merged else tally
+    return merged

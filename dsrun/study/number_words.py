@@ -1,0 +1,37 @@
+"""Numbers in sentences: shares as percent, magnitudes as powers of two, lists with an `and`."""
+
+import math
+from collections.abc import Sequence
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def percent(share: float) -> str:
+    """With as many digits as say something; never 0% or 100% for a share that is neither, and "none known" for NaN."""
+    if math.isnan(share):
+        return "none known"
+    if share in (0.0, 1.0):
+        return f"{share:.0%}"
+    if share < 0.001:
+        return "less than 0.1%"
+    if share > 0.999:
+        return "more than 99.9%"
+    return f"{share:.1%}"
+
+
+def power_of_two(exponent: float) -> str:
+    """2⁻⁵ for -5; a broken exponent is rounded."""
+    return f"2{str(round(exponent)).translate(_SUPERSCRIPTS)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`; with semicolons where a name has commas of its own."""
+    if len(names) < 2:
+        return "".join(names)
+    comma = "; " if any("," in name for name in names) else ", "
+    return f"{comma.join(names[:-1])} and {names[-1]}"
+
+
+def counted(number: int, word: str) -> str:
+    """`1 step`, `1,200 steps`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"

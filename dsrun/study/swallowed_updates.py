@@ -1,0 +1,212 @@
+"""Swallowed updates: in which layer, and when, a weight's update is too small for its format to notice.
+
+The talk's argument as one number. A weight w moves to nearest only if its update is at least half an ulp of w; a smaller one is
+swallowed, however many of them come. Two shares are drawn, both of the updates that are finite and not zero:
+
+* below half an ulp of the weight: a property of the numbers, the same question for every rounding;
+* changed the weight: what the rounding made of it. Stochastic rounding lets a small update through now and then, in proportion to its
+  size. Kahan's sum keeps what was lost until it is large enough.
+
+"The weight" is the copy that accumulates: with a float32 master it is the master, which notices nearly everything, and the narrow
+weights follow it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dsrun.study.exhibit import Exhibit
+from dsrun.study.groups import Group, group_runs
+from dsrun.study.heat_maps import Block, HeatMap, draw_heat_maps
+from dsrun.study.number_words import counted, listed, percent
+from dsrun.study.run_record import RunRecord
+from dsrun.study.styles import FLOAT32, format_of
+from dsrun.study.watched import LayerSeries, chosen_steps, layer_series
+
+MOST_GROUPS = 8  # of panels that anybody compares
+NOTICED = 0.005  # of all updates: below it nothing is said to be swallowed
+SWALLOWED, CHANGED = "below half an ulp", "changed the weight"
+
+
+@dataclass(frozen=True)
+class _Found:
+    group: Group
+    series: LayerSeries
+
+    @property
+    def swallowed(self) -> float:
+        return self.series.overall("swallowed", "updates")
+
+    @property
+    def changed(self) -> float:
+        return self.series.overall("changed", "updates")
+
+
+def swallowed_updates(runs: Sequence[RunRecord]) -> Exhibit | None:
+    """Heat maps, layer x step, of updates that are too small and of those that came through; None where no update was watched.
+
+    Raises:
+        DataError: a file of magnitudes is damaged.
+    """
+    everything = [found for group in group_runs(runs) if (found := _find(group))]
+    if not everything:
+        return None
+    shown = _shown(everything)
+    blocks = [_block(found) for found in shown]
+    answer = _answer(everything)
+    caption = [answer, *_where(everything), *_ways_out(everything), *_small_print(everything, shown, runs)]
+    return Exhibit(
+        "swallowed_updates",
+        "Swallowed updates",
+        " ".join(caption),
+        f"Heat maps, layer by step, of the share of updates that are below half an ulp of their weight. {answer}",
+        [row for found in everything for row in _rows(found)],
+        lambda width: draw_heat_maps(width, blocks, "share of the updates that are not zero"),
+    )
+
+
+def _find(group: Group) -> _Found | None:
+    heights = {event["step"]: _number(event.get("swallowed_share")) for run in group.runs for event in run.watches}
+    watching = [run for run in group.runs if run.watched_steps]
+    steps = chosen_steps(watching, heights)
+    if not steps:
+        return None
+    series = layer_series(watching, "update", steps)
+    return _Found(group, series) if np.isfinite(series.overall("swallowed", "updates")) else None
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else -1.0
+
+
+def _shown(found: list[_Found]) -> list[_Found]:
+    """The first, the baseline, and those that swallow most, in the order given."""
+    kept = [found[0], *sorted(found[1:], key=lambda one: -one.swallowed)[: MOST_GROUPS - 1]]
+    return [one for one in found if one in kept]
+
+
+def _block(found: _Found) -> Block:
+    series = found.series
+    maps = [
+        HeatMap(name, series.layers, series.steps, series.share(part, "updates"))
+        for name, part in ((SWALLOWED, "swallowed"), (CHANGED, "changed"))
+    ]
+    return Block(found.group.label, maps)
+
+
+def _answer(found: Sequence[_Found]) -> str:
+    most = _most(found)
+    if most.swallowed < NOTICED:
+        return (
+            f"No format swallows updates here: at most {percent(most.swallowed)} of them ({most.group.label}) are below half an ulp of "
+            "their weight."
+        )
+    words = f"Of the updates in {most.group.label} {percent(most.swallowed)} are"
+    if _way(most.group.config) == "nearest":
+        return (
+            f"{words} swallowed: they are below half an ulp of their weight, and rounded to nearest it stays as it is."
+        )
+    return f"{words} below half an ulp of their weight; rounding to nearest would swallow them."
+
+
+def _most(found: Sequence[_Found]) -> _Found:
+    """The group that swallows most: of those that round to nearest, if they swallow anything."""
+    nearest = [one for one in found if _way(one.group.config) == "nearest" and one.swallowed >= NOTICED]
+    return max(nearest or found, key=lambda one: one.swallowed)
+
+
+def _where(found: Sequence[_Found]) -> list[str]:
+    """Of the group that swallows most: the layer, and whether it grows; then the shares of the others."""
+    most = _most(found)
+    if most.swallowed < NOTICED:
+        return []
+    series = most.series
+    layers = {layer: _overall(row, "swallowed") for layer, row in zip(series.layers, series.tallies, strict=True)}
+    known = {layer: share for layer, share in layers.items() if np.isfinite(share)}
+    top, least = max(known, key=lambda layer: known[layer]), min(known, key=lambda layer: known[layer])
+    words = f"Most in {top} ({percent(known[top])}), least in {least} ({percent(known[least])})"
+    words = words if top != least else f"All of it in {top}"
+    by_step = [_overall(list(column), "swallowed") for column in zip(*series.tallies, strict=True)]
+    if len(series.steps) > 1:
+        words += f"; {percent(by_step[0])} at step {series.steps[0]}, {percent(by_step[-1])} at step {series.steps[-1]}"
+    others = [f"{one.group.label} {percent(one.swallowed)}" for one in found if one is not most]
+    return [f"{words}.", *([f"The others: {listed(others)}."] if others else [])]
+
+
+def _overall(tallies: Sequence[Any], part: str) -> float:
+    total = sum(tally.updates for tally in tallies)
+    return sum(getattr(tally, part) for tally in tallies) / total if total else np.nan
+
+
+def _ways_out(found: Sequence[_Found]) -> list[str]:
+    """For each format that is also updated to nearest without a wider copy: what the other ways let through."""
+    sentences = []
+    for name in dict.fromkeys(format_of(one.group.config) for one in found):
+        own = [one for one in found if format_of(one.group.config) == name and name != FLOAT32]
+        plain = next((one for one in own if _way(one.group.config) == "nearest"), None)
+        if plain is None or plain.swallowed < NOTICED:
+            continue
+        for way in ("stochastic rounding", "Kahan's sum", "a master copy"):
+            other = next((one for one in own if _way(one.group.config) == way), None)
+            if other is not None:
+                sentences.append(_compared(name, way, other, plain))
+    return sentences
+
+
+def _way(config: Mapping[str, Any]) -> str | None:
+    """How the weight is updated, in the words of a caption; None for others (directed rounding)."""
+    if config.get("arithmetic.master.format") != "none":
+        return "a master copy"
+    if config.get("arithmetic.update.compensation", "none") != "none":
+        return "Kahan's sum"
+    rounding = str(config.get("arithmetic.update.rounding", "ties_to_even"))
+    return {"ties_to_even": "nearest", "stochastic": "stochastic rounding"}.get(rounding)
+
+
+def _compared(name: str, way: str, other: _Found, plain: _Found) -> str:
+    if abs(other.changed - plain.changed) < NOTICED:
+        return (
+            f"In {name} no difference seen between nearest and {way}: {percent(plain.changed)} and {percent(other.changed)} of the updates "
+            "change the weight."
+        )
+    verb = "changes" if way == "a master copy" else "lets"
+    text = f"{percent(other.changed)} of {name}'s updates change "
+    text += "the copy" if verb == "changes" else "the weight"
+    return f"With {way} {text}, to nearest {percent(plain.changed)}."
+
+
+def _small_print(found: Sequence[_Found], shown: Sequence[_Found], runs: Sequence[RunRecord]) -> list[str]:
+    steps = max(len(one.series.steps) for one in found)
+    seeds = max(len(one.group.runs) for one in found)
+    text = f"{counted(steps, 'watched step')}, one colour scale"
+    text += f"; a panel is the mean over up to {seeds} seeds" if seeds > 1 else ""
+    left = [one.group.label for one in found if one not in shown]
+    blind = len(group_runs(runs)) - len(found)
+    return [
+        f"{text}.",
+        *([f"Without a panel, since they swallow less: {listed(left)}."] if left else []),
+        *([f"{counted(blind, 'setting')} watched no update."] if blind else []),
+    ]
+
+
+def _rows(found: _Found) -> list[dict[str, Any]]:
+    series = found.series
+    return [
+        {
+            "setting": found.group.label,
+            "seeds": len(found.group.runs),
+            "layer": layer,
+            "step": step,
+            "updates": tally.updates,
+            "swallowed_share": _none(tally.share("swallowed", "updates")),
+            "changed_share": _none(tally.share("changed", "updates")),
+        }
+        for layer, row in zip(series.layers, series.tallies, strict=True)
+        for step, tally in zip(series.steps, row, strict=True)
+    ]
+
+
+def _none(share: float) -> float | None:
+    return None if np.isnan(share) else share

@@ -1,0 +1,76 @@
+"""The heat map of swallowed updates: a caption that follows the numbers."""
+
+import numpy as np
+
+from dsrun.inspection import open_runs
+from dsrun.study.heat_maps import Block, HeatMap, edges, scale_end, where_most
+from dsrun.study.swallowed_updates import MOST_GROUPS, swallowed_updates
+from tests.study.run_folders import magnitudes_of, network_tensors, write_watched_run
+
+NO_MASTER = {"arithmetic.storage.format": "bfloat16", "arithmetic.master.format": "none"}
+STOCHASTIC = NO_MASTER | {"arithmetic.update.rounding": "stochastic"}
+
+
+def watched_run(folder, *, changed=10, swallowed=0, config=None, steps=(1, 50)):
+    tables = [
+        magnitudes_of(step, network_tensors("bfloat16", changed=changed, swallowed=swallowed if step > 1 else 0))
+        for step in steps
+    ]
+    return write_watched_run(folder, tables, config=config)
+
+
+def exhibit(tmp_path, *runs):
+    return swallowed_updates(open_runs([watched_run(tmp_path / f"run{n}", **run) for n, run in enumerate(runs)]))
+
+
+def test_the_caption_says_which_format_swallows_how_much_and_what_stochastic_rounding_changes(tmp_path):
+    found = exhibit(
+        tmp_path,
+        {},
+        {"changed": 4, "swallowed": 6, "config": NO_MASTER},
+        {"changed": 7, "swallowed": 6, "config": STOCHASTIC},
+    )
+    assert found.caption.startswith("Of the updates in bfloat16, no master 30.0% are swallowed")
+    assert "0% at step 1, 60.0% at step 50" in found.caption
+    assert "With stochastic rounding 70.0% of bfloat16's updates change the weight, to nearest 40.0%." in found.caption
+    assert found.alt.endswith("it stays as it is.")
+    cell = {"setting": "bfloat16, no master", "seeds": 1, "layer": "gru_0", "step": 50, "updates": 10}
+    assert cell | {"swallowed_share": 0.6, "changed_share": 0.4} in found.rows
+
+
+def test_where_nothing_is_swallowed_or_nothing_differs_the_caption_says_so(tmp_path):
+    assert exhibit(tmp_path / "a", {}).caption.startswith(
+        "No format swallows updates here: at most 0% of them (float32)"
+    )
+    run = {"changed": 4, "swallowed": 6}
+    found = exhibit(tmp_path / "b", {**run, "config": NO_MASTER}, {**run, "config": STOCHASTIC})
+    assert "In bfloat16 no difference seen between nearest and stochastic rounding: 40.0% and 40.0%" in found.caption
+
+
+def test_of_stochastic_rounding_alone_it_says_what_nearest_would_do(tmp_path):
+    found = exhibit(tmp_path, {"swallowed": 6, "config": STOCHASTIC})
+    assert "rounding to nearest would swallow them" in found.caption
+
+
+def test_seeds_share_a_panel_and_runs_that_watched_nothing_have_none(tmp_path):
+    found = exhibit(tmp_path, {}, {"config": {"seed": 2}})
+    assert "mean over up to 2 seeds" in found.caption
+    assert {row["seeds"] for row in found.rows} == {2}
+    assert exhibit(tmp_path / "none", {"steps": ()}) is None
+
+
+def test_of_many_settings_the_first_and_those_that_swallow_most_are_drawn_and_the_others_named(tmp_path):
+    runs = [{"swallowed": n % 10, "config": NO_MASTER | {"model.hidden": 16 + n}} for n in range(MOST_GROUPS + 2)]
+    found = exhibit(tmp_path, *runs)
+    assert "Without a panel, since they swallow less:" in found.caption
+    assert len({row["setting"] for row in found.rows}) == MOST_GROUPS + 2
+
+
+def test_cells_end_halfway_between_steps_and_the_scale_holds_the_largest():
+    np.testing.assert_array_equal(edges([1, 11, 31]), [1, 6, 21, 31])
+    np.testing.assert_array_equal(edges([7]), [6.5, 7.5])
+    shares = np.array([[0.0, np.nan], [0.03, 0.01]])
+    heat = HeatMap("share", ["a", "b"], [1, 2], shares)
+    assert where_most(heat) == ("b", 1, 0.03)
+    assert where_most(HeatMap("share", ["a"], [1], np.array([[np.nan]]))) is None
+    assert scale_end([Block("", [heat])]) == 0.05
