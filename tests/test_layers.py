@@ -43,7 +43,9 @@ def test_errors_is_a_leaf_and_config_knows_no_room_but_arithmetic():
         assert {part for part in parts if not part.startswith("config")} <= {"arithmetic", "errors"}, path
 
 
-@pytest.mark.parametrize("module", ["dsrun.speech", "dsrun.record", "dsrun.config", "dsrun.cli", "dsrun.watch_view"])
+@pytest.mark.parametrize(
+    "module", ["dsrun.speech", "dsrun.record", "dsrun.config", "dsrun.cli", "dsrun.watch_view", "dsrun.study.report"]
+)
 def test_what_needs_no_jax_does_not_import_it(module):
     code = f"import sys, {module}; print('jax' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -141,14 +141,8 @@ def _draw(found: Sequence[Verdict], splits: Sequence[Split], width: float) -> "F
         axes = figure.add_axes((x / width, bottom / height, wide / width, inside / height))
         rows = [_whisker(one, own, kind) for one in found]
         labels = names if narrow or number % across == 0 else [""] * len(names)
-        draw_whiskers(
-            axes,
-            rows,
-            labels,
-            has_zero=kind == "difference",
-            is_narrow=narrow,
-            absent="not scored" if kind == "rate" else "",
-        )
+        absent = [_absent(one, own, kind) for one in found]
+        draw_whiskers(axes, rows, labels, has_zero=kind == "difference", is_narrow=narrow, absent=absent)
         axes.set_title(
             f"{own} CER" + (" minus the baseline's" if kind == "difference" else ""),
             loc="left",
@@ -177,6 +171,12 @@ def _whisker(one: Verdict, split: Split, kind: str) -> Whisker | None:
         return Whisker(style, label, rate.value, rate.low, rate.high, rate.by_seed) if rate else None
     gap = one.differences.get(split)
     return Whisker(style, label, gap.value, gap.low, gap.high, note=_note(one, split)) if gap else None
+
+
+def _absent(one: Verdict, split: Split, kind: str) -> str:
+    if one.is_baseline and kind == "difference":
+        return "baseline"
+    return "not comparable" if split in one.rates and kind == "difference" else "not scored"
 
 
 def _note(one: Verdict, split: Split) -> str:

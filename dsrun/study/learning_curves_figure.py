@@ -65,7 +65,10 @@ def draw_curves(curves: Sequence[Curves], width: float) -> "Figure":
     texts = [broken(each.label, LABEL_POINTS, most) for each in curves]
     needed = max(text_width(text, LABEL_POINTS) for text in texts)
     lowest = LOSS_HEIGHT * (NARROW_HEIGHT if is_narrow(width) else 1.0)
-    has_labels = len(curves) > 1 and needed <= most and sum(room_for(texts)) <= lowest + 0.1
+    is_broken = is_narrow(width) and any(
+        "\n" in text for text in texts
+    )  # a column of broken labels would leave the curves half the page
+    has_labels = len(curves) > 1 and not is_broken and needed <= most and sum(room_for(texts)) <= lowest + 0.1
     has_key = len(curves) > 1 and not has_labels
     key = Key([(each.label, each.style) for each in curves] if has_key else [], width - 0.2)
     height, panels = _layout(width, needed + 0.42 if has_labels else 0.0, key.height)

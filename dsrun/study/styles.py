@@ -104,19 +104,31 @@ def style_of(config: Mapping[str, Any]) -> Style:
 
 
 def distinct_styles(configs: Sequence[Mapping[str, Any]]) -> list[Style]:
-    """Styles of settings that are drawn together: `style_of`, but of two that would look alike the later one gets a colour and a marker
-    that no other has, as long as there are any; settings that differ in a learning rate have one format, and must be told apart."""
+    """Styles of settings that are drawn together: `style_of`, but what would look like an earlier one has a look of its own.
+
+    Another format of the same family gets them for all its settings, and so does a setting that differs in something that styles do
+    not tell, such as the learning rate; as long as there are any that nothing else here has.
+    """
     wanted = [style_of(config) for config in configs]
     colours, markers = {style.colour for style in wanted}, {style.marker for style in wanted}
+
+    def free(taken: tuple[str, str]) -> tuple[str, str]:
+        colour = next((one for one in _SPARE if one not in colours), taken[0])
+        marker = next((one for one in _MARKERS if one not in markers), taken[1])
+        colours.add(colour)
+        markers.add(marker)
+        return colour, marker
+
+    looks: dict[str, tuple[str, str]] = {}
     styles: list[Style] = []
-    for style in wanted:
-        if style in styles:
-            colour = next((free for free in _SPARE if free not in colours), style.colour)
-            marker = next((free for free in _MARKERS if free not in markers), style.marker)
-            style = Style(colour, style.dash, marker)
-            colours.add(colour)
-            markers.add(marker)
-        styles.append(style)
+    for config, style in zip(configs, wanted, strict=True):
+        format, look = format_of(config), (style.colour, style.marker)
+        if format not in looks:
+            looks[format] = free(look) if look in looks.values() else look
+        colour, marker = looks[format]
+        if Style(colour, style.dash, marker) in styles:
+            colour, marker = free((colour, marker))
+        styles.append(Style(colour, style.dash, marker))
     return styles
 
 

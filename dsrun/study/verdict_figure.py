@@ -39,7 +39,8 @@ def draw_strip(found: Sequence[Verdict], width: float) -> "Figure":
         wide = room if narrow else room / len(panels)
         axes = figure.add_axes((x / width, bottom / height, wide / width, row * len(found) / height))
         shown = labels if narrow or not number else [""] * len(labels)
-        draw_whiskers(axes, rows, shown, has_zero=has_zero, is_narrow=narrow, absent="" if has_zero else "not scored")
+        absent = ["" if has_zero else "not scored"] * len(rows)
+        draw_whiskers(axes, rows, shown, has_zero=has_zero, is_narrow=narrow, absent=absent)
         axes.set_title(title, loc="left", fontweight="bold", pad=6)
         if not narrow and number == len(panels) - 1:
             _write_columns(axes, columns, wide)

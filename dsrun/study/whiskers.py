@@ -38,14 +38,18 @@ def draw_whiskers(
     *,
     has_zero: bool,
     is_narrow: bool,
-    absent: str = "",
+    absent: Sequence[str],
 ) -> None:
-    """Fill axes with rows; None has `absent` written in its row. Labels stand at the left, or above each whisker on a narrow page."""
+    """Fill axes with rows.
+
+    Args:
+        rows: None where there is no value; `absent` says why in its place. labels: at the left, on a narrow page above each whisker.
+    """
     for y, row in enumerate(rows):
         if row is not None and np.isfinite(row.value):
             _draw_whisker(axes, y, row)
-        elif absent:
-            axes.text(0.02, y, absent, transform=axes.get_yaxis_transform(), fontsize=8, color=QUIET, va="center")
+        elif absent[y]:
+            axes.text(0.02, y, absent[y], transform=axes.get_yaxis_transform(), fontsize=8, color=QUIET, va="center")
     axes.set_ylim(len(rows) - 0.5, -0.85 if is_narrow else -0.5)
     axes.margins(x=0.04)
     if has_zero:

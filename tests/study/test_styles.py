@@ -61,3 +61,12 @@ def test_settings_that_would_look_alike_get_colours_and_markers_of_their_own():
     assert len(set(styles)) == len({style.colour for style in styles}) == len({style.marker for style in styles}) == 5
     assert [style.dash for style in styles] == [style_of(config).dash for config in configs]
     assert len(distinct_styles([{}] * 30)) == 30
+
+
+def test_another_format_of_the_same_family_has_one_look_for_all_its_settings():
+    first, second = ({"arithmetic.storage.format": name} for name in ("float8_e4m3fn", "float8_e5m2"))
+    stochastic = {"arithmetic.update.rounding": "stochastic"}
+    styles = distinct_styles([first, first | stochastic, second, second | stochastic])
+    looks = [(style.colour, style.marker) for style in styles]
+    assert looks[0] == looks[1] != looks[2] == looks[3]
+    assert styles[0].dash == styles[2].dash != styles[1].dash
