@@ -28,6 +28,8 @@ from dsrun.cli_report import EXAMPLE as REPORT_EXAMPLE
 from dsrun.cli_report import report
 from dsrun.cli_results import EXAMPLE as RESULTS_EXAMPLE
 from dsrun.cli_results import results
+from dsrun.cli_runs import EXAMPLE as RUNS_EXAMPLE
+from dsrun.cli_runs import runs
 from dsrun.cli_scores import print_scores
 from dsrun.cli_study import print_json, study_app
 from dsrun.cli_sweep import EXAMPLE as SWEEP_EXAMPLE
@@ -61,6 +63,7 @@ app.add_typer(study_app, name="study")
 app.add_typer(bench_app, name="bench")
 app.command("eval")(evaluate)
 app.command("sweep", epilog=SWEEP_EXAMPLE)(sweep)
+app.command("runs", epilog=RUNS_EXAMPLE)(runs)
 app.command("compare", epilog=COMPARE_EXAMPLE)(compare)
 app.command("transcribe", epilog=TRANSCRIBE_EXAMPLE)(transcribe)
 app.command("diff", epilog=DIFF_EXAMPLE)(diff)
@@ -235,25 +238,6 @@ def _group(is_detected: bool, coordinator: str | None, processes: int | None, pr
     from dsrun.training.processes import Group
 
     return Group(coordinator, processes, process)
-
-
-@app.command()
-def runs(
-    folder: Annotated[Path, typer.Argument(help="Folder that holds run folders.")] = Path("runs"),
-    json_output: JsonOption = False,
-) -> None:
-    """List run folders: state, step, best dev CER, formats, determinism."""
-    from dsrun.inspection import list_runs
-
-    if not folder.is_dir() and folder != Path("runs"):  # before the first run there is none of that name
-        raise UsageError(f"{folder}: no such folder. Give the folder that holds run folders.")
-    rows = list_runs(folder)
-    if json_output:
-        print(json.dumps(rows, indent=2))
-    elif rows:
-        print_table(rows)
-    else:
-        print(f"no run folders in {folder}", file=sys.stderr)
 
 
 @app.command()

@@ -5,16 +5,14 @@ On the roof beside `experiment.py`. Nothing here trains or changes a run. Data a
 
 import os
 import platform
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import dsrun
-from dsrun.config import Config, load_config
 from dsrun.config_file import Problem, read_tree
-from dsrun.errors import DsrunError, UsageError
-from dsrun.record import RunDir, read_events
+from dsrun.errors import UsageError
+from dsrun.record import RunDir
 from dsrun.record.provenance import dotted
 from dsrun.study.run_record import RunRecord, read_run
 
@@ -78,51 +76,6 @@ def read_values(run: Path) -> dict[str, Any]:
     if tree is None or problems:
         raise UsageError("\n".join(map(str, problems)))
     return dotted(tree.plain())
-
-
-def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """A row for each run folder: state, steps, best dev CER, test CER, storage format, wait for data, determinism."""
-    rows = []
-    for path in sorted(p.parent for p in folder.glob("*/config.yaml")):
-        run = RunDir(path)
-        try:
-            run.require_own_contents()  # a pipe would never answer
-            config = load_config(run.config).config
-            status, events = run.read_status(), read_events(run.events)
-        except DsrunError as error:  # of another version of dsrun, or damaged; the others are still worth a list
-            print(f"{path}: {error}", file=sys.stderr)
-            continue
-        rates = [e["cer"] for e in events if e["event"] == "eval" and isinstance(e.get("cer"), int | float)]
-        result = status.get("result")
-        rows.append(
-            {
-                "run": str(path),
-                "state": status.get("state", "new"),
-                "step": status.get("step", 0),
-                "dev_cer": min(rates, default=None),
-                "test_cer": result.get("cer") if isinstance(result, dict) else None,
-                "storage": config.arithmetic.storage.format,
-                "compute": config.arithmetic.compute.format,
-                "seed": config.seed,
-                "data_wait": _data_wait(events),
-                "determinism": _determinism(config, events),
-            }
-        )
-    return rows
-
-
-def _data_wait(events: list[dict[str, Any]]) -> str | None:
-    """Share of the training steps' time that was spent waiting for batches, compilation included in the time."""
-    pairs = [(e.get("data_wait_seconds"), e.get("seconds")) for e in events if e["event"] == "step"]
-    known = [(w, s) for w, s in pairs if isinstance(w, int | float) and isinstance(s, int | float)]
-    seconds = sum(s for _, s in known)
-    return f"{sum(w for w, _ in known) / seconds:.1%}" if seconds else None
-
-
-def _determinism(config: Config, events: list[dict[str, Any]]) -> str:
-    """The config's, and where the run went on under other circumstances than it began with."""
-    changed = [str(event["step"]) for event in events if event["event"] == "environment"]
-    return config.determinism + (f", changed at {' '.join(changed)}" if changed else "")
 
 
 def doctor_report() -> dict[str, Any]:

@@ -231,7 +231,7 @@ def test_runs_of_an_empty_folder_say_so(tmp_path):
     assert "no run folders" in dsrun("runs", tmp_path).stderr
     require_message(dsrun("eval", tmp_path), 2, "not a run folder")
     with pytest.raises(UsageError, match="nope: no such folder"):
-        runs(tmp_path / "nope")
+        runs([tmp_path / "nope"])
 
 
 def test_only_train_says_that_training_goes_on_where_a_file_cannot_be_written(tmp_path, monkeypatch):

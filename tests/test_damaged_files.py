@@ -41,10 +41,10 @@ from dsrun.evaluation.clock import OutputClock
 from dsrun.evaluation.posterior_plot import posterior_figure
 from dsrun.evaluation.posteriors import Heard, load_posteriors, posteriors_bytes
 from dsrun.evaluation.results import Evaluation
-from dsrun.inspection import list_runs
 from dsrun.model import FrameStackSettings, ModelSettings, init_parameters, initial_statistics
 from dsrun.record import EventLog, RunDir, differences, read_events, read_provenance
 from dsrun.record.magnitudes import FIELDS, Magnitudes, load_magnitudes
+from dsrun.run_listing import list_runs
 from dsrun.scoring import write_details
 from dsrun.speech import (
     Alphabet,
@@ -308,7 +308,7 @@ def test_status_and_lists_of_runs(work, bytes_harm, json_harm):
     for content in (bytes_harm(json.dumps(STATUS).encode()), json.dumps(json_harm(STATUS)).encode()):
         fresh(run.status, content)
         only_messages(run.read_status)
-        assert len(list_runs(work)) <= 1  # a damaged run is named and left out, and hides no other
+        assert len(list_runs([work])) <= 1  # a damaged run is named and left out, and hides no other
         only_messages(lambda: run.state(CONFIG))
 
 
@@ -641,7 +641,7 @@ def test_a_strangers_run_is_refused_for_its_links_before_anything_of_it_is_used(
         load_run(run.path, "best")
     run.evaluation.unlink()
     os.mkfifo(run.status)
-    assert list_runs(work) == []  # and it answers
+    assert list_runs([work]) == []  # and it answers
 
 
 def test_a_cache_of_features_that_is_only_read_stays_as_it_is(work):

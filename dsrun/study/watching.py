@@ -221,16 +221,21 @@ class WatchedRun:
         return said, [line for line in text.splitlines() if "warning" in line.lower() or "  note: " in line]
 
     def _find_total(self) -> int | None:
-        try:
-            with open(self.run.log, "rb") as file:  # the line stands at the beginning, and again after each resume
-                match = _TOTAL.search(file.read(_LOG_TAIL).decode(errors="replace"))
-        except OSError:
-            match = None
-        if match:
-            return int(match[2])
+        if found := total_in_log(self.run.log):
+            return found
         epochs, epoch = self.config.get("training.epochs"), self.last.get("epoch")
         is_known = isinstance(epochs, int) and isinstance(epoch, int) and epoch > 0
         return self._first_epoch_steps * epochs if is_known and isinstance(epochs, int) else None
+
+
+def total_in_log(log: Path) -> int | None:
+    """How many steps a run will have, as its log says; None if it does not."""
+    try:
+        with open(log, "rb") as file:  # the line stands at the beginning, and again after each resume
+            match = _TOTAL.search(file.read(_LOG_TAIL).decode(errors="replace"))
+    except OSError:
+        return None
+    return int(match[2]) if match else None
 
 
 def _facts(path: Path) -> tuple[int, int] | None:

@@ -1,0 +1,224 @@
+"""A line for each run folder: how far it is, how it went, what it is about. For hundreds of runs, so nothing is read that is not shown.
+
+On the roof beside `inspection.py`. No JAX, and of a run's files only these:
+
+* `status.json` whole. A state "running" is left behind by a process that was killed: where the lock was taken on this machine and nobody
+  holds it, the run is "killed", and the same command goes on.
+* of `config.yaml` the sections that the line shows; runs of a sweep share their text, and a text is parsed once.
+* of `events.jsonl` the evaluations, and of each step two or three numbers, cut out of the line without reading the rest of it. A line
+  that is not as dsrun writes it is parsed whole, so that damage is an error here too, unless it is in what nothing was read of.
+
+A damaged run is named on stderr and left out: the others are still worth a list.
+"""
+
+import re
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dsrun.config_file import Problem, Source, Unusable, parse_yaml
+from dsrun.errors import DataError, DsrunError, UsageError
+from dsrun.inspection import read_values
+from dsrun.record import RunDir
+from dsrun.record.events import parse_record
+from dsrun.record.provenance import dotted, read_provenance
+from dsrun.study.styles import label_of
+from dsrun.study.watching import total_in_log
+
+SECTIONS = ("seed", "arithmetic", "training", "determinism")
+NOT_READ = (b'{"event": "watch"', b'{"event": "digest"', b'{"event": "checkpoint"')
+STEP, SECONDS, WAIT, LOSS = b'{"event": "step"', b'"seconds": ', b'"data_wait_seconds": ', b'"loss": '
+MOST_LOSSES = 400
+DIVERGED = 4  # exit code
+_TOP_LEVEL = re.compile(r"^(?=[^\s#])", re.MULTILINE)
+_SECTION = re.compile(r"([a-z_]+):")
+
+
+def list_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """A row for each run in folders and, one level deeper, in sweeps' folders there; by folder and name.
+
+    Returns:
+        JSON's types, None for what is not known. `dev_cer`: the best; `dev_cers`: of all evaluations, or of a run without any
+        `losses` of some training steps. `minutes`: of training. `data_wait`: share of them spent waiting for batches.
+    """
+    rows = []
+    for path in dict.fromkeys(path for folder in folders for path in folders_of_runs(folder)):
+        try:
+            rows.append(describe_run(path))
+        except (DsrunError, OSError) as error:  # of another version of dsrun, or damaged
+            print(f"{path}: {error}", file=sys.stderr)
+    return rows
+
+
+def folders_of_runs(folder: Path) -> list[Path]:
+    """The folder itself if it is a run's; else those in it and in the folders in it."""
+    if (folder / "config.yaml").is_file():
+        return [folder]
+    found = {file.parent for depth in ("*", "*/*") for file in folder.glob(f"{depth}/config.yaml")}
+    return sorted(path for path in found if path.parent == folder or path.parent not in found)
+
+
+def describe_run(path: Path) -> dict[str, Any]:
+    """The row of one run.
+
+    Raises:
+        UsageError: the config is no YAML that dsrun reads, or a name leads out of the folder.
+        DataError: a file is damaged.
+    """
+    run = RunDir(path)
+    run.require_own_contents()  # a pipe would never answer
+    config = _config(run)
+    status, told = run.read_status(), read_told(run.events)
+    result = status.get("result")
+    best = min((cer for cer in told.dev_cers if cer is not None), default=None)
+    return {
+        "run": str(path),
+        "state": state_of(run, status),
+        "step": status.get("step", 0),
+        "total_steps": _total_steps(run, config),
+        "dev_cer": best,
+        "test_cer": result.get("cer") if isinstance(result, Mapping) else None,
+        "dev_cers": told.dev_cers,
+        "losses": [] if told.dev_cers else told.some_losses(),
+        "arithmetic": label_of(config),
+        "storage": config.get("arithmetic.storage.format"),
+        "compute": config.get("arithmetic.compute.format"),
+        "seed": config.get("seed"),
+        "minutes": told.seconds / 60 if told.seconds is not None else None,
+        "data_wait": told.wait / told.seconds if told.seconds and told.wait is not None else None,
+        "determinism": _determinism(config, told),
+    }
+
+
+def state_of(run: RunDir, status: Mapping[str, Any]) -> str:
+    """new, running, done, stopped, failed; killed for one that says "running" and has no process, diverged for one that failed so."""
+    state = str(status.get("state", "new"))
+    if state == "failed" and status.get("exit_code") == DIVERGED:
+        return "diverged"
+    return "killed" if state == "running" and _was_locked_here(run.path / ".lock") and not run.is_in_use() else state
+
+
+def _was_locked_here(lock: Path) -> bool:
+    """Whether the last process that trained there was of this machine: another one's lock cannot be seen from here."""
+    try:
+        return lock.read_text(errors="replace").rstrip().endswith(f" on host {socket.gethostname()}")
+    except OSError:
+        return False
+
+
+@dataclass
+class Told:
+    """What `events.jsonl` says, as far as a line shows it."""
+
+    dev_cers: list[float | None] = field(default_factory=list)
+    losses: list[float | None] = field(default_factory=list)
+    seconds: float | None = None
+    wait: float | None = None
+    changed_at: list[int] = field(default_factory=list)
+
+    def some_losses(self) -> list[float | None]:
+        """Evenly spread ones, `MOST_LOSSES` at most."""
+        return self.losses[:: max(-(-len(self.losses) // MOST_LOSSES), 1)]
+
+
+def read_told(path: Path) -> Told:
+    """What the events say.
+
+    Raises:
+        DataError: a line that had to be parsed whole is no record.
+    """
+    told = Told()
+    if not path.exists():
+        return told
+    *lines, _cut = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if line.startswith(STEP) and line.endswith(b"}"):
+            _take_step(told, line, f"{path}:{number}")
+        elif not line.startswith(NOT_READ):
+            _take(told, parse_record(line, f"{path}:{number}"))
+    return told
+
+
+def _take_step(told: Told, line: bytes, place: str) -> None:
+    try:
+        loss, seconds, wait = (_number_after(name, line) for name in (LOSS, SECONDS, WAIT))
+    except ValueError:
+        record = parse_record(line, place)
+        loss, seconds, wait = (_number(record.get(name)) for name in ("loss", "seconds", "data_wait_seconds"))
+    told.losses.append(loss)
+    if seconds is not None:
+        told.seconds = (told.seconds or 0.0) + seconds
+        told.wait = told.wait if wait is None else (told.wait or 0.0) + wait
+
+
+def _number_after(name: bytes, line: bytes) -> float | None:
+    """The number behind a name; None for null or where there is no such name."""
+    start = line.find(name)
+    if start < 0:
+        return None
+    start += len(name)
+    ends = [end for end in (line.find(b",", start), line.find(b"}", start)) if end >= 0]
+    text = line[start : min(ends)]
+    return None if text == b"null" else float(text)
+
+
+def _take(told: Told, record: Mapping[str, Any]) -> None:
+    kind = record["event"]
+    if kind == "eval":
+        told.dev_cers.append(_number(record.get("cer")))
+    elif kind == "environment":
+        told.changed_at.append(record["step"])
+    elif kind == "step":
+        told.losses.append(_number(record.get("loss")))
+
+
+def _config(run: RunDir) -> dict[str, Any]:
+    """The values that a line shows, by dotted key; all of them where the file is not laid out as dsrun writes it."""
+    try:
+        text = run.config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{run.config}: cannot be read as UTF-8 text: {error}.") from None
+    found: dict[str, Any] = {}
+    parts = [part for part in _TOP_LEVEL.split(text) if part.strip()]
+    if not all(_SECTION.match(part) for part in parts):
+        return read_values(run.path)
+    for part in parts:
+        if part.partition(":")[0] in SECTIONS:
+            found |= _section(part)
+    return found
+
+
+@cache
+def _section(text: str) -> Mapping[str, Any]:
+    problems: list[Problem] = []
+    try:
+        tree = parse_yaml(text, Source("config.yaml", 0, Path()), problems)
+    except Unusable as error:
+        problems.append(error.problem)
+    if problems:
+        raise UsageError("; ".join(map(str, problems)))
+    return dotted(tree.plain())
+
+
+def _total_steps(run: RunDir, config: Mapping[str, Any]) -> int | None:
+    """Of all epochs: by `costs.json`, else by the log."""
+    try:
+        an_epoch = read_provenance(run.costs).get("steps_per_epoch") if run.costs.is_file() else None
+    except DataError:
+        an_epoch = None
+    epochs = config.get("training.epochs")
+    return an_epoch * epochs if isinstance(an_epoch, int) and isinstance(epochs, int) else total_in_log(run.log)
+
+
+def _determinism(config: Mapping[str, Any], told: Told) -> str:
+    """The config's, and where the run went on under other circumstances than it began with."""
+    changed = f", changed at {' '.join(map(str, told.changed_at))}" if told.changed_at else ""
+    return f"{config.get('determinism', 'strict')}{changed}"
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
