@@ -5,8 +5,8 @@ On the roof beside `inspection.py`. No JAX, and of a run's files only these:
 * `status.json` whole. A state "running" is left behind by a process that was killed: where the lock was taken on this machine and nobody
   holds it, the run is "killed", and the same command goes on.
 * of `config.yaml` the sections that the line shows; runs of a sweep share their text, and a text is parsed once.
-* of `events.jsonl` the evaluations, and of each step two or three numbers, cut out of the line without reading the rest of it. A line
-  that is not as dsrun writes it is parsed whole, so that damage is an error here too, unless it is in what nothing was read of.
+* of `events.jsonl` the evaluations, and of each step two numbers, cut out of the line without reading the rest of it. A line that is
+  not as dsrun writes it is parsed whole, so that damage is an error here too, unless it is in what was passed over.
 
 A damaged run is named on stderr and left out: the others are still worth a list.
 """
@@ -31,7 +31,7 @@ from dsrun.study.watching import total_in_log
 
 SECTIONS = ("seed", "arithmetic", "training", "determinism")
 NOT_READ = (b'{"event": "watch"', b'{"event": "digest"', b'{"event": "checkpoint"')
-STEP, SECONDS, WAIT, LOSS = b'{"event": "step"', b'"seconds": ', b'"data_wait_seconds": ', b'"loss": '
+STEP, SECONDS, WAIT = b'{"event": "step"', b'"seconds": ', b'"data_wait_seconds": '
 MOST_LOSSES = 400
 DIVERGED = 4  # exit code
 _TOP_LEVEL = re.compile(r"^(?=[^\s#])", re.MULTILINE)
@@ -83,7 +83,7 @@ def describe_run(path: Path) -> dict[str, Any]:
         "dev_cer": best,
         "test_cer": result.get("cer") if isinstance(result, Mapping) else None,
         "dev_cers": told.dev_cers,
-        "losses": [] if told.dev_cers else told.some_losses(),
+        "losses": [] if told.dev_cers else told.losses(),
         "arithmetic": label_of(config),
         "storage": config.get("arithmetic.storage.format"),
         "compute": config.get("arithmetic.compute.format"),
@@ -114,15 +114,17 @@ def _was_locked_here(lock: Path) -> bool:
 class Told:
     """What `events.jsonl` says, as far as a line shows it."""
 
+    path: Path
     dev_cers: list[float | None] = field(default_factory=list)
-    losses: list[float | None] = field(default_factory=list)
     seconds: float | None = None
     wait: float | None = None
     changed_at: list[int] = field(default_factory=list)
+    steps: list[tuple[int, bytes]] = field(default_factory=list)  # number and text of each step's line
 
-    def some_losses(self) -> list[float | None]:
-        """Evenly spread ones, `MOST_LOSSES` at most."""
-        return self.losses[:: max(-(-len(self.losses) // MOST_LOSSES), 1)]
+    def losses(self, most: int = MOST_LOSSES) -> list[float | None]:
+        """Of training steps, evenly spread, so many at most."""
+        chosen = self.steps[:: max(-(-len(self.steps) // most), 1)]
+        return [_number(parse_record(line, f"{self.path}:{number}").get("loss")) for number, line in chosen]
 
 
 def read_told(path: Path) -> Told:
@@ -131,39 +133,30 @@ def read_told(path: Path) -> Told:
     Raises:
         DataError: a line that had to be parsed whole is no record.
     """
-    told = Told()
+    told = Told(path)
     if not path.exists():
         return told
     *lines, _cut = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
         if line.startswith(STEP) and line.endswith(b"}"):
-            _take_step(told, line, f"{path}:{number}")
+            told.steps.append((number, line))
+            try:
+                seconds, wait = _number_after(SECONDS, line), _number_after(WAIT, line)
+            except ValueError:
+                record = parse_record(line, f"{path}:{number}")
+                seconds, wait = _number(record.get("seconds")), _number(record.get("data_wait_seconds"))
+            if seconds is not None:
+                told.seconds = (told.seconds or 0.0) + seconds
+                told.wait = told.wait if wait is None else (told.wait or 0.0) + wait
         elif not line.startswith(NOT_READ):
             _take(told, parse_record(line, f"{path}:{number}"))
     return told
 
 
-def _take_step(told: Told, line: bytes, place: str) -> None:
-    try:
-        loss, seconds, wait = (_number_after(name, line) for name in (LOSS, SECONDS, WAIT))
-    except ValueError:
-        record = parse_record(line, place)
-        loss, seconds, wait = (_number(record.get(name)) for name in ("loss", "seconds", "data_wait_seconds"))
-    told.losses.append(loss)
-    if seconds is not None:
-        told.seconds = (told.seconds or 0.0) + seconds
-        told.wait = told.wait if wait is None else (told.wait or 0.0) + wait
-
-
 def _number_after(name: bytes, line: bytes) -> float | None:
     """The number behind a name; None for null or where there is no such name."""
-    start = line.find(name)
-    if start < 0:
-        return None
-    start += len(name)
-    ends = [end for end in (line.find(b",", start), line.find(b"}", start)) if end >= 0]
-    text = line[start : min(ends)]
-    return None if text == b"null" else float(text)
+    text = line.partition(name)[2].partition(b",")[0].rstrip(b"}")
+    return None if not text or text == b"null" else float(text)
 
 
 def _take(told: Told, record: Mapping[str, Any]) -> None:
@@ -172,8 +165,6 @@ def _take(told: Told, record: Mapping[str, Any]) -> None:
         told.dev_cers.append(_number(record.get("cer")))
     elif kind == "environment":
         told.changed_at.append(record["step"])
-    elif kind == "step":
-        told.losses.append(_number(record.get("loss")))
 
 
 def _config(run: RunDir) -> dict[str, Any]:

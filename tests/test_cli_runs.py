@@ -94,7 +94,8 @@ def test_numbers_cut_out_of_lines_are_those_that_the_events_have(tmp_path):
     path = write_run_folder(tmp_path / "run", events=more) / "events.jsonl"
     told, events = read_told(path), read_events(path)
     records = [event for event in events if event["event"] == "step"]
-    assert told.losses == [event["loss"] for event in records]
+    assert told.losses() == [event["loss"] for event in records]
+    assert told.losses(most=5) == told.losses()[::2]
     assert told.seconds == pytest.approx(sum(event["seconds"] for event in records))
     assert told.wait == pytest.approx(sum(event.get("data_wait_seconds", 0) for event in records))
     assert told.dev_cers == [event["cer"] for event in events if event["event"] == "eval"]
