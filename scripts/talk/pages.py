@@ -213,8 +213,13 @@ def study_exhibits(evidence: Evidence) -> list[Any]:
 
 
 def bits_exhibits(evidence: Evidence) -> list[Any]:
-    """The determinism strip of the equal runs."""
-    return []
+    """The same bits: the equal runs, and the control that differs."""
+    from dsrun.inspection import open_run
+    from dsrun.study.determinism_strip import determinism_strip
+
+    folders = [evidence.folder / "bits" / name for name in ("first", "again", "killed", "devices", "control")]
+    runs = [open_run(folder) for folder in folders if (folder / "config.yaml").is_file()]
+    return [determinism_strip(runs)] if len(runs) > 1 else []
 
 
 def _flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
