@@ -13,7 +13,7 @@ The size of everything is one of three:
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,13 +75,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Part:
-    """Steps, how long they take in all on two quiet cores, and what they show."""
+    """Steps, how long they take in all on two quiet cores, and what they show.
+
+    `progress`: the share that is done, where it can be seen. `goes_on`: the next step is run though one failed.
+    """
 
     name: str
     minutes: float
     shows: str
     steps: tuple[Step, ...]
-    progress: Callable[[], float] | None = None  # share that is done, where it can be seen
+    progress: Callable[[], float] | None = None
+    goes_on: bool = False
 
 
 def all_parts(settings: Settings) -> dict[str, Part]:
@@ -89,7 +93,7 @@ def all_parts(settings: Settings) -> dict[str, Part]:
     makers = (sums, ctc, bits, speed, sweep, learned, speech, alphabet, deploy)
     found = [maker(settings) for maker in makers if maker is not alphabet or settings.alphabet]
     scale = 0.1 if settings.is_tiny else 1.0
-    return {part.name: Part(part.name, part.minutes * scale, part.shows, part.steps, part.progress) for part in found}
+    return {part.name: replace(part, minutes=part.minutes * scale) for part in found}
 
 
 def dsrun(*words: str) -> list[str]:
@@ -122,7 +126,7 @@ def sums(settings: Settings) -> Part:
         Step("once_0.1", dsrun("study", "accumulate", *once, *many, "--increment", "0.1")),
         Step("cartoon", dsrun("study", "cartoon", "--json", *draws)),
     )
-    return Part("sums", 0.7, "100 + 0.01, a hundred times; the cartoon; the talk's slips", steps)
+    return Part("sums", 0.7, "100 + 0.01, a hundred times; the cartoon; the talk's slips", steps, goes_on=True)
 
 
 def base_config(settings: Settings) -> Path:
@@ -192,7 +196,11 @@ def speed(settings: Settings) -> Part:
         ),
     )
     return Part(
-        "speed", 5, "shares of what a large product reaches: GRU layers, a training step, several devices", steps
+        "speed",
+        5,
+        "shares of what a large product reaches: GRU layers, a training step, several devices",
+        steps,
+        goes_on=True,
     )
 
 
@@ -235,6 +243,7 @@ def sweep(settings: Settings) -> Part:
         f"formats on speech: {runs} trainings",
         steps,
         lambda: _share_of_steps(folder, runs, STEPS_A_RUN[settings.size]),
+        goes_on=True,
     )
 
 

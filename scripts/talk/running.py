@@ -22,7 +22,7 @@ from scripts.talk.claims import MissingError
 from scripts.talk.parts import REPOSITORY, Part, Settings, Step, write_tiny_data
 
 TELL_EVERY = 30.0  # seconds
-GRACE = 60.0  # for a stopped step to write its checkpoint
+GRACE = 300.0  # for a stopped step to write its checkpoint
 MOST_WORDS = 300  # of a reason
 # What these say changes bits, and dsrun refuses what it does not know.
 OWN_VARIABLES = ("XLA_FLAGS", "NPROC", "PJRT_NPROC")
@@ -123,17 +123,25 @@ class Running:
             f"{part.name} ({number} of {len(self.chosen)}): {part.shows}; {in_minutes(self._left(part, 0.0))} left in all"
         )
         begun = time.monotonic()
+        failed = False
         for step in left:
-            try:
-                words = step.words()
-            except MissingError as error:
-                self._fail(part, step, str(error), begun)
-                return
-            code = self._run_step(part, step, words, begun)
-            if code not in step.codes:
-                self._fail(part, step, f"exit code {code}: {last_words(self.log(part, step))}", begun)
-                return
-        self._note(part, state="done", minutes=(time.monotonic() - begun) / 60)
+            reason = self._try(part, step, begun)
+            if reason:
+                failed = True
+                self._fail(part, step, reason, begun)
+                if not part.goes_on:
+                    return
+        if not failed:
+            self._note(part, state="done", minutes=(time.monotonic() - begun) / 60)
+
+    def _try(self, part: Part, step: Step, begun: float) -> str | None:
+        """Why a step failed; None if it did not."""
+        try:
+            words = step.words()
+        except MissingError as error:
+            return str(error)
+        code = self._run_step(part, step, words, begun)
+        return None if code in step.codes else f"exit code {code}: {last_words(self.log(part, step))}"
 
     def _fail(self, part: Part, step: Step, reason: str, begun: float) -> None:
         say(f"{part.name}: FAILED at {step.name}: {reason}")

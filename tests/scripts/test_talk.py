@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from scripts.talk import on_bits, on_magnitudes, on_probabilities, on_sums
+from scripts.talk import on_bits, on_magnitudes, on_probabilities, on_speed, on_sums
 from scripts.talk.__main__ import main
 from scripts.talk.claims import Claim, Judged, MissingError, NotHereError, as_good, both, loses
 from scripts.talk.ctc_on_corpus import plain_probability
@@ -169,6 +170,51 @@ def test_toy_sizes_are_said_at_every_verdict():
     assert "trial" in in_short([row])
 
 
+def _bench(folder, platform, *, fma=None, ratio=1.0):
+    """Reports of the benches as they would be on this platform; bfloat16 takes `ratio` of float32's time."""
+    shares = {
+        "share_of_measured_peak": 0.4,
+        "share_of_measured_peak_quartiles": [0.3, 0.5],
+        "share_of_datasheet_fma_peak": fma,
+    }
+    machine = {"machine": {"platform": platform, "jax": "0", "devices": 1}}
+    times = (("float32", 1.0), ("bfloat16", ratio))
+    layers = [
+        {"pass": "both", "format": name, "size": "64x800x1760", "seconds_median": t, "seconds_lower_quartile": 0.95 * t}
+        | {"seconds_upper_quartile": 1.05 * t}
+        | shares
+        for name, t in times
+    ]
+    _write(folder, "speed/step.json", machine | {"whole": shares})
+    _write(folder, "speed/gru.json", machine | {"rows": layers})
+
+
+@pytest.mark.parametrize(
+    ("platform", "fma", "verdict"),
+    [
+        ("cpu", None, "not testable here"),
+        ("gpu", None, "not testable here"),
+        ("gpu", 0.29, "differs"),
+        ("gpu", 0.56, "agrees"),
+    ],
+)
+def test_a_share_of_the_fma_peak_is_judged_on_a_gpu_with_a_data_sheet_and_told_anywhere(
+    tmp_path, platform, fma, verdict
+):
+    _bench(tmp_path, platform, fma=fma)
+    assert _verdict(on_speed, "one_gpu", tmp_path) == verdict
+    found = judge(next(claim for claim in CLAIMS if claim.name == "one_gpu"), Evidence(tmp_path))
+    assert "40% (quartiles 30%, 50%)" in found.measured
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(0.5, "agrees"), (1.0, "cannot tell"), (2.0, "differs")])
+def test_smaller_formats_are_faster_where_the_quartiles_are_apart(tmp_path, ratio, verdict):
+    _bench(tmp_path, "gpu", ratio=ratio)
+    assert _verdict(on_speed, "faster", tmp_path) == verdict
+    _bench(tmp_path, "cpu", ratio=ratio)
+    assert _verdict(on_speed, "faster", tmp_path) == "not testable here"
+
+
 class Told(Evidence):
     """Rates and differences as a test wants them; notes who was asked for."""
 
@@ -248,6 +294,15 @@ def test_a_failed_part_does_not_end_the_others_and_is_told_in_the_table(tmp_path
     found = judge(next(claim for claim in CLAIMS if claim.name == "sum_nearest"), Evidence(settings.folder))
     assert found.verdict == "not run"
     assert "no such thing" in found.measured
+
+
+def test_a_part_that_goes_on_tries_its_other_steps_and_is_failed_all_the_same(tmp_path):
+    settings = Settings(tmp_path / "folder")
+    begin(settings)
+    part = replace(_part(tmp_path, 3, 0), goes_on=True)
+    assert Running(settings, {"trial": part}, ["trial"]).run() == ["trial"]
+    assert (settings.folder / "trial" / "step_1.json").is_file()
+    assert read_state(settings.folder)["trial"]["step"] == "step_0"
 
 
 def test_a_step_that_lacks_an_earlier_one_fails_with_the_part_that_brings_it(tmp_path):
