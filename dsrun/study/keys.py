@@ -6,8 +6,9 @@ Where one panel is all, names stand at the curves (`labels.py`); small multiples
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dsrun.study.groups import Group
 from dsrun.study.labels import broken, text_width
-from dsrun.study.styles import Style
+from dsrun.study.styles import Style, distinct_styles
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
@@ -18,6 +19,12 @@ LINE_INCHES = 0.165
 _HANDLE_INCHES = 0.55  # the line, and the air around it and its name
 
 Entry = tuple[str, Style]
+
+
+def styles_of(groups: Sequence[Group]) -> dict[str, Style]:
+    """By label, the same as in the report's other figures if these are all of its groups, in order."""
+    styles = distinct_styles([group.config for group in groups])
+    return {group.label: style for group, style in zip(groups, styles, strict=True)}
 
 
 def key_height(entries: Sequence[Entry], width: float, patches: "Sequence[tuple[str, Patch]]" = ()) -> float:

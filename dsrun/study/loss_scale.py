@@ -14,10 +14,10 @@ import numpy as np
 
 from dsrun.study.exhibit import Exhibit, is_narrow, new_figure
 from dsrun.study.groups import Group, group_runs
-from dsrun.study.keys import draw_key, key_height
+from dsrun.study.keys import draw_key, key_height, styles_of
 from dsrun.study.number_words import counted, listed, percent, power_of_two
 from dsrun.study.run_record import RunRecord
-from dsrun.study.styles import style_of
+from dsrun.study.styles import Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +32,7 @@ class _Way:
     """A run's scale where it changes, first and last step among it, and its skipped steps."""
 
     group: Group
+    style: Style
     seed: Any
     steps: np.ndarray
     scales: np.ndarray
@@ -41,7 +42,9 @@ class _Way:
 
 def loss_scale(runs: Sequence[RunRecord]) -> Exhibit | None:
     """Each run's loss scale as a step function over a strip of its skipped steps; None where no run has either."""
-    ways = [way for group in group_runs(runs) for run in group.runs if (way := _way(group, run))]
+    groups = group_runs(runs)
+    styles = styles_of(groups)
+    ways = [way for group in groups for run in group.runs if (way := _way(group, styles[group.label], run))]
     if not ways:
         return None
     shown = ways[:MOST_RUNS]
@@ -56,7 +59,7 @@ def loss_scale(runs: Sequence[RunRecord]) -> Exhibit | None:
     )
 
 
-def _way(group: Group, run: RunRecord) -> _Way | None:
+def _way(group: Group, style: Style, run: RunRecord) -> _Way | None:
     series = run.steps
     known = np.isfinite(series.loss_scale)
     skipped = series.step[series.finite == 0]
@@ -66,7 +69,7 @@ def _way(group: Group, run: RunRecord) -> _Way | None:
     # A step function is whole with the steps at which it changes, so nothing is lost by leaving out the others.
     changes = np.concatenate([[True], scales[1:] != scales[:-1]])
     changes[-1] = True
-    return _Way(group, run.seed, steps[changes], scales[changes], skipped, len(series))
+    return _Way(group, style, run.seed, steps[changes], scales[changes], skipped, len(series))
 
 
 def _answer(ways: Sequence[_Way]) -> str:
@@ -107,8 +110,7 @@ def _left(ways: Sequence[_Way], runs: int) -> list[str]:
 
 
 def _draw(width: float, ways: Sequence[_Way]) -> "Figure":
-    groups = list({way.group.label: way.group for way in ways}.values())
-    key = [(group.label, style_of(group.config)) for group in groups]
+    key = list({way.group.label: way.style for way in ways}.items())
     has_skips = any(len(way.skipped) for way in ways)
     rug = RUG_INCHES * len(ways) + 0.3 if has_skips else 0.0
     above, height = key_height(key, width), 2.2 if is_narrow(width) else 2.6
@@ -127,8 +129,8 @@ def _draw(width: float, ways: Sequence[_Way]) -> "Figure":
 
 def _draw_scales(axes: "Axes", ways: Sequence[_Way]) -> None:
     for way in ways:
-        style = style_of(way.group.config)
-        axes.plot(way.steps, way.scales, drawstyle="steps-post", color=style.colour, ls=style.dash, lw=1.3, alpha=0.9)
+        colour, dash = way.style.colour, way.style.dash
+        axes.plot(way.steps, way.scales, drawstyle="steps-post", color=colour, ls=dash, lw=1.3, alpha=0.9)
     axes.set_yscale("log", base=2)
     low, high = min(way.scales.min() for way in ways), max(way.scales.max() for way in ways)
     axes.set_ylim(low / 2, high * 2)
@@ -145,11 +147,11 @@ def _draw_scales(axes: "Axes", ways: Sequence[_Way]) -> None:
 
 def _draw_strip(axes: "Axes", ways: Sequence[_Way]) -> None:
     for row, way in enumerate(ways):
-        axes.vlines(way.skipped, row - 0.4, row + 0.4, color=style_of(way.group.config).colour, lw=0.8)
+        axes.vlines(way.skipped, row - 0.4, row + 0.4, color=way.style.colour, lw=0.8)
     axes.set_ylim(len(ways) - 0.5, -0.5)
     axes.set_yticks(range(len(ways)), [f"seed {way.seed}" for way in ways], fontsize=8, parse_math=False)
     for label, way in zip(axes.get_yticklabels(), ways, strict=True):
-        label.set_color(style_of(way.group.config).colour)
+        label.set_color(way.style.colour)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel("step (ticks: skipped)", fontsize=8)

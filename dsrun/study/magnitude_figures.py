@@ -9,7 +9,7 @@ from dsrun.study.exhibit import is_narrow, new_figure
 from dsrun.study.keys import draw_key, key_height
 from dsrun.study.labels import broken
 from dsrun.study.magnitude_panels import Curve, Span, band_patches, draw_panel, label_exponents, span_of
-from dsrun.study.styles import Style, style_of
+from dsrun.study.styles import Style
 from dsrun.study.watched import Tally
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _curves(settings: "Sequence[Setting]", title: str, layer: str) -> list[Curve
     tables = [setting.last for setting in settings]
     if len(settings) == 1:
         tables.insert(0, settings[0].first)
-    styles = [Style(AREA, "-", ""), *(style_of(setting.group.config) for setting in settings[-(len(tables) - 1) :])]
+    styles = [Style(AREA, "-", ""), *(setting.style for setting in settings[-(len(tables) - 1) :])]
     found = []
     for place, (table, style) in enumerate(zip(tables, styles, strict=True)):
         tally = table.get(title, {}).get(layer)
@@ -77,7 +77,7 @@ def _curves(settings: "Sequence[Setting]", title: str, layer: str) -> list[Curve
 def _entries(settings: "Sequence[Setting]") -> list[tuple[str, Style]]:
     lines = settings[1:] if len(settings) > 1 else settings
     names = [s.group.label + (f", step {s.last_step}" if len(settings) == 1 else "") for s in lines]
-    return [(name, _without_marker(style_of(s.group.config))) for name, s in zip(names, lines, strict=True)]
+    return [(name, _without_marker(s.style)) for name, s in zip(names, lines, strict=True)]
 
 
 def _area(settings: "Sequence[Setting]") -> "list[tuple[str, Patch]]":

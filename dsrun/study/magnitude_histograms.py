@@ -2,8 +2,8 @@
 
 `magnitude_histograms`: small multiples, a row a layer and a column a kind, at the last watched step. Settings whose formats have the
 same ranges for every kind share a figure, the first as an area and the others as lines. Of a figure with one setting the area is its
-first watched step instead, so that one sees what training changed. At most `MOST_SETTINGS` settings are drawn, first one of each
-format.
+first watched step instead, so that one sees what training changed. Drawn are at most
+`MOST_FIGURES` figures of at most `MOST_SETTINGS` settings, the first ones.
 
 `magnitude_distribution`: parameters, inputs, outputs and gradients of the first setting, all layers and each of them, with a linear and a
 logarithmic scale of shares (slide 43 of the talk: peaked power laws).
@@ -16,17 +16,16 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dsrun.study.exhibit import Exhibit
-from dsrun.study.groups import group_runs
 from dsrun.study.magnitude_figures import draw_distribution, draw_multiples
 from dsrun.study.magnitude_panels import histogram_rows
 from dsrun.study.magnitude_profile import Profile, profile
-from dsrun.study.magnitude_settings import Setting, read_setting, total_of
+from dsrun.study.magnitude_settings import Setting, read_settings, total_of
 from dsrun.study.number_words import counted, listed, percent, power_of_two
 from dsrun.study.run_record import RunRecord
 
 SCALED = ("errors", "gradients of weights")  # carry the loss scale
 TALK_KINDS = ("parameters", "inputs", "outputs", "gradients of weights")
-MOST_SETTINGS = 4
+MOST_FIGURES, MOST_SETTINGS = 4, 4
 NOTICED = 0.001  # share of a kind that a format loses, worth a word
 
 
@@ -36,21 +35,13 @@ def magnitude_histograms(runs: Sequence[RunRecord]) -> list[Exhibit]:
     Raises:
         DataError: a file of magnitudes is damaged.
     """
-    settings = [setting for group in group_runs(runs) if (setting := read_setting(group))]
+    settings = read_settings(runs)
     clusters: dict[str, list[Setting]] = {}
     for setting in settings:
         clusters.setdefault(setting.signature, []).append(setting)
-    chosen = _chosen(list(clusters.values()))
+    chosen = [own[:MOST_SETTINGS] for own in clusters.values()][:MOST_FIGURES]
     left = [setting.group.label for setting in settings if setting not in [s for own in chosen for s in own]]
     return [_exhibit(place, own, left if place == len(chosen) - 1 else []) for place, own in enumerate(chosen)]
-
-
-def _chosen(clusters: Sequence[list[Setting]]) -> list[list[Setting]]:
-    """At most `MOST_SETTINGS`: the first of every cluster, then the second of every cluster, and so on."""
-    turns = [(turn, place) for place, own in enumerate(clusters) for turn in range(len(own))]
-    kept = sorted(turns)[:MOST_SETTINGS]
-    chosen = [[own[turn] for turn in range(len(own)) if (turn, place) in kept] for place, own in enumerate(clusters)]
-    return [own for own in chosen if own]
 
 
 def _exhibit(place: int, settings: Sequence[Setting], left: Sequence[str]) -> Exhibit:
@@ -164,7 +155,7 @@ def _steps(settings: Sequence[Setting]) -> str:
 
 
 def _not_drawn(left: Sequence[str]) -> list[str]:
-    return [f"Not drawn, for more than {MOST_SETTINGS} would not be readable: {listed(left)}."] if left else []
+    return [f"Not drawn, beyond {MOST_FIGURES} figures of {MOST_SETTINGS} settings: {listed(left)}."] if left else []
 
 
 def _rows(setting: Setting) -> list[dict]:
@@ -184,9 +175,10 @@ def magnitude_distribution(runs: Sequence[RunRecord]) -> Exhibit | None:
     Raises:
         DataError: a file of magnitudes is damaged.
     """
-    setting = next((found for group in group_runs(runs) if (found := read_setting(group))), None)
-    if setting is None:
+    settings = read_settings(runs)
+    if not settings:
         return None
+    setting = settings[0]
     profiles = {title: own for title in TALK_KINDS if title in setting.last and (own := profile(setting.total(title)))}
     answer = _shape(profiles)
     caption = [

@@ -7,8 +7,10 @@ A layer's inputs are what the layer before it hands on. Of many recurrent layers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dsrun.study.groups import Group
+from dsrun.study.groups import Group, group_runs
+from dsrun.study.keys import styles_of
 from dsrun.study.run_record import RunRecord
+from dsrun.study.styles import Style
 from dsrun.study.watched import HANDED_ON, LayerStep, Range, Tally, common_steps, read_layers, together
 
 KINDS = {
@@ -30,6 +32,7 @@ class Setting:
     """A group's first and last step of which all kinds were watched, by kind and layer."""
 
     group: Group
+    style: Style
     first_step: int
     first: Table
     last_step: int
@@ -52,12 +55,7 @@ def total_of(layers: Mapping[str, Tally]) -> Tally:
     return sum(layers.values(), Tally())
 
 
-def read_setting(group: Group) -> Setting | None:
-    """None where no step has every kind.
-
-    Raises:
-        DataError: a file of magnitudes is damaged.
-    """
+def _read(group: Group, style: Style) -> Setting | None:
     watching = [run for run in group.runs if run.watched_steps]
     steps = common_steps(watching)
     whole = [step for step in _ends(watching, steps) if step is not None]
@@ -65,7 +63,20 @@ def read_setting(group: Group) -> Setting | None:
         return None
     first, last = (together(read_layers(run, step) for run in watching) for step in (whole[0], whole[-1]))
     ranges = {title: last.ranges[kind] for title, kind in KINDS.items() if kind in last.ranges}
-    return Setting(group, first.step, _table(first), last.step, _table(last), ranges, first.loss_scale, last.loss_scale)
+    return Setting(
+        group, style, first.step, _table(first), last.step, _table(last), ranges, first.loss_scale, last.loss_scale
+    )
+
+
+def read_settings(runs: Sequence[RunRecord]) -> list[Setting]:
+    """Those of all groups that have a step with every kind, in order.
+
+    Raises:
+        DataError: a file of magnitudes is damaged.
+    """
+    groups = group_runs(runs)
+    styles = styles_of(groups)
+    return [setting for group in groups if (setting := _read(group, styles[group.label]))]
 
 
 def _ends(runs: Sequence[RunRecord], steps: Sequence[int]) -> list[int | None]:

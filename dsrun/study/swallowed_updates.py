@@ -18,15 +18,18 @@ from typing import Any
 import numpy as np
 
 from dsrun.study.exhibit import Exhibit
-from dsrun.study.groups import Group, group_runs
+from dsrun.study.groups import Group, group_runs, settings_of
 from dsrun.study.heat_maps import Block, HeatMap, draw_heat_maps
 from dsrun.study.number_words import counted, listed, percent
 from dsrun.study.run_record import RunRecord
-from dsrun.study.styles import FLOAT32, format_of
 from dsrun.study.watched import LayerSeries, chosen_steps, layer_series
 
 MOST_GROUPS = 8  # of panels that anybody compares
 NOTICED = 0.005  # of all updates: below it nothing is said to be swallowed
+MASTER = "a master copy"
+WAYS_OUT = ("stochastic rounding", "Kahan's sum", MASTER)
+MOST_COMPARED = 4  # sentences
+_UPDATING = ("arithmetic.update.", "arithmetic.master.")
 SWALLOWED, CHANGED = "below half an ulp", "changed the weight"
 
 
@@ -34,6 +37,7 @@ SWALLOWED, CHANGED = "below half an ulp", "changed the weight"
 class _Found:
     group: Group
     series: LayerSeries
+    skipped: int  # watched steps that are left out
 
     @property
     def swallowed(self) -> float:
@@ -70,11 +74,14 @@ def swallowed_updates(runs: Sequence[RunRecord]) -> Exhibit | None:
 def _find(group: Group) -> _Found | None:
     heights = {event["step"]: _number(event.get("swallowed_share")) for run in group.runs for event in run.watches}
     watching = [run for run in group.runs if run.watched_steps]
-    steps = chosen_steps(watching, heights)
+    skipped = {int(step) for run in watching for step in run.steps.step[run.steps.finite == 0]}
+    watched = chosen_steps(watching, heights)
+    steps = [step for step in watched if step not in skipped]  # a skipped step changes no weight, whatever its updates
     if not steps:
         return None
     series = layer_series(watching, "update", steps)
-    return _Found(group, series) if np.isfinite(series.overall("swallowed", "updates")) else None
+    found = _Found(group, series, len(watched) - len(steps))
+    return found if np.isfinite(series.overall("swallowed", "updates")) else None
 
 
 def _number(value: Any) -> float:
@@ -103,12 +110,10 @@ def _answer(found: Sequence[_Found]) -> str:
             f"No format swallows updates here: at most {percent(most.swallowed)} of them ({most.group.label}) are below half an ulp of "
             "their weight."
         )
-    words = f"Of the updates in {most.group.label} {percent(most.swallowed)} are"
+    words = f"{percent(most.swallowed)} of the updates in {most.group.label}"
     if _way(most.group.config) == "nearest":
-        return (
-            f"{words} swallowed: they are below half an ulp of their weight, and rounded to nearest it stays as it is."
-        )
-    return f"{words} below half an ulp of their weight; rounding to nearest would swallow them."
+        return f"{words} are swallowed: they are below half an ulp of their weight, and rounded to nearest it stays as it is."
+    return f"{words} are below half an ulp of their weight; rounding to nearest would swallow them."
 
 
 def _most(found: Sequence[_Found]) -> _Found:
@@ -131,7 +136,7 @@ def _where(found: Sequence[_Found]) -> list[str]:
     by_step = [_overall(list(column), "swallowed") for column in zip(*series.tallies, strict=True)]
     if len(series.steps) > 1:
         words += f"; {percent(by_step[0])} at step {series.steps[0]}, {percent(by_step[-1])} at step {series.steps[-1]}"
-    others = [f"{one.group.label} {percent(one.swallowed)}" for one in found if one is not most]
+    others = [f"{percent(one.swallowed)} in {one.group.label}" for one in found if one is not most]
     return [f"{words}.", *([f"The others: {listed(others)}."] if others else [])]
 
 
@@ -141,46 +146,47 @@ def _overall(tallies: Sequence[Any], part: str) -> float:
 
 
 def _ways_out(found: Sequence[_Found]) -> list[str]:
-    """For each format that is also updated to nearest without a wider copy: what the other ways let through."""
+    """Settings that are updated to nearest without a wider copy, beside those that differ from them in that alone."""
     sentences = []
-    for name in dict.fromkeys(format_of(one.group.config) for one in found):
-        own = [one for one in found if format_of(one.group.config) == name and name != FLOAT32]
-        plain = next((one for one in own if _way(one.group.config) == "nearest"), None)
-        if plain is None or plain.swallowed < NOTICED:
+    for plain in found:
+        if _way(plain.group.config) != "nearest" or plain.swallowed < NOTICED:
             continue
-        for way in ("stochastic rounding", "Kahan's sum", "a master copy"):
-            other = next((one for one in own if _way(one.group.config) == way), None)
-            if other is not None:
-                sentences.append(_compared(name, way, other, plain))
-    return sentences
+        others = [one for one in found if _other_settings(one) == _other_settings(plain)]
+        words = [_compared(way, one, plain) for way in WAYS_OUT for one in others if _way(one.group.config) == way]
+        if words:
+            begin = f"Of the updates in {plain.group.label} {percent(plain.changed)} change the weight"
+            sentences.append(f"{begin}; {'; '.join(words)}.")
+    return sentences[:MOST_COMPARED]
+
+
+def _other_settings(found: _Found) -> dict[str, Any]:
+    """What decides a result but for how the weight is updated."""
+    settings = settings_of(found.group.runs[0])
+    return {key: value for key, value in settings.items() if not key.startswith(_UPDATING)}
 
 
 def _way(config: Mapping[str, Any]) -> str | None:
     """How the weight is updated, in the words of a caption; None for others (directed rounding)."""
     if config.get("arithmetic.master.format") != "none":
-        return "a master copy"
+        return MASTER
     if config.get("arithmetic.update.compensation", "none") != "none":
         return "Kahan's sum"
     rounding = str(config.get("arithmetic.update.rounding", "ties_to_even"))
     return {"ties_to_even": "nearest", "stochastic": "stochastic rounding"}.get(rounding)
 
 
-def _compared(name: str, way: str, other: _Found, plain: _Found) -> str:
+def _compared(way: str, other: _Found, plain: _Found) -> str:
     if abs(other.changed - plain.changed) < NOTICED:
-        return (
-            f"In {name} no difference seen between nearest and {way}: {percent(plain.changed)} and {percent(other.changed)} of the updates "
-            "change the weight."
-        )
-    verb = "changes" if way == "a master copy" else "lets"
-    text = f"{percent(other.changed)} of {name}'s updates change "
-    text += "the copy" if verb == "changes" else "the weight"
-    return f"With {way} {text}, to nearest {percent(plain.changed)}."
+        return f"with {way} no difference seen ({percent(other.changed)})"
+    return f"with {way} {percent(other.changed)}{' change the copy' if way == MASTER else ''}"
 
 
 def _small_print(found: Sequence[_Found], shown: Sequence[_Found], runs: Sequence[RunRecord]) -> list[str]:
     steps = max(len(one.series.steps) for one in found)
     seeds = max(len(one.group.runs) for one in found)
-    text = f"{counted(steps, 'watched step')}, one colour scale"
+    skipped = sum(one.skipped for one in found)
+    text = f"Up to {counted(steps, 'watched step')}, one colour scale"
+    text += f"; {counted(skipped, 'skipped step')} left out" if skipped else ""
     text += f"; a panel is the mean over up to {seeds} seeds" if seeds > 1 else ""
     left = [one.group.label for one in found if one not in shown]
     blind = len(group_runs(runs)) - len(found)

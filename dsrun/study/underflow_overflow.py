@@ -19,10 +19,10 @@ import numpy as np
 
 from dsrun.study.exhibit import Exhibit, is_narrow, new_figure, thinned
 from dsrun.study.groups import Group, group_runs
-from dsrun.study.keys import draw_key, key_height
+from dsrun.study.keys import draw_key, key_height, styles_of
 from dsrun.study.number_words import listed, percent
 from dsrun.study.run_record import RunRecord
-from dsrun.study.styles import style_of
+from dsrun.study.styles import Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,11 +64,12 @@ def underflow_overflow(runs: Sequence[RunRecord]) -> Exhibit | None:
 
     None where nothing was watched.
     """
-    groups = [group for group in group_runs(runs) if any(run.watches for run in group.runs)]
+    everything = group_runs(runs)
+    groups = [group for group in everything if any(run.watches for run in group.runs)]
     curves = [curve for group in groups for curve in _curves(group)]
     if not curves:
         return None
-    panels = _panels(curves)
+    panels, styles = _panels(curves), styles_of(everything)
     answer = _answer(curves)
     caption = [answer, *_ranges(curves), *_quiet(groups, curves), _names(panels)]
     return Exhibit(
@@ -77,7 +78,7 @@ def underflow_overflow(runs: Sequence[RunRecord]) -> Exhibit | None:
         " ".join(sentence for sentence in caption if sentence),
         f"Shares of values that underflow, overflow or are subnormal, by kind of tensor and step. {answer}",
         [row for curve in curves for row in _rows(curve)],
-        lambda width: _draw(width, panels),
+        lambda width: _draw(width, panels, styles),
     )
 
 
@@ -170,27 +171,27 @@ def _happens(curve: _Curve) -> bool:
     return bool((curve.values > (0 if curve.measure == NONFINITE else NOTICED)).any())
 
 
-def _draw(width: float, panels: Sequence[Sequence[_Curve]]) -> "Figure":
+def _draw(width: float, panels: Sequence[Sequence[_Curve]], styles: Mapping[str, Style]) -> "Figure":
     across = min(2 if is_narrow(width) else 4, len(panels))
     rows = -(-len(panels) // across)
-    groups = list({id(curve.group): curve.group for panel in panels for curve in panel}.values())
-    key = [(group.label, style_of(group.config)) for group in groups]
+    drawn = {curve.group.label for panel in panels for curve in panel}
+    key = [(label, style) for label, style in styles.items() if label in drawn]
     figure = new_figure(width, 1.75 * rows + key_height(key, width))
     heights = [key_height(key, width), 1.75 * rows]
     above, below = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
     draw_key(above, key, width)
     axes = list(np.ravel(below.subplots(rows, across, squeeze=False)))
     for own, panel in zip(axes, panels, strict=False):
-        _draw_panel(own, panel)
+        _draw_panel(own, panel, styles)
     for empty in axes[len(panels) :]:
         empty.set_axis_off()
     return figure
 
 
-def _draw_panel(axes: "Axes", panel: Sequence[_Curve]) -> None:
+def _draw_panel(axes: "Axes", panel: Sequence[_Curve], styles: Mapping[str, Style]) -> None:
     measure, kind = panel[0].measure, panel[0].kind
     for curve in panel:
-        style = style_of(curve.group.config)
+        style = styles[curve.group.label]
         marker = style.marker if len(curve.steps) <= MOST_MARKERS else ""
         axes.plot(
             *thinned(curve.steps, curve.values),

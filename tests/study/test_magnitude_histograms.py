@@ -5,11 +5,10 @@ import pytest
 
 from dsrun.errors import DataError
 from dsrun.inspection import open_runs
-from dsrun.study.groups import group_runs
 from dsrun.study.magnitude_histograms import MOST_SETTINGS, magnitude_distribution, magnitude_histograms
 from dsrun.study.magnitude_panels import LOWEST, bands, label_exponents, span_of
 from dsrun.study.magnitude_profile import profile
-from dsrun.study.magnitude_settings import MOST_LAYERS, read_setting
+from dsrun.study.magnitude_settings import MOST_LAYERS, read_settings
 from dsrun.study.watched import Range, Tally
 from tests.study.run_folders import magnitudes_of, network_tensors, write_watched_run
 
@@ -83,13 +82,13 @@ def test_settings_of_one_format_share_a_figure_and_a_difference_that_is_none_is_
     assert "the medians in float16, stochastic are, in binades: errors 2 larger" in found.caption
 
 
-def test_of_many_settings_each_format_comes_before_a_second_of_one_and_the_others_are_named(tmp_path):
+def test_of_many_settings_some_are_left_out_and_named(tmp_path):
     for n in range(MOST_SETTINGS + 1):
         run_of(tmp_path / f"a{n}", [magnitudes_of(3, network_tensors())], **{"model.hidden": n})
     run_of(tmp_path / "b", [magnitudes_of(3, network_tensors("int8"))], "int8")
     found = magnitude_histograms(open_runs([tmp_path]))
-    assert [len({row["setting"] for row in one.rows}) for one in found] == [MOST_SETTINGS - 1, 1]
-    assert "Not drawn, for more than 4 would not be readable" in found[-1].caption
+    assert [len({row["setting"] for row in one.rows}) for one in found] == [MOST_SETTINGS, 1]
+    assert "Not drawn, beyond 4 figures of 4 settings: float16, hidden 4." in found[-1].caption
 
 
 def test_a_step_without_activations_is_passed_over_and_a_run_with_none_has_no_figure(tmp_path):
@@ -105,7 +104,7 @@ def test_a_step_without_activations_is_passed_over_and_a_run_with_none_has_no_fi
 
 def test_many_layers_are_taken_together_and_a_layer_reads_what_the_one_before_hands_on(tmp_path):
     run_of(tmp_path / "run", [magnitudes_of(3, network_tensors(layers=9))])
-    setting = read_setting(group_runs(open_runs([tmp_path / "run"]))[0])
+    setting = read_settings(open_runs([tmp_path / "run"]))[0]
     assert list(setting.last["parameters"]) == ["front_end", "gru_0-2", "gru_3-5", "gru_6-8", "output"]
     assert len(setting.last["outputs"]) <= MOST_LAYERS
     weights = setting.last["parameters"]

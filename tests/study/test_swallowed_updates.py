@@ -30,9 +30,10 @@ def test_the_caption_says_which_format_swallows_how_much_and_what_stochastic_rou
         {"changed": 4, "swallowed": 6, "config": NO_MASTER},
         {"changed": 7, "swallowed": 6, "config": STOCHASTIC},
     )
-    assert found.caption.startswith("Of the updates in bfloat16, no master 30.0% are swallowed")
+    assert found.caption.startswith("30.0% of the updates in bfloat16, no master are swallowed: ")
     assert "0% at step 1, 60.0% at step 50" in found.caption
-    assert "With stochastic rounding 70.0% of bfloat16's updates change the weight, to nearest 40.0%." in found.caption
+    told = "Of the updates in bfloat16, no master 40.0% change the weight; with stochastic rounding 70.0%."
+    assert told in found.caption
     assert found.alt.endswith("it stays as it is.")
     cell = {"setting": "bfloat16, no master", "seeds": 1, "layer": "gru_0", "step": 50, "updates": 10}
     assert cell | {"swallowed_share": 0.6, "changed_share": 0.4} in found.rows
@@ -44,7 +45,7 @@ def test_where_nothing_is_swallowed_or_nothing_differs_the_caption_says_so(tmp_p
     )
     run = {"changed": 4, "swallowed": 6}
     found = exhibit(tmp_path / "b", {**run, "config": NO_MASTER}, {**run, "config": STOCHASTIC})
-    assert "In bfloat16 no difference seen between nearest and stochastic rounding: 40.0% and 40.0%" in found.caption
+    assert "40.0% change the weight; with stochastic rounding no difference seen (40.0%)." in found.caption
 
 
 def test_of_stochastic_rounding_alone_it_says_what_nearest_would_do(tmp_path):
@@ -74,3 +75,19 @@ def test_cells_end_halfway_between_steps_and_the_scale_holds_the_largest():
     assert where_most(heat) == ("b", 1, 0.03)
     assert where_most(HeatMap("share", ["a"], [1], np.array([[np.nan]]))) is None
     assert scale_end([Block("", [heat])]) == 0.05
+
+
+def test_a_skipped_step_says_nothing_of_rounding_and_is_left_out(tmp_path):
+    skipped = [("step", 50, {"loss_scale": 1.0, "finite": False})]
+    tables = [magnitudes_of(step, network_tensors("bfloat16", changed=10 if step < 50 else 0)) for step in (1, 50)]
+    write_watched_run(tmp_path / "run", tables, config=NO_MASTER, events=skipped)
+    found = swallowed_updates(open_runs([tmp_path / "run"]))
+    assert {row["step"] for row in found.rows} == {1}
+    assert "1 skipped step left out" in found.caption
+
+
+def test_only_settings_that_differ_in_nothing_else_are_compared(tmp_path):
+    run = {"changed": 4, "swallowed": 6}
+    other = STOCHASTIC | {"model.hidden": 99}
+    found = exhibit(tmp_path, {**run, "config": NO_MASTER}, {**run, "config": other})
+    assert "with stochastic rounding" not in found.caption
