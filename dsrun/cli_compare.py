@@ -25,7 +25,11 @@ def compare(
         list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of run folders, such as a sweep's.")
     ],
     baseline: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Group or run that others are compared with; default the first.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Group or run that others are compared with; default the first, of folders of runs the plain float32.",
+        ),
     ] = None,
     split: Annotated[Literal["dev", "test"] | None, typer.Option(help="Compare on this alone; default both.")] = None,
     metric: Annotated[
@@ -46,8 +50,8 @@ def compare(
     inside it says that no difference was seen.
     """
     form = form_of(json_output=json_output, csv_output=csv_output, markdown=markdown)
-    from dsrun.inspection import open_runs
-    from dsrun.study.compare import SPLITS, baseline_of, compare_groups
+    from dsrun.inspection import is_run_folder, open_runs
+    from dsrun.study.compare import SPLITS, baseline_of, compare_groups, usual_baseline
     from dsrun.study.groups import group_runs
 
     records = open_runs(runs)
@@ -56,9 +60,11 @@ def compare(
             f"{records[0].path}: one run has nothing to be compared with. Name another, or a sweep's folder; `dsrun eval` scores one run."
         )
     groups = group_runs(records)
-    document = compare_groups(
-        groups, baseline_of(groups, baseline), splits=(split,) if split else SPLITS, all_keys=all_keys
-    )
+    if baseline is None and not any(map(is_run_folder, runs)):  # nobody put them into an order
+        baseline = usual_baseline(groups)
+    first = baseline_of(groups, baseline)
+    groups.sort(key=lambda group: group is not first)
+    document = compare_groups(groups, first, splits=(split,) if split else SPLITS, all_keys=all_keys)
     metrics = (metric,) if metric else METRICS
     if form == "json":
         print_rows("json", [], [], document=document)
@@ -99,7 +105,9 @@ def print_comparison(document: Mapping[str, Any], metrics: Sequence[Metric]) -> 
                 f"\n{split} {metrics[0].upper()} minus that of {document['baseline']} [95% {draws}]; negative: fewer errors"
             )
             print_fitting(rows)
-    print("\ncosts")
+    print(
+        "\ncosts; weights changed: share of the last watched step's updates that changed their weight; MB kept from step to step"
+    )
     print_fitting([_costs_row(group, name) for group, name in zip(groups, names, strict=True)])
     for note in document["notes"]:
         print(f"note: {note}")
@@ -170,6 +178,7 @@ def _costs_row(group: Row, name: str) -> dict[str, Any]:
         "minutes": _number(costs["minutes"], ".1f"),
         "ms a step": _number(costs["milliseconds_a_step"], ".1f"),
         "parameters": _number(costs["parameters"], ",d"),
+        "weights changed": _number(group["changed_share"], ".1%"),
         "MB needed": _megabytes(costs["bytes_as_formats"]),
         "MB carried": _megabytes(costs["bytes_as_carried"]),
         "device": _distinct(group, "device"),
@@ -205,7 +214,7 @@ def _flat(group: Row, document: Row, metrics: Sequence[Metric]) -> dict[str, Any
             row |= {f"{name}_p": found.get("p"), f"{name}_words": found.get("words")}
             row |= _ends(f"{name}_difference_utterances", found.get("utterances_interval"))
             row |= _ends(f"{name}_difference_seeds", found.get("seeds_interval"))
-    row |= group["costs"]
+    row |= {"changed_share": group["changed_share"]} | group["costs"]
     return row | {"states": sorted({run["state"] for run in group["runs"]})}
 
 
@@ -229,6 +238,7 @@ def _markdown_row(group: Row, document: Row, metric: Metric) -> dict[str, Any]:
             if group["is_baseline"]
             else None
         )
+    row["updates that changed a weight"] = _number(group["changed_share"], ".3f")
     row["minutes"] = _number(group["costs"]["minutes"], ".1f")
     row["ms a step"] = _number(group["costs"]["milliseconds_a_step"], ".1f")
     return row

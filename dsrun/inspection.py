@@ -33,13 +33,18 @@ def open_runs(paths: Sequence[Path]) -> list[RunRecord]:
     return [open_run(folder) for folder in folders.values()]
 
 
+def is_run_folder(path: Path) -> bool:
+    """Whether a run is in this very folder."""
+    return (path / "config.yaml").is_file()
+
+
 def run_folders(path: Path) -> list[Path]:
     """The run folder itself, or those in a folder.
 
     Raises:
         UsageError: it is none and has none.
     """
-    if (path / "config.yaml").is_file():
+    if is_run_folder(path):
         return [path]
     if not path.is_dir():
         raise UsageError(f"{path}: no such folder. `dsrun runs` lists the run folders there are.")

@@ -20,12 +20,18 @@ from dsrun.errors import UsageError
 from dsrun.study.groups import Group, differing_keys, settings_of
 from dsrun.study.run_record import RunRecord, Split
 from dsrun.study.statistics import METRIC, Difference, Rate, Unit, difference, known_rate, rate_interval, why_not_paired
+from dsrun.study.styles import FLOAT32, label_of
 
 SCHEMA_VERSION = 1
 SPLITS: tuple[Split, ...] = ("dev", "test")
 UNITS: tuple[Unit, ...] = ("characters", "words")
 DIVERGED = 4  # exit code
 MOST_NAMED = 4
+
+
+def usual_baseline(groups: Sequence[Group]) -> str | None:
+    """The group whose numbers are all float32, for runs that nobody put into an order; None if there is none."""
+    return next((group.label for group in groups if label_of(group.config) == FLOAT32), None)
 
 
 def baseline_of(groups: Sequence[Group], name: str | None) -> Group:
@@ -96,6 +102,7 @@ def _group(group: Group, baseline: Group, keys: Sequence[str], splits: Sequence[
             }
             for split in splits
         },
+        "changed_share": _mean(changed_share(run) for run in group.runs),
         "costs": costs_of(group.runs),
         "runs": [_run(run, splits) for run in group.runs],
     }
@@ -147,6 +154,12 @@ def _run(run: RunRecord, splits: Sequence[Split]) -> dict[str, Any]:
 def state_words(run: RunRecord) -> str:
     """The run's state; of a failed one whether it diverged."""
     return "diverged" if run.state == "failed" and run.exit_code == DIVERGED else run.state
+
+
+def changed_share(run: RunRecord) -> float | None:
+    """Of the last watched step's non-zero updates the share that changed their weight."""
+    share = run.watches[-1].get("changed_share") if run.watches else None
+    return float(share) if isinstance(share, int | float) else None
 
 
 def costs_of(runs: Sequence[RunRecord]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ WITHOUT_EFFECT = frozenset(
 )
 ARITHMETIC = "arithmetic."
 MOST_NAMED = 3  # settings in a label besides the arithmetic
-LONGEST_LABEL = 48
+LONGEST_LABEL = 68
 
 
 @dataclass(frozen=True)

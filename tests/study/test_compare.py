@@ -70,10 +70,21 @@ def test_a_worse_group_is_called_so_and_an_equal_one_is_not(sweep):
 def test_another_baseline_turns_the_sign(sweep):
     report = json.loads(run(sweep, "--json", "--split", "test", "--baseline", "bfloat16"))
     assert report["splits"] == ["test"]
-    assert report["groups"][0]["differences"]["test"]["cer"]["words"] == "better"
-    by_run = json.loads(run(sweep, "--json", "--baseline", sweep / "c-bfloat16-2"))
+    assert [group["label"] for group in report["groups"]] == ["bfloat16", "float32", "float16"]
+    assert report["groups"][1]["differences"]["test"]["cer"]["words"] == "better"
+    by_run = json.loads(run(sweep, "--json", "--split", "dev", "--baseline", sweep / "c-bfloat16-2"))
     assert by_run["baseline"] == "bfloat16"
     assert "There are: float32; float16; bfloat16" in refusal(sweep, "--baseline", "float64")
+
+
+def test_of_runs_the_first_is_the_baseline_and_of_a_folder_the_plain_float32(sweep, tmp_path):
+    (tmp_path / "sweep").mkdir()
+    for number, name in enumerate(("c-bfloat16-1", "a-float32-1")):
+        (tmp_path / "sweep" / f"{number}").symlink_to(sweep / name)
+    assert json.loads(run(tmp_path / "sweep", "--json", "--split", "test"))["baseline"] == "float32"
+    report = json.loads(run(sweep / "c-bfloat16-1", sweep / "a-float32-1", "--json", "--split", "test"))
+    assert report["baseline"] == "bfloat16"
+    assert [group["is_baseline"] for group in report["groups"]] == [True, False]
 
 
 def test_the_table_has_no_line_over_100_columns_and_says_the_verdicts(sweep):
@@ -86,25 +97,28 @@ def test_the_table_has_no_line_over_100_columns_and_says_the_verdicts(sweep):
 
 
 def test_csv_has_every_figure_of_a_group_in_its_row(sweep):
-    rows = list(csv.DictReader(io.StringIO(run(sweep, "--csv"))))
-    report = json.loads(run(sweep, "--json"))["groups"]
+    rows = list(csv.DictReader(io.StringIO(run(sweep, "--csv", "--split", "test"))))
+    report = json.loads(run(sweep, "--json", "--split", "test"))["groups"]
     assert [row["group"] for row in rows] == ["float32", "float16", "bfloat16"]
     assert float(rows[2]["test_wer_difference_high"]) == report[2]["differences"]["test"]["wer"]["interval"][1]
-    assert float(rows[0]["dev_cer"]) == report[0]["rates"]["dev"]["cer"]["value"]
-    assert rows[0]["dev_cer_p"] == ""
+    assert float(rows[0]["test_cer"]) == report[0]["rates"]["test"]["cer"]["value"]
+    assert rows[0]["test_cer_p"] == ""
     assert rows[1]["arithmetic.storage.format"] == "float16"
     assert float(rows[1]["milliseconds_a_step"]) == 500
 
 
 def test_markdown_is_the_table_of_a_results_page(sweep):
     lines = run(sweep, "--md", "--split", "dev").splitlines()
-    assert lines[0] == "| group | dev CER, by seed | dev CER | dev difference | minutes | ms a step |"
+    assert (
+        lines[0]
+        == "| group | dev CER, by seed | dev CER | dev difference | updates that changed a weight | minutes | ms a step |"
+    )
     assert lines[2].startswith("| float32 | ")
     assert "p <0.001: worse" in lines[4].replace("\\", "")
 
 
 def test_by_seed_every_run_has_a_row(sweep):
-    rows = list(csv.DictReader(io.StringIO(run(sweep, "--by-seed", "--csv", "--metric", "cer"))))
+    rows = list(csv.DictReader(io.StringIO(run(sweep, "--by-seed", "--csv", "--metric", "cer", "--split", "test"))))
     assert [(row["group"], row["seed"]) for row in rows[:4]] == [
         ("float32", "1"), ("float32", "2"), ("float32", "3"), ("float16", "1"),
     ]  # fmt: skip
@@ -112,7 +126,7 @@ def test_by_seed_every_run_has_a_row(sweep):
 
 
 def test_all_keys_shows_what_is_equal_too(sweep):
-    keys = json.loads(run(sweep, "--json", "--all-keys"))["keys"]
+    keys = json.loads(run(sweep, "--json", "--all-keys", "--split", "test"))["keys"]
     assert "model.hidden" in keys
     assert "data.test" in keys
     assert "seed" not in keys
@@ -121,11 +135,14 @@ def test_all_keys_shows_what_is_equal_too(sweep):
 def test_costs_and_settings_come_from_the_folder_and_a_run_without_has_none(tmp_path):
     costs = {"parameters": 1000, "bytes": {"master": {"as_formats": 4000, "as_carried": 4000},
                                            "storage": {"as_formats": 2000, "as_carried": 4000}}}  # fmt: skip
-    write(tmp_path / "a", FLOAT16, 1, 0.2)
+    watched = [("watch", step, {"changed_share": share}) for step, share in ((4, 1.0), (8, 0.25))]
+    write(tmp_path / "a", FLOAT16, 1, 0.2, events=watched)
     (tmp_path / "a" / "costs.json").write_text(json.dumps(costs))
     write(tmp_path / "b", {}, 1, 0.2)
     (tmp_path / "b" / "parameters.txt").write_text("gru_0.w  8x8  64  float32\nall   1,064\n")
-    new, old = (group["costs"] for group in json.loads(run(tmp_path, "--json"))["groups"])
+    groups = json.loads(run(tmp_path / "a", tmp_path / "b", "--json", "--split", "test"))["groups"]
+    assert [group["changed_share"] for group in groups] == [0.25, None]
+    new, old = (group["costs"] for group in groups)
     assert (new["parameters"], new["bytes_as_formats"], new["bytes_as_carried"]) == (1000, 6000, 8000)
     assert (old["parameters"], old["bytes_as_formats"]) == (1064, None)
 
