@@ -26,8 +26,8 @@ On the roof beside `config_file.py`, whose reader of YAML this uses; no JAX. `sw
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,20 +39,17 @@ from dsrun.config_file import (
     Problem,
     Unusable,
     at_key,
-    is_dotted_key,
     merge_over,
-    read_base,
     read_file,
     read_sets,
 )
-from dsrun.config_messages import did_you_mean, listing, unknown_key
+from dsrun.config_messages import listing
 from dsrun.errors import ConfigError
 from dsrun.sweep_names import labels_of, names_of, shown
+from dsrun.sweep_sections import Choice, SectionReader
 
 KEYS = ("base", "set", "list", "zip", "grid", "without")
-ENTRY_KEYS = ("name", "base", "set")
 MAX_RUNS = 4096
-_SAFE = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.+=-")
 
 
 @dataclass(frozen=True)
@@ -109,176 +106,6 @@ class Sweep:
         return labels_of(list(self.variations[0].differs))
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """One of the choices on an axis: values by dotted key, of the list or a zip a name, of the list perhaps another base."""
-
-    values: dict[str, Node]
-    name: str | None = None
-    base: Node | None = None
-    is_of_list: bool = False
-
-
-@dataclass
-class _Reader:
-    """A sweep file on its way to variations; problems are gathered."""
-
-    path: Path
-    problems: list[Problem] = field(default_factory=list)
-    bases: dict[str, Node | None] = field(default_factory=dict)
-
-    def refuse(self, node: Node, key: str, message: str) -> None:
-        self.problems.append(Problem(node.place, key, message))
-
-    # The file's sections.
-
-    def mapping(self, node: Node | None, key: str) -> dict[str, Node]:
-        """Values by dotted key of a `set`, `grid` or `zip`; unknown keys are refused and left out."""
-        if node is None:
-            return {}
-        if not isinstance(node.value, dict):
-            self.refuse(node, key, "must be a section of `dotted.key: value` lines")
-            return {}
-        return {dotted: value for dotted, value in node.value.items() if self.is_known(dotted, value, key)}
-
-    def is_known(self, dotted: str, value: Node, section: str) -> bool:
-        message: str | None = "the key must be names joined by dots, such as model.hidden"
-        if dotted == "base":
-            message = "a base is written at the top of the file, or beside the name of an entry of `list`"
-        elif is_dotted_key(dotted):
-            message = unknown_key(dotted, Config)
-        if message:
-            self.refuse(value, f"{section}: {dotted}", message)
-        return message is None
-
-    def columns(self, node: Node | None, key: str) -> dict[str, list[Node]]:
-        """Lists of values by dotted key."""
-        return {
-            dotted: values
-            for dotted, node in self.mapping(node, key).items()
-            if (values := self.values(node, f"{key}: {dotted}"))
-        }
-
-    def values(self, node: Node, key: str) -> list[Node]:
-        if isinstance(node.value, list) and node.value:
-            return node.value
-        self.refuse(node, key, "must be a list of values, such as [1, 2, 3]")
-        return []
-
-    def grid_axes(self, node: Node | None) -> list[list[_Choice]]:
-        return [[_Choice({key: value}) for value in values] for key, values in self.columns(node, "grid").items()]
-
-    def zip_axes(self, node: Node | None) -> list[list[_Choice]]:
-        if node is None:
-            return []
-        parts = node.value if isinstance(node.value, list) else [node]
-        return [axis for part in parts if (axis := self.zip_axis(part))]
-
-    def zip_axis(self, node: Node) -> list[_Choice]:
-        named = node.value.pop("name", None) if isinstance(node.value, dict) else None
-        names = self.values(named, "zip: name") if named else []
-        columns = self.columns(node, "zip")
-        if not columns:
-            return []
-        first, count = next((key, len(values)) for key, values in columns.items())
-        for key, values in [*columns.items(), *([("name", names)] if names else [])]:
-            if len(values) != count:
-                message = f"{len(values)} values, and {first} has {count}; values go together, so there must be as many of each"
-                self.refuse(values[0], f"zip: {key}", message)
-                return []
-        called = [self.name(name, "zip: name") for name in names] or [None] * count
-        self.refuse_equal_names(called, names)
-        rows = zip(*columns.values(), strict=True)
-        return [_Choice(dict(zip(columns, row, strict=True)), name) for row, name in zip(rows, called, strict=True)]
-
-    def list_axes(self, node: Node | None) -> list[list[_Choice]]:
-        if node is None:
-            return []
-        if not isinstance(node.value, list) or not node.value:
-            self.refuse(node, "list", "must be a list of entries such as `- {name: float16, set: {...}}`")
-            return []
-        entries = [self.entry(entry) for entry in node.value]
-        self.refuse_equal_names([entry.name for entry in entries], node.value)
-        return [entries]
-
-    def refuse_equal_names(self, names: Sequence[str | None], nodes: Sequence[Node]) -> None:
-        seen: dict[str, Node] = {}
-        for name, node in zip(names, nodes, strict=False):
-            if name in seen:
-                self.refuse(
-                    node, "name", f"{name!r} is a name already, in line {seen[name].place.line}; choose another"
-                )
-            seen |= {name: node} if name else {}
-
-    def name(self, node: Node, key: str) -> str | None:
-        text = node.value
-        if isinstance(text, str) and text and not set(text) - _SAFE and text[0] not in ".-=":
-            return text
-        self.refuse(node, key, "must be text of letters, digits and _ . + = -, as it names a folder")
-        return None
-
-    def entry(self, node: Node) -> _Choice:
-        if not isinstance(node.value, dict):
-            self.refuse(node, "list", "must be an entry such as `- {name: float16, set: {...}}`")
-            return _Choice({}, is_of_list=True)
-        self.known_keys(node.value, ENTRY_KEYS, "list: ")
-        name, found = None, node.value.get("name")
-        if found is None:
-            self.refuse(node, "list: name", "missing: what this variation is called")
-        else:
-            name = self.name(found, "list: name")
-        return _Choice(self.mapping(node.value.get("set"), "set"), name, node.value.get("base"), is_of_list=True)
-
-    def known_keys(self, found: Mapping[str, Node], keys: Sequence[str], prefix: str = "") -> None:
-        for key in found.keys() - set(keys):
-            hint = did_you_mean(key, keys)
-            if unknown_key(key, Config) is None and not prefix:
-                hint = "; what is the same in all runs is written in `set`, as a dotted key"
-            self.refuse(found[key], prefix + key, f"unknown key{hint}")
-
-    # Values that would never be seen.
-
-    def refuse_overridden(
-        self, fixed: Mapping[str, Node], axes: Sequence[Sequence[_Choice]], sets: Sequence[Node]
-    ) -> None:
-        """Of two axes that say the same key one would win in silence; the same for `set` and an axis, an axis and --set."""
-        said: dict[str, Node] = {}
-        for keys in _keys_of_axes(axes):
-            for key, node in keys.items():
-                if other := _overlapping(key, said):
-                    self.refuse(
-                        node, key, f"varied in line {said[other].place.line} too ({other}); vary it in one place"
-                    )
-            said |= keys
-        # What only some entries of the list set, they set instead of what all have.
-        always = dict(
-            pair for axis in axes if not axis[0].is_of_list for keys in _keys_of_axes([axis]) for pair in keys.items()
-        )
-        for key, node in _opened(fixed).items():
-            if other := _overlapping(key, always):
-                self.refuse(
-                    node, f"set: {key}", f"varied in line {always[other].place.line}, so this is never used; remove it"
-                )
-        for tree in sets:
-            for key, node in _opened({"": tree}).items():
-                if other := _overlapping(key, said):
-                    message = f"{key} is what {self.path.name} varies (line {said[other].place.line}); choose among its runs with --only"
-                    self.refuse(node, "", message)
-
-    # From choices to configs.
-
-    def base(self, node: Node) -> Node | None:
-        """The tree of a base, read once."""
-        name = str(node.value)
-        if name not in self.bases:
-            self.bases[name] = None
-            try:
-                self.bases[name] = read_base(node, self.path, self.problems)
-            except Unusable as error:
-                self.problems.append(error.problem)
-        return self.bases[name]
-
-
 def load_sweep(path: str | Path, sets: Sequence[str] = ()) -> Sweep:
     """Read a sweep file and check the config of each of its runs.
 
@@ -288,7 +115,7 @@ def load_sweep(path: str | Path, sets: Sequence[str] = ()) -> Sweep:
     Raises:
         ConfigError: the text lists every problem as `file:line:column  dotted.key: message`.
     """
-    reader = _Reader(Path(path))
+    reader = SectionReader(Path(path))
     try:
         tree = read_file(reader.path, reader.problems)
     except Unusable as error:
@@ -309,7 +136,7 @@ def load_sweep(path: str | Path, sets: Sequence[str] = ()) -> Sweep:
     if "base" not in sections and not (named and all(choice.base for choice in named[0])):
         reader.refuse(tree, "base", "missing: the config that the runs are variations of")
     reader.refuse_overridden(fixed, axes, overrides or [])
-    without = _without(reader, sections.get("without"))
+    without = reader.without(sections.get("without"))
     count = 1
     for axis in axes:
         count *= len(axis)
@@ -343,8 +170,8 @@ class _Combination:
 
 
 def _combine(
-    reader: _Reader,
-    axes: Sequence[Sequence[_Choice]],
+    reader: SectionReader,
+    axes: Sequence[Sequence[Choice]],
     base: Node | None,
     fixed: Sequence[Node],
     overrides: Sequence[Node],
@@ -382,28 +209,8 @@ def _combine(
     return combinations
 
 
-def _without(reader: _Reader, node: Node | None) -> list[tuple[Node, dict[str, Node]]]:
-    """Entries of `without`: each with its place, values by dotted key."""
-    if node is None:
-        return []
-    if not isinstance(node.value, list):
-        reader.refuse(node, "without", "must be a list of entries such as `- {seed: 1, model.hidden: 64}`")
-        return []
-    entries = []
-    for entry in node.value:
-        if not isinstance(entry.value, dict) or not entry.value:
-            reader.refuse(entry, "without", "must be an entry such as `- {seed: 1, model.hidden: 64}`")
-            continue
-        unknown = [
-            key for key in entry.value if key != "name" and not reader.is_known(key, entry.value[key], "without")
-        ]
-        if not unknown:
-            entries.append((entry, entry.value))
-    return entries
-
-
 def _leave_out(
-    reader: _Reader, combinations: Sequence[_Combination], without: Sequence[tuple[Node, dict[str, Node]]]
+    reader: SectionReader, combinations: Sequence[_Combination], without: Sequence[tuple[Node, dict[str, Node]]]
 ) -> list[_Combination]:
     """The combinations that no entry of `without` describes."""
     left_out: set[str] = set()
@@ -438,7 +245,7 @@ def _is_value(found: Any, wanted: Any) -> bool:
     return bool(found == wanted) and isinstance(found, bool) == isinstance(wanted, bool)
 
 
-def _resolve_all(reader: _Reader, combinations: Sequence[_Combination]) -> tuple[Variation, ...]:
+def _resolve_all(reader: SectionReader, combinations: Sequence[_Combination]) -> tuple[Variation, ...]:
     """Variations with checked configs.
 
     Raises:
@@ -489,27 +296,3 @@ def _refuse_twins(path: Path, combinations: Sequence[_Combination], resolved: Se
         seen.setdefault(one.config, combination.name)
     if twins:
         raise ConfigError("\n".join([*twins, "Let one of each go, by `without` or by taking a value out."]))
-
-
-def _opened(values: Mapping[str, Node]) -> dict[str, Node]:
-    """Nodes of single values by dotted key, sections opened."""
-
-    def walk(key: str, node: Node) -> Iterator[tuple[str, Node]]:
-        if isinstance(node.value, dict) and node.value:
-            for name, below in node.value.items():
-                yield from walk(f"{key}.{name}" if key else name, below)
-        else:
-            yield key, node
-
-    return dict(pair for key, node in values.items() for pair in walk(key, node))
-
-
-def _keys_of_axes(axes: Sequence[Sequence[_Choice]]) -> list[dict[str, Node]]:
-    return [{key: node for choice in axis for key, node in _opened(choice.values).items()} for axis in axes]
-
-
-def _overlapping(key: str, others: Mapping[str, Node]) -> str | None:
-    """One of the others that is this key, a section around it or a part of it."""
-    return next(
-        (other for other in others if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")), None
-    )

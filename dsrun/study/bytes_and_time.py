@@ -136,12 +136,12 @@ def _answer(settings: Sequence[Setting], *, may_compare: bool) -> str:
     if compared:
         one, ratio = min(compared, key=lambda pair: pair[1])
         texts.append(
-            f"needs {ratio:.2f} of the bytes of {first.label}" if ratio != 1 else f"needs the bytes of {first.label}"
+            f"needs {ratio:.2g} of the bytes of {first.label}" if ratio != 1 else f"needs the bytes of {first.label}"
         )
     else:
         one = others[0]
     if may_compare and one.seconds and first.seconds:
-        texts.append(f"takes {one.seconds[1] / first.seconds[1]:.2f} of its time a step here")
+        texts.append(f"takes {one.seconds[1] / first.seconds[1]:.3g} of its time a step here")
     if not texts:
         return "Times and bytes of these settings cannot be compared."
     least = "With the fewest bytes of all, " if compared and len(compared) > 1 else ""

@@ -190,7 +190,7 @@ def _about(sets: Sequence[EqualSet], drawn: Sequence[EqualSet], runs: Sequence[R
         texts.append(f"{len(changed)} of {len(runs)} runs went on under other circumstances than they began with.")
     modes = sorted({str(run.config.get("determinism", "unknown")) for run in runs})
     texts.append(f"Determinism: {', '.join(modes)}.")
-    texts.append("A folder does not say whether somebody repeated a run; `dsrun verify RUN` does it.")
+    texts.append("A folder does not say whether somebody repeated a run; dsrun verify RUN does it.")
     return texts
 
 

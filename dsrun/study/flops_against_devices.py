@@ -236,7 +236,7 @@ def _about(
         texts.append("Crosses are the talk's shares of the peak, 55% and 48%.")
     elif measured:
         texts.append(
-            "The peak of these devices is not known, so the talk's shares of it are not drawn; a `dsrun bench` report measures one."
+            "The peak of these devices is not known, so the talk's shares of it are not drawn; a report of dsrun bench measures one."
         )
     return texts
 

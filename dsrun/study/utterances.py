@@ -52,6 +52,8 @@ def utterances(runs: Sequence[RunRecord], *, split: Split = "test") -> Exhibit |
     if found is None:
         return None
     split, readers = found
+    strangers = [reader.label for reader in readers if reader.results.keys().isdisjoint(readers[0].results)]
+    readers = [reader for reader in readers if reader.label not in strangers]
     left_out, readers = len(readers) - MOST_SETTINGS, readers[:MOST_SETTINGS]
     chosen = _chosen(readers)
     shown = [
@@ -65,6 +67,8 @@ def utterances(runs: Sequence[RunRecord], *, split: Split = "test") -> Exhibit |
     more[0] += "."
     if any(run is not r.run for r in readers for run in _others(runs, r)):
         more.append("Of each setting the run with the first seed is shown.")
+    if strangers:
+        more.append(f"Scored on other utterances, and so not here: {' / '.join(strangers)}.")
     if left_out > 0:
         more.append(f"{left_out} more settings are left out.")
     return Exhibit(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scripts.talk.claims import MissingError
 from scripts.talk.parts import Part, Settings, all_parts
-from scripts.talk.running import Running, StoppedError, UsageError, begin, say
+from scripts.talk.running import Running, StoppedError, UsageError, alone_in, begin, say
 
 REPORT = "report"
 
@@ -29,7 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_commands(parts, chosen)
             return 0
         begin(settings)
-        failed = Running(settings, parts, chosen).run()
+        failed = []
+        if chosen:
+            with alone_in(settings.folder):
+                failed = Running(settings, parts, chosen).run()
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2

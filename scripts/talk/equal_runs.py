@@ -28,6 +28,7 @@ CONFIG = "configs/prompts_bfloat16_stochastic.yaml"
 EVERY = 10  # steps between checkpoints
 LONGEST = 1800.0  # seconds for one life
 SETS = (
+    "data.test=null",
     "batches.shards=2",
     "batches.buckets=2",
     "training.epochs=2",

@@ -142,7 +142,7 @@ def gradients_below_float16(evidence: Evidence) -> Judged:
     )
     words = (
         f"at step {max(shares)} {_percent(zero)} of the weights' gradients become 0 in float16 (below 2^-25), {_percent(subnormal)} lose "
-        f"bits (below 2^-14), without a loss scale; at most {most:.1%} at any watched step"
+        f"bits (below 2^-14), without a loss scale; at most {_share(most)} at any watched step"
     )
     return Judged(verdict, words, {"zero": zero, "below_normal": subnormal, "most_zero": most})
 
@@ -153,8 +153,12 @@ def _below(counts: np.ndarray, exponent: int) -> float:
 
 
 def _percent(shares: list[float]) -> str:
-    texts = [f"{share:.1%}" for share in (min(shares), max(shares))]
+    texts = [_share(share) for share in (min(shares), max(shares))]
     return texts[0] if texts[0] == texts[1] else " to ".join(texts)
+
+
+def _share(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 else "none" if share == 0 else f"{share * 1e6:.2g} in a million"
 
 
 def lopsided(evidence: Evidence) -> Judged:

@@ -142,13 +142,13 @@ def markdown(rows: Sequence[Row], facts: dict[str, Any]) -> str:
         "Rules were written before the numbers.",
         "",
     ]
-    tested = [(row.claim.says, row.claim.tested, row.claim.rule) for row in rows]
+    tested = [(sentence(row.claim.says), row.claim.tested, row.claim.rule) for row in rows]
     return "\n".join([*lines, *_table(("claim", "tested", "rule"), tested)]) + "\n"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     command = f"`{row.claim.command}`" if row.claim.command != "none" else ""
-    return row.claim.slide, row.claim.says, row.judged.measured, f"**{row.verdict}**", command
+    return row.claim.slide, sentence(row.claim.says), row.judged.measured, f"**{row.verdict}**", command
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -251,5 +251,14 @@ def _line(row: Row) -> Markup:
     cells = Markup(
         '<td data-label="Slide">{}</td><td data-label="Verdict"><span class="verdict {}">{}</span></td>'
     ).format(claim.slide, MARKS[row.judged.verdict], row.verdict)
-    measured = Markup('<td class="long">{}{}</td>').format(escape(row.judged.measured), details)
-    return Markup('<tr><th scope="row">{}</th>{}{}</tr>').format(claim.says, cells, measured)
+    # A block of its own: on a narrow page the cell lays its children beside one another.
+    measured = Markup('<td class="long"><div style="width:100%;text-align:start">{}{}</div></td>').format(
+        escape(row.judged.measured), details
+    )
+    return Markup('<tr><th scope="row">{}</th>{}{}</tr>').format(sentence(claim.says), cells, measured)
+
+
+def sentence(text: str) -> str:
+    """With a capital, but for names of formats and other words that keep theirs."""
+    first = text.split()[0]
+    return text if any(not letter.isalpha() for letter in first) else text[0].upper() + text[1:]

@@ -7,14 +7,15 @@ FOLDER/parts.json        state of each part that has begun: done or failed, minu
 A signal is passed on to the step's process group, which may write a checkpoint; the same command goes on.
 """
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,23 @@ def begin(settings: Settings) -> None:
             write_tiny_data(settings.folder)
     except (OSError, ValueError) as error:
         raise UsageError(f"{settings.folder}: {error}. Give another --folder.") from None
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """While it lasts no other process runs parts in the folder; a report can be made meanwhile.
+
+    Raises:
+        UsageError: another one does.
+    """
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"{folder}: another process is running parts there. Wait for it, or look meanwhile with --only report."
+            ) from None
+        yield
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -19,7 +19,7 @@ from scripts.talk.ctc_on_corpus import plain_probability
 from scripts.talk.evidence import Evidence, spread
 from scripts.talk.pages import CLAIMS, MARKS, Row, in_short, judge, judge_all, markdown
 from scripts.talk.parts import Part, Settings, Step, all_parts, variations
-from scripts.talk.running import Running, StoppedError, UsageError, begin, read_state
+from scripts.talk.running import Running, StoppedError, UsageError, alone_in, begin, read_state
 from tests.reference.ctc import enumerate_paths
 
 REPOSITORY = Path(__file__).parents[2]
@@ -326,6 +326,13 @@ def test_a_folder_of_another_size_or_of_somebody_else_is_refused(tmp_path):
         begin(Settings(tmp_path / "c"))
 
 
+def test_two_processes_do_not_run_parts_in_one_folder(tmp_path):
+    with alone_in(tmp_path), pytest.raises(UsageError, match="--only report"), alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path):
+        pass
+
+
 def test_a_signal_stops_the_step_and_keeps_what_was_done(tmp_path):
     settings = Settings(tmp_path / "folder")
     begin(settings)
@@ -375,6 +382,7 @@ def test_a_spread_that_is_one_number_is_said_once():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_script_runs_to_its_end_with_toy_sizes_and_says_that_they_are(tmp_path):
     command = [sys.executable, "-m", "scripts.talk", "--tiny", "--folder", str(tmp_path / "talk")]
     found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)

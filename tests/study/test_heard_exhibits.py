@@ -87,6 +87,14 @@ def test_settings_stand_beside_one_another_and_the_utterances_furthest_apart_are
     assert {row["setting"] for row in exhibit.rows} == {"float32", "float16"}
 
 
+def test_a_setting_that_was_scored_on_other_utterances_is_named_and_not_shown(tmp_path):
+    a = write(tmp_path / "a", SAID)
+    b = write_run_folder(tmp_path / "b", config={"model.hidden": 32}, texts={"test": [("other", "x", "y")]})
+    exhibit = utterances(open_runs([a, b]))
+    assert {row["setting"] for row in exhibit.rows} == {"float32, hidden 16"}
+    assert "Scored on other utterances, and so not here: float32, hidden 32." in exhibit.caption
+
+
 def test_equal_readings_are_said_to_be_equal_and_dev_stands_in_for_test(tmp_path):
     a = write(tmp_path / "a", SAID, split="dev")
     b = write(tmp_path / "b", SAID, split="dev", **{"arithmetic.storage.format": "float16"})
