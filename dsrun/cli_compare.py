@@ -125,7 +125,7 @@ def _names(groups: Sequence[Row]) -> list[str]:
 
 
 def _print_settings(groups: Sequence[Row], names: Sequence[str], keys: Sequence[str]) -> None:
-    """Groups as rows; where that is too wide settings as rows, and where that is too a list."""
+    """Groups as rows; where that is too wide settings as rows; where that is too, lists: the first group's, of the others what differs."""
     from dsrun.study.groups import short_names
 
     short = short_names(keys)
@@ -144,9 +144,12 @@ def _print_settings(groups: Sequence[Row], names: Sequence[str], keys: Sequence[
         print_fitting(by_key)
     else:
         for group, name in zip(groups, names, strict=True):
-            print(f"{name}: seeds {_seeds(group['seeds'])}")
+            print(
+                f"{name}: seeds {_seeds(group['seeds'])}" + ("" if group is groups[0] else f", and not as {names[0]}:")
+            )
             for key in keys:
-                print(f"    {short[key]}: {_value(key, group)}")
+                if group is groups[0] or group["settings"][key] != groups[0]["settings"][key]:
+                    print(f"    {short[key]}: {_value(key, group)}")
 
 
 def _rates_row(group: Row, name: str, split: str, metrics: Sequence[Metric]) -> dict[str, Any]:

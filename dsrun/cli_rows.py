@@ -66,13 +66,24 @@ def print_rows(form: Form, rows: Sequence[Row], shown: Sequence[Row], *, documen
 
 
 def print_fitting(rows: Sequence[Row]) -> None:
-    """A table no wider than the terminal, its last columns left out if need be; where stdout is none, all of it."""
+    """A table no wider than the terminal, its last columns left out if need be; where stdout is none, all of it.
+
+    A column in which nothing is known is not shown at all.
+    """
     left_out: list[str] = []
+    rows = without_empty(rows)
     if sys.stdout.isatty():
         rows, left_out = fitting(rows, shutil.get_terminal_size().columns)
     print_table([dict(row) for row in rows])
     if left_out:
         print(f"not shown, the terminal is too narrow: {', '.join(left_out)} (--csv and --json have all)")
+
+
+def without_empty(rows: Sequence[Row]) -> list[Row]:
+    """Rows without the columns that have no value in any of them; the first column stays."""
+    names = list(rows[0]) if rows else []
+    kept = [name for name in names if name == names[0] or any(row[name] not in (None, "", "-") for row in rows)]
+    return [{name: row[name] for name in kept} for row in rows]
 
 
 def fitting(rows: Sequence[Row], width: int) -> tuple[list[Row], list[str]]:

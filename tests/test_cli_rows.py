@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dsrun.cli_rows import csv_text, fitting, form_of, markdown_text, print_rows
+from dsrun.cli_rows import csv_text, fitting, form_of, markdown_text, print_rows, without_empty
 from dsrun.errors import UsageError
 
 ROWS = [
@@ -46,6 +46,12 @@ def test_a_narrow_terminal_gets_the_first_columns_and_the_names_of_the_others():
     assert fitting(rows, 16) == ([{"run": "x" * 10, "cer": 0.25}], ["more"])
     assert fitting(rows, 22) == (rows, [])
     assert fitting(rows, 3) == ([{"run": "x" * 10}], ["cer", "more"])
+
+
+def test_a_column_in_which_nothing_is_known_is_not_shown():
+    rows = [{"run": None, "p": None, "q": "-", "r": "-"}, {"run": None, "p": None, "q": "", "r": 0}]
+    assert [list(row) for row in without_empty(rows)] == [["run", "r"]] * 2
+    assert without_empty([]) == []
 
 
 def test_two_forms_at_once_are_refused():

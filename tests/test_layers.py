@@ -44,7 +44,15 @@ def test_errors_is_a_leaf_and_config_knows_no_room_but_arithmetic():
 
 
 @pytest.mark.parametrize(
-    "module", ["dsrun.speech", "dsrun.record", "dsrun.config", "dsrun.cli", "dsrun.watch_view", "dsrun.study.report"]
+    "module",
+    [
+        "dsrun.speech",
+        "dsrun.record",
+        "dsrun.config",
+        "dsrun.cli",
+        "dsrun.watch_view",
+        "dsrun.study.report, dsrun.study.compare, dsrun.run_listing",
+    ],
 )
 def test_what_needs_no_jax_does_not_import_it(module):
     code = f"import sys, {module}; print('jax' in sys.modules)"

@@ -3,13 +3,18 @@
 import csv
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from dsrun.cli import app
+from dsrun.cli_compare import print_comparison
 from dsrun.errors import UsageError
+from dsrun.inspection import open_runs
+from dsrun.study.compare import compare_groups
+from dsrun.study.groups import group_runs
 from tests.study.run_folders import write_run_folder
 
 FLOAT16 = {"arithmetic.storage.format": "float16"}
@@ -94,6 +99,24 @@ def test_the_table_has_no_line_over_100_columns_and_says_the_verdicts(sweep):
     assert "<0.001" in line
     assert "no difference seen" in table
     assert max(map(len, table.splitlines()[:8])) <= 100
+
+
+def test_many_settings_on_a_narrow_terminal_are_lists_of_what_differs_from_the_first(tmp_path, monkeypatch, capsys):
+    many = {f"model.setting_{number}": "a long value" for number in range(9)}
+    write(tmp_path / "a", many, 1, 0.2)
+    write(tmp_path / "b", many | {"model.setting_3": "another long value", "model.hidden": 8}, 1, 0.2)
+    write(tmp_path / "c", many | {"optimizer.kind": "sgd " * 12}, 1, 0.2)
+    found = group_runs(open_runs([tmp_path]))
+    document = compare_groups(found, found[0], splits=["test"], all_keys=True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    print_comparison(document, ("cer",))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].strip() == "1  float32, hidden 16, setting_3 a long value, kind -"
+    start = lines.index("2: seeds 1, and not as 1:")
+    assert [line.split(":")[0].strip() for line in lines[start + 1 : start + 3]] == ["hidden", "setting_3"]
+    assert lines[start + 3] == "3: seeds 1, and not as 1:"
+    assert max(len(line) for line in lines if not line.startswith(("note", "test", "costs", "not shown"))) <= 80
 
 
 def test_csv_has_every_figure_of_a_group_in_its_row(sweep):
