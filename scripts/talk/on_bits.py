@@ -49,7 +49,14 @@ TESTED = "52 steps with dropout, augmentation and stochastic updates of bfloat16
 
 CLAIMS = [
     Claim(
-        "same_run", "the same training again has the same bits", "44", TESTED, RULE, "bits", "dsrun diff RUN RUN", again
+        "same_run",
+        "the same training again has the same bits",
+        "44",
+        TESTED,
+        RULE,
+        "bits",
+        "scripts/reproduce_talk.sh --only bits; dsrun diff runs/talk/bits/first runs/talk/bits/again",
+        again,
     ),
     Claim(
         "killed_run",
@@ -58,7 +65,7 @@ CLAIMS = [
         TESTED,
         RULE,
         "bits",
-        "dsrun diff RUN RUN",
+        "scripts/reproduce_talk.sh --only bits; dsrun diff runs/talk/bits/first runs/talk/bits/killed",
         killed,
     ),
     Claim(
@@ -68,7 +75,7 @@ CLAIMS = [
         TESTED,
         RULE,
         "bits",
-        "dsrun diff RUN RUN",
+        "scripts/reproduce_talk.sh --only bits; dsrun diff runs/talk/bits/first runs/talk/bits/devices",
         devices,
     ),
 ]

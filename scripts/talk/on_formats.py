@@ -127,7 +127,7 @@ def one_bit(evidence: Evidence) -> Judged:
     return Judged(verdict, f"test CER {_rates(evidence, 'binary', 'ternary')}; the price: {words}; {ternary}", found)
 
 
-SWEEP = "dsrun sweep configs/sweeps/talk.yaml --jobs 2; dsrun compare runs/talk"
+SWEEP = "dsrun sweep configs/sweeps/talk.yaml --folder runs/talk/runs --jobs 2; dsrun compare runs/talk/runs"
 TESTED = "character errors on test of the best checkpoint by dev, all seeds, paired by seed and utterance; small network, 30 epochs, AdamW"
 RECOVERS_RULE = (
     f"agrees if stochastic's difference to float32 ends below +{MARGIN:g} and nearest's difference to stochastic lies above zero; "
@@ -197,7 +197,7 @@ CLAIMS = [
         "bytes of the copies of the weights that a step keeps, by role",
         BYTES_RULE,
         "sweep",
-        "dsrun report runs/talk",
+        "dsrun report runs/talk/runs",
         bytes_of_copies,
     ),
     Claim(

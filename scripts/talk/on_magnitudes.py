@@ -205,7 +205,7 @@ def swallowed(variation: str) -> Any:
     return judge
 
 
-SWEEP = "scripts/reproduce_talk.sh --only sweep; dsrun study magnitudes RUN"
+SWEEP = "dsrun sweep configs/sweeps/talk.yaml --folder runs/talk/runs --jobs 2; dsrun study magnitudes RUN"
 SHAPE_RULE = (
     "peaked: half of the values in five binades, of 15 or more that have any; power law: log2 share against exponent is straight below the "
     "peak, R² at least 0.95; agrees if at least 9 in 10 distributions are both; differs if fewer than half are; else cannot tell"
