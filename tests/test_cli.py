@@ -19,6 +19,7 @@ from corpus import REPOSITORY, plain_environment, shortest_prompts, write_config
 from dsrun.cli import app, runs
 from dsrun.errors import DataError, UsageError
 from dsrun.record import write_atomically
+from dsrun.record.runtime import RESTARTED
 
 
 def dsrun(*arguments, cwd=None, **options):
@@ -33,6 +34,42 @@ def dsrun(*arguments, cwd=None, **options):
         timeout=300,
         **options,
     )
+
+
+TOGETHER = """
+import contextlib, io, json, sys
+from dsrun.__main__ import main
+
+results = []
+for sys.argv in json.loads(sys.argv[1]):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    results.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(results))
+"""
+
+
+def dsrun_together(*commands, cwd=None):
+    """Several commands one after another in one process: starting one, JAX with it, takes most of the time of a short command."""
+    commands = [["dsrun", *map(str, command)] for command in commands]
+    environment = plain_environment() | {RESTARTED: "1"}  # a restart would begin with the first command again
+    process = subprocess.run(
+        [sys.executable, "-c", TOGETHER, json.dumps(commands)],
+        capture_output=True,
+        text=True,
+        cwd=cwd or REPOSITORY,
+        env=environment,
+        timeout=500,
+    )
+    assert process.returncode == 0, process.stderr
+    return [
+        subprocess.CompletedProcess(command, *result)
+        for command, result in zip(commands, json.loads(process.stdout), strict=True)
+    ]
 
 
 def require_message(result, code, *parts):
@@ -145,26 +182,38 @@ def spoil(name, folder, rows):
     raise AssertionError(name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "missing file",
-        "unreadable audio",
-        "zero length",
-        "truncated FLAC",
-        "truncated WAV",
-        "NaN samples",
-        "wrong rate",
-        "stereo",
-        "empty transcript",
-        "label longer than its frames",
-    ],
+FAULTS = (
+    "missing file",
+    "unreadable audio",
+    "zero length",
+    "truncated FLAC",
+    "truncated WAV",
+    "NaN samples",
+    "wrong rate",
+    "stereo",
+    "empty transcript",
+    "label longer than its frames",
 )
-def test_bad_data_is_refused_with_its_utterance(name, corpus):
-    folder, rows = corpus
-    expected = spoil(name, folder, rows)
-    result = train(folder, rows)
-    require_message(result, 3, expected, rows[3]["id"])
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """By fault: the end of a training on data that has it, what its message must say, and the utterance."""
+    expected, commands = {}, []
+    for name in FAULTS:
+        folder, rows = tmp_path_factory.mktemp("bad"), shortest_prompts(8)
+        expected[name] = (spoil(name, folder, rows), rows[3]["id"])
+        manifest, dev = write_rows(folder / "train.jsonl", rows), write_rows(folder / "dev.jsonl", shortest_prompts(2))
+        config = write_config(folder, train=manifest, dev=dev)
+        commands.append(("train", "--config", config, "--run-dir", folder / "run"))
+    results = dsrun_together(*commands)
+    return {name: (result, *expected[name]) for name, result in zip(FAULTS, results, strict=True)}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_bad_data_is_refused_with_its_utterance(name, refused):
+    result, text, utterance = refused[name]
+    require_message(result, 3, text, utterance)
 
 
 def test_an_unknown_character_is_counted_and_shown(corpus):
@@ -209,13 +258,18 @@ def test_dry_run_prints_shapes_and_writes_nothing(corpus):
 
 
 def test_configs_list_show_check_and_schema():
-    assert "prompts_float32" in dsrun("configs", "list").stdout
-    shown = dsrun("configs", "show", "configs/prompts_float16_storage.yaml", "--set", "seed=7").stdout
-    assert "--set #1" in shown
-    assert "prompts_float32.yaml:" in shown
     configs = sorted((REPOSITORY / "configs").glob("*.yaml"))
-    assert dsrun("configs", "check", *configs).returncode == 0
-    assert json.loads(dsrun("schema").stdout)
+    listed, shown, checked, schema = dsrun_together(
+        ("configs", "list"),
+        ("configs", "show", "configs/prompts_float16_storage.yaml", "--set", "seed=7"),
+        ("configs", "check", *configs),
+        ("schema",),
+    )
+    assert "prompts_float32" in listed.stdout
+    assert "--set #1" in shown.stdout
+    assert "prompts_float32.yaml:" in shown.stdout
+    assert checked.returncode == 0
+    assert json.loads(schema.stdout)
 
 
 @pytest.mark.slow
@@ -289,16 +343,14 @@ def test_help_takes_under_half_a_second_of_processor_time():
     assert min(seconds() for _ in range(5)) < 0.5
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
+def test_a_group_of_processes_that_is_half_described_is_refused(tmp_path):
+    cases = [
         (("--processes", 2), "--coordinator, --processes and --process go together"),
         (("--distributed", "--process", 0), "--distributed finds the other processes itself"),
         (("--processes", 2, "--process", 2, "--coordinator", "127.0.0.1:9"), "of 2 processes the last is 1"),
         (("--processes", 2, "--process", 0, "--coordinator", "here"), "write HOST:PORT"),
-    ],
-)
-def test_a_group_of_processes_that_is_half_described_is_refused(options, text, tmp_path):
-    result = dsrun("train", "--config", "configs/prompts_float32.yaml", "--run-dir", tmp_path / "run", *options)
-    require_message(result, 2, text)
+    ]
+    command = ("train", "--config", "configs/prompts_float32.yaml", "--run-dir", tmp_path / "run")
+    for result, (_, text) in zip(dsrun_together(*((*command, *more) for more, _ in cases)), cases, strict=True):
+        require_message(result, 2, text)
     assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_cli import dsrun, require_message
+from test_cli import dsrun, dsrun_together, require_message
 
 from dsrun.study.accumulate_exhibit import accumulate_exhibit
 from dsrun.study.cartoon_exhibit import cartoon_exhibit
@@ -68,25 +68,31 @@ def test_a_number_that_json_lacks_is_null():
     assert rows[0]["mean"] is None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "parts"),
-    [
-        (("accumulate", "--format", "half"), ("unknown format 'half'", "did you mean 'float16'")),
-        (("accumulate", "--rounding", "nearest"), ("ambiguous", "ties_to_even or ties_to_away")),
-        (("accumulate", "--rounding", "toward_zero", "--random-bits", 4), ("--random-bits belongs to stochastic",)),
-        (("accumulate", "--draws", 0), ("--draws",)),
-        (("accumulate", "--increment", "nan"), ("--increment nan", "finite number")),
-        (("accumulate", "--increment", 1e300), ("increment 1e+300 lies beyond float32",)),
-        (("cartoon", "--learning-rate", "inf"), ("--learning-rate inf", "finite number")),
-        (("cartoon", "--format", "int8"), ("int8 takes its scale from all values",)),
-        (("cartoon", "--rounded", "all"), ("write weight or operations",)),
-        (("cartoon", "--steps", 100, "--at", 5000), ("--at 5000 lies behind the last of 100 steps",)),
-        (("cartoon", "-o", "figure.pdf"), ("figure.pdf", ".png or .svg")),
-        (("formats", "e4m3"), ("did you mean 'float8_e4m3fn'",)),
-    ],
-)
-def test_a_mistake_is_one_message(arguments, parts):
-    require_message(dsrun("study", *arguments), 2, *parts)
+MISTAKES = [
+    (("accumulate", "--format", "half"), ("unknown format 'half'", "did you mean 'float16'")),
+    (("accumulate", "--rounding", "nearest"), ("ambiguous", "ties_to_even or ties_to_away")),
+    (("accumulate", "--rounding", "toward_zero", "--random-bits", 4), ("--random-bits belongs to stochastic",)),
+    (("accumulate", "--draws", 0), ("--draws",)),
+    (("accumulate", "--increment", "nan"), ("--increment nan", "finite number")),
+    (("accumulate", "--increment", 1e300), ("increment 1e+300 lies beyond float32",)),
+    (("cartoon", "--learning-rate", "inf"), ("--learning-rate inf", "finite number")),
+    (("cartoon", "--format", "int8"), ("int8 takes its scale from all values",)),
+    (("cartoon", "--rounded", "all"), ("write weight or operations",)),
+    (("cartoon", "--steps", 100, "--at", 5000), ("--at 5000 lies behind the last of 100 steps",)),
+    (("cartoon", "-o", "figure.pdf"), ("figure.pdf", ".png or .svg")),
+    (("formats", "e4m3"), ("did you mean 'float8_e4m3fn'",)),
+]
+
+
+@pytest.fixture(scope="module")
+def mistaken():
+    """What each of the mistaken commands ended with, by its arguments."""
+    return dict(zip((a for a, _ in MISTAKES), dsrun_together(*(("study", *a) for a, _ in MISTAKES)), strict=True))
+
+
+@pytest.mark.parametrize(("arguments", "parts"), MISTAKES)
+def test_a_mistake_is_one_message(arguments, parts, mistaken):
+    require_message(mistaken[arguments], 2, *parts)
 
 
 def test_a_reader_that_leaves_early_is_no_mistake():

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from corpus import checkpoint_digests, plain_environment, shortest_prompts, write_config, write_rows, write_tone
-from test_cli import dsrun, require_message
+from test_cli import dsrun, dsrun_together, require_message
 
 from dsrun.evaluation.posteriors import load_posteriors
 from dsrun.record.tensor_hashes import read_tensor_hashes
@@ -75,31 +75,46 @@ def test_a_run_leaves_everything_that_is_promised(finished):
     assert sum(json.loads(line)["characters"]["errors"] for line in details) == report["characters"]["errors"]
 
 
-def test_a_finished_run_refuses_to_be_overwritten(config, finished):
-    run, _ = finished
+@pytest.fixture(scope="module")
+def refused(config, finished, tmp_path_factory):
+    """Ends of trainings that are refused, by reason, and the folder of each; one process for all."""
+    run, folder = finished[0], tmp_path_factory.mktemp("refused")
+    changed = stopped_copy(run, folder / "changed", lambda facts: facts["data"].update(train="0" * 64))
+    other = stopped_copy(run, folder / "other", lambda facts: facts["packages"].update(jaxlib="0.0.1"))
+    train = ("train", "--config", config, "--run-dir")
     before = (run / "events.jsonl").read_bytes()
-    require_message(dsrun("train", "--config", config, "--run-dir", run), 2, "complete", "--overwrite", "dsrun eval")
+    commands = {
+        "finished": (*train, run),
+        "config": (*train, run, "--set", "seed=99"),
+        "data": (*train, changed),
+        "versions": (*train, other),
+    }
+    results = dict(zip(commands, dsrun_together(*commands.values()), strict=True))
     assert (run / "events.jsonl").read_bytes() == before
+    return results, other
 
 
-def test_another_config_in_the_same_folder_is_shown_as_a_difference(config, finished):
-    run, _ = finished
-    result = dsrun("train", "--config", config, "--run-dir", run, "--set", "seed=99")
-    require_message(result, 2, "another config", "seed: 99")
+def test_a_finished_run_refuses_to_be_overwritten(refused):
+    require_message(refused[0]["finished"], 2, "complete", "--overwrite", "dsrun eval")
+
+
+def test_another_config_in_the_same_folder_is_shown_as_a_difference(refused):
+    require_message(refused[0]["config"], 2, "another config", "seed: 99")
 
 
 def test_the_same_command_on_one_and_two_devices_gives_the_same_digests(config, finished):
+    """In another process than the finished run; these three are one after another in one."""
     run, _ = finished
-    two = config.parent / "two"
-    assert dsrun("train", "--config", config, "--run-dir", two, "--devices", 2).returncode == 0
+    two, again, other_seed = (config.parent / name for name in ("two", "again", "other"))
+    train = ("train", "--config", config, "--run-dir")
+    results = dsrun_together(
+        (*train, two, "--devices", 2), (*train, again, "--devices", 1), (*train, other_seed, "--set", "seed=2")
+    )
+    assert [result.returncode for result in results] == [0, 0, 0], results
     assert checkpoint_digests(two) == checkpoint_digests(run)
     for name in ("costs.json", "evaluation/dev.jsonl", "evaluation/posteriors.npz"):
         assert (two / name).read_bytes() == (run / name).read_bytes(), name
-    again = config.parent / "again"
-    assert dsrun("train", "--config", config, "--run-dir", again, "--devices", 1).returncode == 0
     assert checkpoint_digests(again) == checkpoint_digests(run)
-    other_seed = config.parent / "other"
-    assert dsrun("train", "--config", config, "--run-dir", other_seed, "--set", "seed=2").returncode == 0
     assert not set(checkpoint_digests(other_seed).values()) & set(checkpoint_digests(run).values())
 
 
@@ -146,76 +161,72 @@ def test_a_stopped_run_ends_with_the_same_bits_as_an_uninterrupted_one(config, f
         assert (run / name).read_bytes() == (finished[0] / name).read_bytes(), name
 
 
-def test_a_run_whose_data_changed_is_not_resumed(config, finished, tmp_path):
-    copy = tmp_path / "run"
-    shutil.copytree(finished[0], copy)
-    status = json.loads((copy / "status.json").read_text())
-    (copy / "status.json").write_text(json.dumps(status | {"state": "stopped"}))
-    facts = json.loads((copy / "provenance.json").read_text())
-    facts["data"]["train"] = "0" * 64
-    (copy / "provenance.json").write_text(json.dumps(facts))
-    result = dsrun("train", "--config", config, "--run-dir", copy)
-    require_message(result, 3, "data.train has changed since the run began")
+def test_a_run_whose_data_changed_is_not_resumed(refused):
+    require_message(refused[0]["data"], 3, "data.train has changed since the run began")
 
 
 def test_eval_and_transcribe_a_finished_run(finished, tmp_path):
     run, report = finished
-    again = json.loads(dsrun("eval", run, "--json").stdout)
-    assert again["cer"] == report["cer"]
     official = (run / "evaluation" / "dev.jsonl").read_bytes()
-    older = json.loads(dsrun("eval", run, "--checkpoint", report["step"], "--json").stdout)
-    assert older["details"] != again["details"]
-    assert older["manifest_is_as_trained"]
-    fewer = tmp_path / "dev.jsonl"
-    write_rows(fewer, shortest_prompts(1))
-    other = json.loads(dsrun("eval", run, "--manifest", fewer, "--json").stdout)
-    assert other["utterances"] == 1
-    assert not other["manifest_is_as_trained"]
-    beam = json.loads(dsrun("eval", run, "--decoder", "beam", "--beam-width", 4, "--json").stdout)
-    assert (beam["decoder"]["kind"], beam["decoder"]["beam_width"]) == ("beam", 4)
-    assert Path(beam["details"]).name.startswith("dev-beam-")
-    assert (run / "evaluation" / "dev.jsonl").read_bytes() == official
-    one_by_one = json.loads(dsrun("eval", run, "--batch", 2, "--json").stdout)
-    assert one_by_one["characters"] == report["characters"]
+    fewer = write_rows(tmp_path / "dev.jsonl", shortest_prompts(1))
     row = shortest_prompts(12)[-1]
     clip = row["audio_filepath"]
-    spoken = dsrun("transcribe", run, clip)
-    assert spoken.returncode == 0, spoken.stderr
-    found = {line["id"]: line["hypothesis"] for line in map(json.loads, official.splitlines())}
-    assert spoken.stdout == f"{found[row['id']]}\n"
     stereo = write_tone(tmp_path / "stereo.wav", rate=44_100, channels=2)
     text = tmp_path / "text.wav"
     text.write_text("no audio")
-    bad = dsrun("transcribe", run, stereo, text, clip, "--strict")
+    *evaluated, spoken, bad, converted = dsrun_together(
+        ("eval", run, "--json"),
+        ("eval", run, "--checkpoint", report["step"], "--json"),
+        ("eval", run, "--manifest", fewer, "--json"),
+        ("eval", run, "--decoder", "beam", "--beam-width", 4, "--json"),
+        ("eval", run, "--batch", 2, "--json"),
+        ("transcribe", run, clip),
+        ("transcribe", run, stereo, text, clip, "--strict"),
+        ("transcribe", run, stereo),
+    )
+    assert [result.returncode for result in evaluated] == [0] * 5, evaluated
+    again, older, other, beam, one_by_one = (json.loads(result.stdout) for result in evaluated)
+    assert again["cer"] == report["cer"]
+    assert older["details"] != again["details"]
+    assert older["manifest_is_as_trained"]
+    assert other["utterances"] == 1
+    assert not other["manifest_is_as_trained"]
+    assert (beam["decoder"]["kind"], beam["decoder"]["beam_width"]) == ("beam", 4)
+    assert Path(beam["details"]).name.startswith("dev-beam-")
+    assert (run / "evaluation" / "dev.jsonl").read_bytes() == official
+    assert one_by_one["characters"] == report["characters"]
+    assert spoken.returncode == 0, spoken.stderr
+    found = {line["id"]: line["hypothesis"] for line in map(json.loads, official.splitlines())}
+    assert spoken.stdout == f"{found[row['id']]}\n"
     require_message(bad, 3, "44100 Hz", "2 channels", "not an audio file")
     assert bad.stdout.startswith(str(clip))
-    converted = dsrun("transcribe", run, stereo)
     assert converted.returncode == 0, converted.stderr
     assert "2 channels mixed, 44100 Hz resampled" in converted.stderr
 
 
-def stopped_copy(run, target):
-    """A finished run as if it had been stopped before its last step."""
+def stopped_copy(run, target, change):
+    """A finished run as if it had been stopped before its last step, in other circumstances."""
     shutil.copytree(run, target)
     shutil.rmtree(target / "checkpoints" / "step_000006")
     status = json.loads((target / "status.json").read_text())
     (target / "status.json").write_text(json.dumps(status | {"state": "stopped"}))
+    facts = json.loads((target / "provenance.json").read_text())
+    change(facts)
+    (target / "provenance.json").write_text(json.dumps(facts))
     return target
 
 
-def test_a_resume_under_other_versions_is_refused_unless_told_and_the_run_is_marked(config, finished, tmp_path):
-    run = stopped_copy(finished[0], tmp_path / "run")
-    facts = json.loads((run / "provenance.json").read_text())
-    facts["packages"]["jaxlib"] = "0.0.1"
-    (run / "provenance.json").write_text(json.dumps(facts))
-    result = dsrun("train", "--config", config, "--run-dir", run)
-    require_message(result, 2, "packages.jaxlib: '0.0.1' then", "--accept-changes")
-    assert json.loads((run / "status.json").read_text())["state"] == "stopped"
-    result = dsrun("train", "--config", config, "--run-dir", run, "--accept-changes")
-    assert result.returncode == 0, result.stderr
+def test_a_resume_under_other_versions_is_refused_unless_told_and_the_run_is_marked(config, refused, tmp_path):
+    results, stopped = refused
+    require_message(results["versions"], 2, "packages.jaxlib: '0.0.1' then", "--accept-changes")
+    assert json.loads((stopped / "status.json").read_text())["state"] == "stopped"
+    run = shutil.copytree(stopped, tmp_path / "run")
+    accepted, listed = dsrun_together(
+        ("train", "--config", config, "--run-dir", run, "--accept-changes"), ("runs", tmp_path, "--json")
+    )
+    assert accepted.returncode == 0, accepted.stderr
     assert [(e["step"], e["changed"]["packages.jaxlib"][0]) for e in events(run, "environment")] == [(5, "0.0.1")]
-    rows = json.loads(dsrun("runs", tmp_path, "--json").stdout)
-    assert rows[0]["determinism"] == "strict, changed at 5"
+    assert json.loads(listed.stdout)[0]["determinism"] == "strict, changed at 5"
 
 
 @pytest.mark.slow

@@ -49,16 +49,16 @@ def bits(tree):
 
 
 @pytest.mark.parametrize(
-    "policy",
+    ("policy", "numbers"),
     [
-        pytest.param(Policy(), id="float32"),
-        pytest.param(Policy(reduce=Rounding(BFLOAT16, "stochastic")), id="stochastic"),
-        pytest.param(Policy(reduce=Rounding(BFLOAT16), carrier="native"), id="half the bytes"),
+        pytest.param(Policy(), (2, 3, 5, 8), id="float32"),
+        pytest.param(Policy(reduce=Rounding(BFLOAT16, "stochastic")), (3, 8), id="stochastic"),
+        pytest.param(Policy(reduce=Rounding(BFLOAT16), carrier="native"), (3, 8), id="half the bytes"),
     ],
 )
-def test_every_device_has_the_same_sums_for_any_number_of_devices(policy):
+def test_every_device_has_the_same_sums_for_any_number_of_devices(policy, numbers):
     (one,) = summed(1, policy=policy)
-    for devices in (2, 3, 5, 8):
+    for devices in numbers:
         found = summed(devices, policy=policy)
         assert [leaf.device for leaf in (sums.loss for sums in found)] == jax.devices()[:devices]
         assert {bits(sums) for sums in found} == {bits(one)}
