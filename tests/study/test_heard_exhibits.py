@@ -15,7 +15,7 @@ from dsrun.evaluation.clock import OutputClock
 from dsrun.evaluation.posteriors import Heard, posteriors_bytes
 from dsrun.inspection import open_runs
 from dsrun.study.ctc_posterior import ctc_posterior
-from dsrun.study.exhibit import WIDE
+from dsrun.study.exhibit import NARROW, WIDE
 from dsrun.study.utterances import MOST_APART, utterances
 
 SAID = ("one two", "three", "four five", "six")
@@ -112,4 +112,4 @@ def test_texts_of_strangers_are_escaped_and_what_cannot_be_seen_is_shown(tmp_pat
     assert "\u202e" not in exhibit.html
     assert "&lt;script&gt;" in exhibit.html
     json.dumps(ctc_posterior(runs).to_json())
-    check_figure(ctc_posterior(runs))
+    ctc_posterior(runs).draw(NARROW)
