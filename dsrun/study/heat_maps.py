@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COLOURS = "cividis"
 NOTHING = "#d9d9d9"
 LAYER_INCHES = 0.19  # of a row of cells: a letter of 8 points and some air
+_BOLD = 1.16
 _SCALE_ENDS = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -57,7 +58,7 @@ def draw_heat_maps(width: float, blocks: Sequence[Block], scale: str) -> "Figure
         own = blocks[row * across : (row + 1) * across]
         for block, place in zip(own, np.ravel(part.subfigures(1, across, squeeze=False)), strict=False):
             place.suptitle(
-                broken(block.label, 9, width / across - 0.3),
+                _title(block, width / across),
                 fontsize=9, fontweight="bold", x=0.02, ha="left", parse_math=False,
             )  # fmt: skip
             for axes, map in zip(np.ravel(place.subplots(1, measures, sharey=True)), block.maps, strict=True):
@@ -79,9 +80,14 @@ def scale_end(blocks: Sequence[Block]) -> float:
     return next((end for end in _SCALE_ENDS if largest <= end), 1.0)
 
 
+def _title(block: Block, width: float) -> str:
+    """In lines; bold letters are wider than those that are measured."""
+    return broken(block.label, 9 * _BOLD, width - 0.25)
+
+
 def _height(blocks: Sequence[Block], width: float) -> float:
     layers = max(len(map.layers) for block in blocks for map in block.maps)
-    lines = max(broken(block.label, 9, width - 0.3).count("\n") + 1 for block in blocks)
+    lines = max(_title(block, width).count("\n") + 1 for block in blocks)
     return 0.17 * lines + 0.28 + LAYER_INCHES * max(layers, 3) + 0.42
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.patches import Patch
 
 POINTS = 8.0
-LINE_INCHES = 0.165
+LINE_INCHES = 0.152
 _HANDLE_INCHES = 0.55  # the line, and the air around it and its name
 
 Entry = tuple[str, Style]

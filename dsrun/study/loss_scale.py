@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 RUG_INCHES = 0.16  # of a run's row of ticks
 MOST_RUNS = 24
+MOST_NAMED = 6  # settings in a sentence
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def _each(ways: Sequence[_Way]) -> list[str]:
         between = f"stays at {_scale(low)}" if low == high else f"between {_scale(low)} and {_scale(high)}"
         end = "" if low == high else f", at the end {listed([_scale(scale) for scale in last])}"
         words.append(f"{label}: {between}{end}, {counted(skipped, 'step')} skipped")
-    return [f"{'; '.join(words)}."]
+    more = [f"{counted(len(words) - MOST_NAMED, 'more setting')}"] if len(words) > MOST_NAMED + 1 else []
+    return [f"{'; '.join([*words[: MOST_NAMED + 1 - len(more)], *more])}."]
 
 
 def _scale(scale: float) -> str:

@@ -89,29 +89,26 @@ def _ends(runs: Sequence[RunRecord], steps: Sequence[int]) -> list[int | None]:
 
 
 def _table(step: LayerStep) -> Table:
+    layers = step.layers
+    rows = _rows([layer for layer in layers if layer != "features"])
     table: Table = {}
     for title, kind in KINDS.items():
-        layers = step.layers
         if title == "inputs":  # of each layer what the one before it hands on
             pairs = zip(layers[1:], layers, strict=False)
             own = {layer: step.tallies[kind, before] for layer, before in pairs if (kind, before) in step.tallies}
         else:
             own = {layer: step.tallies[kind, layer] for layer in layers if (kind, layer) in step.tallies}
-        table[title] = _merged(own)
-    return {title: own for title, own in table.items() if own}
+        for layer, tally in own.items():
+            row = rows.get(layer, layer)
+            kinds = table.setdefault(title, {})
+            kinds[row] = kinds[row] + tally if row in kinds else tally
+    return table
 
 
-def _merged(own: Mapping[str, Tally]) -> dict[str, Tally]:
-    """At most `MOST_LAYERS` rows: of many recurrent layers neighbours are added."""
-    inner = [layer for layer in own if layer.startswith("gru_")]
-    room = MOST_LAYERS - (len(own) - len(inner))
-    if len(inner) <= max(room, 1):
-        return dict(own)
-    size = -(-len(inner) // max(room, 1))
+def _rows(layers: Sequence[str]) -> dict[str, str]:
+    """The row of each layer, at most `MOST_LAYERS`, the same for every kind: of many recurrent layers neighbours share one."""
+    inner = [layer for layer in layers if layer.startswith("gru_")]
+    room = max(MOST_LAYERS - (len(layers) - len(inner)), 1)
+    size = -(-len(inner) // room) if len(inner) > room else 1
     parts = [inner[place : place + size] for place in range(0, len(inner), size)]
-    names = {layer: part[0] if len(part) == 1 else f"{part[0]}-{part[-1][4:]}" for part in parts for layer in part}
-    merged: dict[str, Tally] = {}
-    for layer, tally in own.items():
-        name = names.get(layer, layer)
-        merged[name] = merged[name] + tally if name in merged else tally
-    return merged
+    return {layer: part[0] if len(part) == 1 else f"{part[0]}-{part[-1][4:]}" for part in parts for layer in part}

@@ -24,8 +24,16 @@ def power_of_two(exponent: float) -> str:
     return f"2{str(round(exponent)).translate(_SUPERSCRIPTS)}"
 
 
-def listed(names: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`; with semicolons where a name has commas of its own."""
+def at_most(share: float) -> str:
+    """`up to 12.3%`, and for what is less than 0.1% just that."""
+    words = percent(share)
+    return words if words.startswith("less") else f"up to {words}"
+
+
+def listed(names: Sequence[str], most: int | None = None) -> str:
+    """`a`, `a and b`, `a, b and c`; with semicolons where a name has commas of its own; of more than `most` the others are counted."""
+    if most is not None and len(names) > most + 1:
+        names = [*names[:most], f"{len(names) - most} others"]
     if len(names) < 2:
         return "".join(names)
     comma = "; " if any("," in name for name in names) else ", "

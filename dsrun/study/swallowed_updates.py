@@ -20,7 +20,7 @@ import numpy as np
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.groups import Group, group_runs, settings_of
 from dsrun.study.heat_maps import Block, HeatMap, draw_heat_maps
-from dsrun.study.number_words import counted, listed, percent
+from dsrun.study.number_words import at_most, counted, listed, percent
 from dsrun.study.run_record import RunRecord
 from dsrun.study.watched import LayerSeries, chosen_steps, layer_series
 
@@ -28,6 +28,7 @@ MOST_GROUPS = 8  # of panels that anybody compares
 NOTICED = 0.005  # of all updates: below it nothing is said to be swallowed
 MASTER = "a master copy"
 WAYS_OUT = ("stochastic rounding", "Kahan's sum", MASTER)
+MOST_NAMED = 6  # settings in a sentence
 MOST_COMPARED = 4  # sentences
 _UPDATING = ("arithmetic.update.", "arithmetic.master.")
 SWALLOWED, CHANGED = "below half an ulp", "changed the weight"
@@ -107,7 +108,7 @@ def _answer(found: Sequence[_Found]) -> str:
     most = _most(found)
     if most.swallowed < NOTICED:
         return (
-            f"No format swallows updates here: at most {percent(most.swallowed)} of them ({most.group.label}) are below half an ulp of "
+            f"No format swallows updates here: {at_most(most.swallowed)} of them ({most.group.label}) are below half an ulp of "
             "their weight."
         )
     words = f"{percent(most.swallowed)} of the updates in {most.group.label}"
@@ -137,7 +138,7 @@ def _where(found: Sequence[_Found]) -> list[str]:
     if len(series.steps) > 1:
         words += f"; {percent(by_step[0])} at step {series.steps[0]}, {percent(by_step[-1])} at step {series.steps[-1]}"
     others = [f"{percent(one.swallowed)} in {one.group.label}" for one in found if one is not most]
-    return [f"{words}.", *([f"The others: {listed(others)}."] if others else [])]
+    return [f"{words}.", *([f"The others: {listed(others, MOST_NAMED)}."] if others else [])]
 
 
 def _overall(tallies: Sequence[Any], part: str) -> float:
@@ -192,7 +193,7 @@ def _small_print(found: Sequence[_Found], shown: Sequence[_Found], runs: Sequenc
     blind = len(group_runs(runs)) - len(found)
     return [
         f"{text}.",
-        *([f"Without a panel, since they swallow less: {listed(left)}."] if left else []),
+        *([f"Without a panel, since they swallow less: {listed(left, MOST_NAMED)}."] if left else []),
         *([f"{counted(blind, 'setting')} watched no update."] if blind else []),
     ]
 

@@ -11,9 +11,9 @@ import numpy as np
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.groups import Group, group_runs
 from dsrun.study.heat_maps import Block, HeatMap, draw_heat_maps, where_most
-from dsrun.study.number_words import listed, percent
+from dsrun.study.number_words import at_most, listed, percent
 from dsrun.study.run_record import RunRecord
-from dsrun.study.underflow_overflow import KINDS, NOTICED, number_in, watch_figures
+from dsrun.study.underflow_overflow import KINDS, MOST_NAMED, NOTICED, number_in, watch_figures
 from dsrun.study.watched import chosen_steps, layer_series
 
 MAPPED = ("weight", "activation", "error", "weight_gradient", "gradient_sum")  # updates have a figure of their own
@@ -41,7 +41,7 @@ def underflow_by_layer(runs: Sequence[RunRecord]) -> Exhibit | None:
     layer, step, share = most[1]
     answer = f"Of the {KINDS[kind]}, which underflow most, {percent(share)} become zero in {layer} at step {step} in {most[0].label}."
     rest = [group.label for group in groups if group not in shown]
-    small = f"Left out, with less of it: {listed(rest)}." if rest else ""
+    small = f"Left out, with less of it: {listed(rest, MOST_NAMED)}." if rest else ""
     return Exhibit(
         "underflow_by_layer",
         f"Where {KINDS[kind]} underflow",
@@ -58,9 +58,9 @@ def _peak(block: Block) -> tuple[str, int, float]:
 
 def _others(blocks: Sequence[Block], most: Block) -> str:
     words = [
-        f"{block.label} up to {percent(_peak(block)[2])} in {_peak(block)[0]}" for block in blocks if block is not most
+        f"{at_most(_peak(block)[2])} in {_peak(block)[0]} in {block.label}" for block in blocks if block is not most
     ]
-    return f"The others: {listed(words)}." if words else ""
+    return f"The others: {listed(words, MOST_NAMED)}." if words else ""
 
 
 def _worst_kinds(group: Group) -> dict[str, float]:

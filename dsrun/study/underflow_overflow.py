@@ -20,7 +20,7 @@ import numpy as np
 from dsrun.study.exhibit import Exhibit, is_narrow, new_figure, thinned
 from dsrun.study.groups import Group, group_runs
 from dsrun.study.keys import draw_key, key_height, styles_of
-from dsrun.study.number_words import listed, percent
+from dsrun.study.number_words import at_most, listed
 from dsrun.study.run_record import RunRecord
 from dsrun.study.styles import Style
 
@@ -44,6 +44,7 @@ SHARES = {"underflow_share": "underflows%", "overflow_share": "overflows%", "sub
 NONFINITE, DYNAMIC_RANGE = "nonfinite", "dynamic_range"
 NOTICED = 1e-4  # of the values
 MOST_PANELS = 9
+MOST_NAMED = 6  # settings in a sentence
 MOST_MARKERS = 12  # of a curve; more of them hide it
 _TICKS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -255,7 +256,7 @@ def _how_many(number: float) -> str:
 def _peak_words(pair: tuple[float, _Curve], what: str) -> str:
     share, curve = pair
     step = int(curve.steps[int(np.argmax(curve.values))])
-    return f"up to {percent(share)} of the {KINDS[curve.kind]} in {curve.group.label} {what} (step {step})"
+    return f"{at_most(share)} of the {KINDS[curve.kind]} in {curve.group.label} {what} (step {step})"
 
 
 def _ranges(curves: Sequence[_Curve]) -> list[str]:
@@ -274,7 +275,7 @@ def _quiet(groups: Sequence[Group], curves: Sequence[_Curve]) -> list[str]:
     quiet = [group.label for group in groups if id(group) not in loud]
     if not loud or not quiet:
         return []
-    return [f"Nothing to speak of, at most {NOTICED:.2%} of any kind, in {listed(quiet)}."]
+    return [f"Nothing to speak of, at most {NOTICED:.2%} of any kind, in {listed(quiet, MOST_NAMED)}."]
 
 
 def _names(panels: Sequence[Sequence[_Curve]]) -> str:

@@ -106,7 +106,8 @@ def test_many_layers_are_taken_together_and_a_layer_reads_what_the_one_before_ha
     run_of(tmp_path / "run", [magnitudes_of(3, network_tensors(layers=9))])
     setting = read_settings(open_runs([tmp_path / "run"]))[0]
     assert list(setting.last["parameters"]) == ["front_end", "gru_0-2", "gru_3-5", "gru_6-8", "output"]
-    assert len(setting.last["outputs"]) <= MOST_LAYERS
+    assert list(setting.last["outputs"]) == ["features", *setting.last["parameters"]]
+    assert len(setting.last["parameters"]) <= MOST_LAYERS
     weights = setting.last["parameters"]
     assert weights["gru_0-2"].finite == 3 * weights["output"].finite
     # The front end reads the features, which have no zeros here.

@@ -40,9 +40,7 @@ def test_the_caption_says_which_format_swallows_how_much_and_what_stochastic_rou
 
 
 def test_where_nothing_is_swallowed_or_nothing_differs_the_caption_says_so(tmp_path):
-    assert exhibit(tmp_path / "a", {}).caption.startswith(
-        "No format swallows updates here: at most 0% of them (float32)"
-    )
+    assert exhibit(tmp_path / "a", {}).caption.startswith("No format swallows updates here: up to 0% of them (float32)")
     run = {"changed": 4, "swallowed": 6}
     found = exhibit(tmp_path / "b", {**run, "config": NO_MASTER}, {**run, "config": STOCHASTIC})
     assert "40.0% change the weight; with stochastic rounding no difference seen (40.0%)." in found.caption
