@@ -4,7 +4,9 @@
 * `cartoon`: gradient descent on one weight, and the region in which it stalls.
 * `format_table`: what each format can hold; no JAX.
 * `magnitudes`: what a watched step of a run left on disk; no JAX.
-* `plots`: the figures of these, SVG or PNG, the same bytes again.
+* `plots`, `cartoon_exhibit`, `accumulate_exhibit`: the figures of these, SVG or PNG, the same bytes again; no JAX.
+* `magnitude_histograms`, `swallowed_updates`, `underflow_overflow`, `underflow_by_layer`, `loss_scale`: a report's figures about numbers,
+  from what watched steps left (`watched`); no JAX.
 * `bench_gru`, `bench_ctc`, `bench_rounding`: how fast those are here, as shares of what the machine can do (`ceilings`, measured in turn
   with them by `stopwatch`), from operations and bytes counted by formula (`flops`). `bench_sizes` and `host` need no JAX.
 
