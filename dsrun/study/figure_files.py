@@ -66,10 +66,26 @@ def draw(exhibit: Exhibit) -> Picture:
     """All drawings of an exhibit that has a figure."""
     assert exhibit.draw is not None
     with drawing(exhibit.name):
-        wide = exhibit.draw(WIDE)
+        wide = _settled(exhibit.draw(WIDE))
         width, height = wide.get_size_inches()
-        narrow = _svg(exhibit.draw(NARROW)) if exhibit.is_pictured else None
+        narrow = _svg(_settled(exhibit.draw(NARROW))) if exhibit.is_pictured else None
         return Picture(_svg(wide), narrow, _png(wide), (round(width * 96), round(height * 96)))
+
+
+def _settled(figure: "Figure") -> "Figure":
+    """The figure with its axes where the layout puts them, to a millionth of its size.
+
+    The solver of constrained layouts adds up in an order that is not the same in every process: the last bits of a place differ,
+    and with them the ids that matplotlib makes of it.
+    """
+    if figure.get_layout_engine() is None:
+        return figure
+    figure.draw_without_rendering()
+    places = [axes.get_position().bounds for axes in figure.axes]
+    figure.set_layout_engine("none")
+    for axes, (left, bottom, width, height) in zip(figure.axes, places, strict=True):
+        axes.set_position((round(left, 6), round(bottom, 6), round(width, 6), round(height, 6)))
+    return figure
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
