@@ -7,6 +7,8 @@
 * `plots`, `cartoon_exhibit`, `accumulate_exhibit`: the figures of these, SVG or PNG, the same bytes again; no JAX.
 * `magnitude_histograms`, `swallowed_updates`, `underflow_overflow`, `underflow_by_layer`, `loss_scale`: a report's figures about numbers,
   from what watched steps left (`watched`); no JAX.
+* `ctc_posterior`, `utterances`, `bytes_and_time`, `determinism_strip`, `flops_against_devices`: what was heard and read, what it cost, and
+  whether it was the same again; from `posteriors.npz`, results, `costs.json`, hashes; no JAX (`datasheets` neither).
 * `bench_gru`, `bench_ctc`, `bench_rounding`: how fast those are here, as shares of what the machine can do (`ceilings`, measured in turn
   with them by `stopwatch`), from operations and bytes counted by formula (`flops`). `bench_sizes` and `host` need no JAX.
 
