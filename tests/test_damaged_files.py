@@ -30,10 +30,12 @@ import pytest
 import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent))
 from corpus import REPOSITORY
 
+from dsrun.cli import app
 from dsrun.config import load_config, to_yaml
 from dsrun.ctc.arpa import read_arpa
 from dsrun.errors import DsrunError
@@ -62,6 +64,7 @@ from dsrun.trained import load_run, require_complete, require_fitting
 from dsrun.training.checkpoint import Checkpoint, restore, save
 from dsrun.training.loop import Best
 from dsrun.training.state_digest import digest_of_description
+from tests.study.run_folders import write_run_folder
 
 few = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
@@ -297,6 +300,36 @@ def test_event_logs(work, bytes_harm, json_harm, line):
 
 STATUS = {"state": "done", "step": 3, "determinism": "off", "result": {"cer": 0.25, "wer": 0.5}}
 CONFIG = to_yaml(load_config(REPOSITORY / "configs" / "prompts_float32.yaml").config)
+
+
+COSTS = {"parameters": 10, "steps_per_epoch": 3, "bytes": {"master": {"as_formats": 40, "as_carried": 40}}}
+
+
+@settings(few, max_examples=8)  # 40 take ten seconds
+@given(
+    harm=harm_to_json(),
+    name=st.sampled_from(("config.yaml", "status.json", "costs.json", "provenance.json", "events.jsonl")),
+)
+def test_comparisons_of_runs(work, harm, name):
+    harmed, good = work / "harmed", work / "good"
+    for folder in (harmed, good):
+        if not folder.exists():
+            texts = {"test": [("a", "yes no", "yes on"), ("b", "no", "no")]}
+            write_run_folder(
+                folder, texts=texts, steps=2, dev_cer=(0.5,), events=[("watch", 2, {"changed_share": 0.5})]
+            )
+            fresh(folder / "costs.json", json.dumps(COSTS).encode())
+    whole = (good / name).read_bytes()
+    documents = [json.loads(line) for line in whole.splitlines()] if name == "events.jsonl" else json.loads(whole)
+    changed = harm(documents)
+    is_lines = name == "events.jsonl" and isinstance(changed, list)
+    text = "".join(json.dumps(line) + "\n" for line in changed) if is_lines else json.dumps(changed)
+    fresh(harmed / name, text.encode())
+    for runs in ([harmed, good], [good, harmed]):
+        found = CliRunner().invoke(app, ["compare", *map(str, runs)])
+        assert found.exception is None or isinstance(found.exception, DsrunError), found.exception
+    assert len(list_runs([harmed, good])) >= 1
+    fresh(harmed / name, whole)
 
 
 @few

@@ -165,11 +165,12 @@ def changed_share(run: RunRecord) -> float | None:
 def costs_of(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """Minutes of training and milliseconds of a step (means over runs that are done), parameters, bytes."""
     done = [run for run in runs if run.state == "done"] or list(runs)
+    counted = runs[0].costs.get("parameters")
     roles = [role for role in _mapping(runs[0].costs.get("bytes")).values() if isinstance(role, Mapping)]
     return {
         "minutes": _mean(_minutes(run) for run in done),
         "milliseconds_a_step": _mean(_milliseconds(run) for run in done),
-        "parameters": runs[0].costs.get("parameters") or parameters_listed(runs[0]),
+        "parameters": counted if isinstance(counted, int) else parameters_listed(runs[0]),
         "bytes_as_formats": _sum(role.get("as_formats") for role in roles),
         "bytes_as_carried": _sum(role.get("as_carried") for role in roles),
     }

@@ -66,11 +66,11 @@ class Group:
 def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
     """The runs by experiment, in the order in which the first of each was given."""
     members: dict[tuple[str, int], list[RunRecord]] = {}
-    seen: Counter[tuple[str, Any]] = Counter()
+    seen: Counter[tuple[str, str]] = Counter()
     for run in runs:
-        identity = json.dumps(settings_of(run), sort_keys=True, default=str)
-        repeat = seen[identity, run.seed]
-        seen[identity, run.seed] += 1
+        identity, seed = _text(settings_of(run)), _text(run.seed)  # a stranger's seed may be anything
+        repeat = seen[identity, seed]
+        seen[identity, seed] += 1
         members.setdefault((identity, repeat), []).append(run)
     groups = [Group("", found[0].config, tuple(sorted(found, key=_by_seed))) for found in members.values()]
     return [Group(label, g.config, g.runs) for label, g in zip(_labels(groups), groups, strict=True)]
