@@ -25,7 +25,7 @@ def dsrun(folder, *words):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=900)
+    out, err = process.communicate(timeout=2000)
     assert process.returncode == 0, err
     return out, err
 
@@ -38,6 +38,7 @@ def wait_until(condition):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)  # ten processes that compile, two at a time
 def test_a_sweep_killed_midway_and_started_again_ends_as_its_runs_trained_alone(tmp_path):
     train = write_rows(tmp_path / "train.jsonl", shortest_prompts(8))
     write_config(tmp_path, train=train, dev=write_rows(tmp_path / "dev.jsonl", shortest_prompts(2)), epochs=STEPS // 2)
@@ -74,8 +75,9 @@ def test_a_sweep_killed_midway_and_started_again_ends_as_its_runs_trained_alone(
     assert err.count("done already") == 4
     assert logs == [Path(f"{run.path}.log").read_bytes() for run in runs]
 
-    for index in (0, 3):
-        finish(dsrun(tmp_path, "--index", str(index), "--folder", "alone"))
-        alone = tmp_path / "alone" / runs[index].path.name
-        assert checkpoint_digests(runs[index].path)[STEPS] == checkpoint_digests(alone)[STEPS]
-        assert (alone / "config.yaml").read_bytes() == runs[index].config.read_bytes()
+    alone = {index: dsrun(tmp_path, "--index", str(index), "--folder", "alone") for index in (0, 3)}
+    for index, process in alone.items():
+        finish(process)
+        found = tmp_path / "alone" / runs[index].path.name
+        assert checkpoint_digests(runs[index].path)[STEPS] == checkpoint_digests(found)[STEPS]
+        assert (found / "config.yaml").read_bytes() == runs[index].config.read_bytes()
