@@ -56,7 +56,7 @@ def draw_multiples(width: float, settings: "Sequence[Setting]") -> "Figure":
             name = broken(title, 8, inches)
             own.set_title(f"{name}\n{settings[0].ranges[title].format}", fontsize=8, pad=4, parse_math=False)
         for own in axes[-1]:
-            label_exponents(own, span, 20, inches)
+            label_exponents(own, span, inches)
     return figure
 
 
@@ -115,7 +115,7 @@ def draw_distribution(width: float, setting: "Setting", titles: Sequence[str]) -
         axes = part.subplots(2, len(block), squeeze=False, sharex=True, sharey="row")
         for column, title in enumerate(block):
             _draw_column(axes[:, column], setting, title, styles, span)
-            label_exponents(axes[1, column], span, 10, (width - 0.8) / len(block) - 0.1)
+            label_exponents(axes[1, column], span, (width - 0.8) / len(block) - 0.1)
         axes[0, 0].set_ylabel("share, linear", fontsize=8)
         axes[1, 0].set_ylabel("share, logarithmic", fontsize=8)
     return figure

@@ -25,6 +25,7 @@ BANDS = {"rounded to zero": "#f6dfc6", "subnormal": "#fbf3d0", "normal": "#eef5e
 _EDGE = 3.0  # binades between the outermost curve and the bars for zeros and for what is not finite
 _BAR = 2.0
 _LABEL_INCHES = 0.22
+_ROUND = (2, 5, 10, 20, 50, 100)  # exponents from one label to the next
 
 
 @dataclass(frozen=True)
@@ -132,12 +133,13 @@ def _draw_bars(axes: "Axes", curve: Curve, span: Span, place: int, number: int, 
             )
 
 
-def label_exponents(axes: "Axes", span: Span, every: int, inches: float) -> None:
+def label_exponents(axes: "Axes", span: Span, inches: float) -> None:
     """Powers of two below an axis of so many inches; 0 under the bar of zeros and `∞` under that of what is not finite."""
     low, high = span.ends
-    apart = (high - low) * _LABEL_INCHES / inches  # from the middle of a label to the next one's
+    apart = (high - low) * _LABEL_INCHES / inches  # from the middle of 0 or ∞ to the next label's
     zero, infinite = low + _BAR / 2, high - _BAR / 2
     last = infinite - apart if span.has_nonfinite else high
+    every = next((step for step in _ROUND if step >= 1.4 * apart), _ROUND[-1])  # both may be long
     exponents = [e for e in range(-300, 300, every) if zero + apart <= e <= last]
     ticks = [(zero, "0"), *((float(e), power_of_two(e)) for e in exponents)]
     ticks += [(infinite, "∞")] if span.has_nonfinite else []

@@ -147,7 +147,7 @@ def test_labels_of_exponents_keep_clear_of_the_bars_at_the_edges():
 
     axes = Figure().subplots()
     span = span_of([tally({-30: 9, 12: 9}, nonfinite=3)])
-    label_exponents(axes, span, 20, inches=0.9)
+    label_exponents(axes, span, inches=0.9)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "2⁻²⁰", "2⁰", "∞"]
 
 
