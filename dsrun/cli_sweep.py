@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -323,12 +324,19 @@ def _tell_what_to_do(endings: Sequence[Any], again: str, stop_code: int) -> None
 
 
 def _progress_line() -> Callable[[str, Any], None]:
-    """Shows a line on stderr, coloured by how a run ended if that is a terminal."""
-    if not sys.stderr.isatty() or os.environ.get("NO_COLOR"):
-        return lambda text, how: print(text, file=sys.stderr, flush=True)
+    """Shows a line on stderr, coloured by how a run ended if that is a terminal; whoever stops reading does not stop the sweep."""
     from rich.console import Console
     from rich.text import Text
 
+    is_plain = not sys.stderr.isatty() or bool(os.environ.get("NO_COLOR"))
     console = Console(stderr=True, highlight=False)
     colours = {"done": "green", "diverged": "yellow", "failed": "red", "stopped": "yellow", "in use": "yellow"}
-    return lambda text, how: console.print(Text(text, style=colours.get(how or "", "")), soft_wrap=True)
+
+    def show(text: str, how: Any) -> None:
+        with suppress(OSError):
+            if is_plain:
+                print(text, file=sys.stderr, flush=True)
+            else:
+                console.print(Text(text, style=colours.get(how or "", "")), soft_wrap=True)
+
+    return show
