@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ class Bench:
             deadline = time.monotonic() + LONGEST
             while process.poll() is None and last_step(run) < EVERY + 4 and time.monotonic() < deadline:
                 time.sleep(0.02)
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended by itself
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if is_done(run):
                 sys.exit(f"{name}: was done before it could be killed; remove {run} and try again.")

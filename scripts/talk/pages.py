@@ -100,7 +100,8 @@ def write_pages(folder: Path) -> list[Path]:
     document = {"title": TITLE, "settings": evidence.settings, "machine": machine(evidence), "summary": in_short(rows)}
     write_json(folder / "talk.json", document | {"claims": [row.to_json() for row in rows]})
     (folder / "talk.md").write_text(markdown(rows, machine(evidence)), encoding="utf-8")
-    return [folder / "talk.json", folder / "talk.md", write_page(evidence, rows)]
+    page = write_page(evidence, rows)
+    return [folder / "talk.json", folder / "talk.md", *([page] if page else [])]
 
 
 def in_short(rows: Sequence[Row]) -> str:
@@ -156,19 +157,22 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in (list(columns), ["---"] * len(columns), *escaped)]
 
 
-def write_page(evidence: Evidence, rows: Sequence[Row]) -> Path:
-    """talk.html by the machinery of `dsrun report`, the claims first."""
+def write_page(evidence: Evidence, rows: Sequence[Row]) -> Path | None:
+    """talk.html by the machinery of `dsrun report`, the claims first; None while there is no run, of which a report is."""
     from dsrun.study import report
     from dsrun.study.exhibit import Exhibit
 
     page = evidence.folder / "talk.html"
     report.check_output(page)
-    runs = evidence.runs
+    runs, equal = evidence.runs, equal_runs(evidence)
+    if not runs and not equal:
+        say("talk.html is made once there is a run: parts bits and sweep bring some")
+        return None
     found = report.make_report(runs, baseline=runs[0].name, benches=_benches(evidence)) if runs else None
     claims = Exhibit(
         "claims", "The talk's claims", in_short(rows), in_short(rows), _flat(rows), html=claims_table(rows)
     )
-    exhibits = [*study_exhibits(evidence), *(found.exhibits if found else []), *bits_exhibits(evidence)]
+    exhibits = [*study_exhibits(evidence), *(found.exhibits if found else []), *bits_exhibits(equal)]
     exhibits = [claims, *{exhibit.name: exhibit for exhibit in exhibits}.values()]  # of two with one name the later
 
     class TalkReport(report.Report):
@@ -179,7 +183,7 @@ def write_page(evidence: Evidence, rows: Sequence[Row]) -> Path:
             return f"{in_short(rows)} From real runs on this machine, by scripts/reproduce_talk.sh."
 
     notes, groups = (found.notes, found.groups) if found else ([], [])
-    report.write_report(TalkReport(TITLE, runs, groups, notes, exhibits), page)
+    report.write_report(TalkReport(TITLE, runs or equal, groups, notes, exhibits), page)
     return page
 
 
@@ -212,13 +216,18 @@ def study_exhibits(evidence: Evidence) -> list[Any]:
     return found
 
 
-def bits_exhibits(evidence: Evidence) -> list[Any]:
-    """The same bits: the equal runs, and the control that differs."""
+def equal_runs(evidence: Evidence) -> list[Any]:
+    """Those of part bits that there are, complete or not."""
     from dsrun.inspection import open_run
-    from dsrun.study.determinism_strip import determinism_strip
 
     folders = [evidence.folder / "bits" / name for name in ("first", "again", "killed", "devices", "control")]
-    runs = [open_run(folder) for folder in folders if (folder / "config.yaml").is_file()]
+    return [open_run(folder) for folder in folders if (folder / "config.yaml").is_file()]
+
+
+def bits_exhibits(runs: Sequence[Any]) -> list[Any]:
+    """The same bits: the equal runs, and the control that differs."""
+    from dsrun.study.determinism_strip import determinism_strip
+
     return [determinism_strip(runs)] if len(runs) > 1 else []
 
 

@@ -1,7 +1,7 @@
 """What is run: parts of steps, each a command whose stdout becomes FOLDER/<part>/<step>.json.
 
 A step is done when its file is there, so a part that was stopped goes on where it was. Trainings go on by themselves: their run folders
-are below FOLDER/runs, FOLDER/bits and FOLDER/speech. Minutes are of two quiet cores, measured or summed from docs/MEASUREMENTS.md; they
+are below FOLDER/runs, FOLDER/bits and FOLDER/speech_run. Minutes are of two quiet cores, measured or summed from docs/MEASUREMENTS.md; they
 only serve to say how much time is left.
 
 The size of everything is one of three:
@@ -159,7 +159,11 @@ def ctc(settings: Settings) -> Part:
 
 def bits(settings: Settings) -> Part:
     """Equal runs, a killed one, two devices, and a control."""
-    words = [str(settings.folder / "bits"), *tiny_sets(settings)]
+    words = [
+        str(settings.folder / "bits"),
+        *tiny_sets(settings),
+        *(sets("training.epochs=20") if settings.is_tiny else []),
+    ]
     return Part(
         "bits",
         3,
@@ -328,7 +332,7 @@ def learned(settings: Settings) -> Part:
 
 def speech(settings: Settings) -> Part:
     """A recogniser that is worth listening to: the quickstart; with full the float32 run of the sweep."""
-    run = settings.folder / "speech"
+    run = settings.folder / "speech_run"  # FOLDER/speech has what the steps say
 
     def quickstart() -> Path:
         return run_of(settings, "float32") if settings.size == "full" else run

@@ -17,7 +17,7 @@ from scripts.talk.__main__ import main
 from scripts.talk.claims import Claim, Judged, MissingError, NotHereError, as_good, both, loses
 from scripts.talk.ctc_on_corpus import plain_probability
 from scripts.talk.evidence import Evidence, spread
-from scripts.talk.pages import CLAIMS, MARKS, Row, in_short, judge, judge_all, markdown
+from scripts.talk.pages import CLAIMS, MARKS, Row, in_short, judge, judge_all, markdown, write_pages
 from scripts.talk.parts import Part, Settings, Step, all_parts, variations
 from scripts.talk.running import Running, StoppedError, UsageError, alone_in, begin, read_state
 from tests.reference.ctc import enumerate_paths
@@ -145,6 +145,24 @@ def test_every_claim_has_a_rule_a_part_and_a_verdict_even_of_an_empty_folder(tmp
     text = markdown(rows, {})
     assert text.count("\n| ") == 2 * len(rows) + 4
     assert "were not run" in in_short(rows)
+
+
+def test_a_folder_without_runs_has_its_table_and_no_page_yet(tmp_path, capsys):
+    assert write_pages(tmp_path) == [tmp_path / "talk.json", tmp_path / "talk.md"]
+    assert "once there is a run" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "talk.json").read_text())["claims"]) == len(CLAIMS)
+
+
+def test_no_step_writes_into_a_run_folder(tmp_path):
+    # A run folder that holds anything else before its training is nobody's, and is refused.
+    for part in all_parts(Settings(tmp_path)).values():
+        for step in part.steps:
+            try:
+                words = step.words()
+            except MissingError:
+                continue
+            runs = [words[i + 1] for i, word in enumerate(words) if word == "--run-dir"]
+            assert str(tmp_path / part.name) not in runs
 
 
 def test_a_damaged_document_is_a_verdict_with_a_reason_and_not_the_end(tmp_path):
