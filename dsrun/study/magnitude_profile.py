@@ -3,11 +3,15 @@
     binades_99   the fewest neighbouring binades that hold 99% of the non-zero finite values
     peak         the fullest binade, 2**e to below 2**(e+1), and its share
     median       the binade in which the median magnitude lies
-    tail slope   log2 of the shares against the exponent, below the peak, by least squares
+    tails        log2 of the shares against the exponent, by least squares, from the second binade beside the peak outwards: by how many
+                 binades' worth the share falls with each binade, and R²
 
-A slope of 1 means that the share halves with each binade towards zero. That is a power law with exponent 1 in the magnitude, and what
-numbers with a finite density at zero must do: a binade half as wide holds half as many. "Peaked" is said where the fullest
-binade holds at least twice what it would if the binades that hold 99% were equally full.
+Below the peak a slope of 1 means that the share halves with each binade towards zero. That is a power law with exponent 1 in the
+magnitude, and what numbers with a finite density at zero must do, whatever else they are: a binade half as wide holds half as many.
+So a straight tail below says little. A tail above the peak says more: those of normal, Laplace and logistic numbers end within three
+binades, and that of log-normal ones is a parabola, whose R² stays below `STRAIGHT`; Student's t with 3 degrees of freedom or fewer keeps
+a straight one for `LEAST_BINADES` and more (a test draws them all). "Peaked" is said where the fullest binade holds at least twice what
+it would if the binades that hold 99% were equally full; all of these are, and evenly spread exponents are not.
 """
 
 from dataclasses import dataclass
@@ -19,7 +23,17 @@ from dsrun.study.watched import Tally
 
 MOST = 0.99
 FEWEST_POINTS = 4  # of a line through a tail
-_TAIL = 1e-6  # share below which a binade holds too few values to say anything
+STRAIGHT, LEAST_BINADES = 0.99, 5  # of a power law above the peak
+_TAIL, _FEWEST_VALUES = 1e-5, 10  # share, and number, below which a binade holds too few values to say anything
+
+
+@dataclass(frozen=True)
+class Tail:
+    """One side of the peak: log2 of the share falls by `slope` a binade, over so many binades; `straightness` is R²."""
+
+    slope: float
+    straightness: float
+    binades: int
 
 
 @dataclass(frozen=True)
@@ -30,12 +44,24 @@ class Profile:
     peak: int
     peak_share: float
     median: int
-    slope: float | None
+    below: Tail | None
+    above: Tail | None
 
     @property
     def is_peaked(self) -> bool:
         """Whether the fullest binade stands out."""
         return self.peak_share >= 2 * MOST / self.binades_99
+
+    @property
+    def is_power_law(self) -> bool:
+        """Whether the shares above the peak fall on a straight line, as no density does that falls faster than every power."""
+        tail = self.above
+        return tail is not None and tail.slope > 0 and tail.binades >= LEAST_BINADES and tail.straightness >= STRAIGHT
+
+    @property
+    def slope(self) -> float | None:
+        """Of the tail towards zero."""
+        return self.below.slope if self.below else None
 
 
 def profile(tally: Tally) -> Profile | None:
@@ -51,7 +77,10 @@ def profile(tally: Tally) -> Profile | None:
         peak=peak - BIAS,
         peak_share=float(counts[peak] / total),
         median=median - BIAS,
-        slope=_slope(counts / total, peak),
+        below=_tail(
+            counts[peak - 2 : 0 : -1] if peak >= 2 else counts[:0], total
+        ),  # field 0 has all of float32's subnormals
+        above=_tail(counts[peak + 2 :], total),
     )
 
 
@@ -64,10 +93,13 @@ def _fewest_binades(counts: np.ndarray, wanted: float) -> int:
     return int(lengths.min())
 
 
-def _slope(shares: np.ndarray, peak: int) -> float | None:
-    """Of the tail towards zero, from the second binade below the peak; None where it has too few binades."""
-    places = np.arange(1, max(peak - 1, 1))  # field 0 collects all of float32's subnormals
-    places = places[shares[places] >= _TAIL]
-    if len(places) < FEWEST_POINTS:
+def _tail(counts: np.ndarray, total: int) -> Tail | None:
+    """From the peak's side outwards, up to the first binade with too few values; None where it has too few binades for a line."""
+    is_enough = counts >= max(_TAIL * total, _FEWEST_VALUES)
+    shares = counts[: len(counts) if is_enough.all() else int(np.argmin(is_enough))] / total
+    if len(shares) < FEWEST_POINTS:
         return None
-    return float(np.polyfit(places, np.log2(shares[places]), 1)[0])
+    places, logs = np.arange(len(shares)), np.log2(shares)
+    slope, offset = np.polyfit(places, logs, 1)
+    rest, all_of_it = float(((logs - slope * places - offset) ** 2).sum()), float(((logs - logs.mean()) ** 2).sum())
+    return Tail(-float(slope), 1 - rest / all_of_it if all_of_it else 0.0, len(shares))

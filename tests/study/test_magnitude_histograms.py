@@ -40,6 +40,44 @@ def test_a_profile_finds_the_fewest_binades_the_peak_and_the_power_of_its_tail()
     assert profile(tally({}, zeros=9)) is None
 
 
+def _profile_of(values):
+    return profile(Tally(np.bincount(values.astype(np.float32).view(np.uint32) >> 23 & 0xFF, minlength=256)))
+
+
+DRAWS = {
+    "normal": lambda rng, n: rng.normal(size=n),
+    "uniform": lambda rng, n: rng.uniform(-1, 1, n),
+    "Laplace": lambda rng, n: rng.laplace(size=n),
+    "logistic": lambda rng, n: rng.logistic(size=n),
+    "exponential": lambda rng, n: rng.exponential(size=n),
+    **{
+        f"log-normal, {width} binades": lambda rng, n, width=width: 2.0 ** (width * rng.normal(size=n))
+        for width in (1.5, 2, 3, 4)
+    },
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_numbers_without_a_power_law_are_peaked_and_yet_no_power_law(name):
+    rng = np.random.default_rng(0)
+    for size in (50_000, 400_000):
+        found = _profile_of(np.abs(DRAWS[name](rng, size)))
+        assert found.is_peaked
+        assert not found.is_power_law
+    if (
+        "log" not in name[:4]
+    ):  # a density that is finite at zero: straight below the peak, and with slope 1, whatever it is above
+        assert found.below.slope == pytest.approx(1.0, abs=0.1)  # its last binades hold tens of values
+        assert found.below.straightness > 0.99
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3])
+def test_the_tail_of_students_t_is_a_power_law_whose_exponent_is_its_freedom(freedom):
+    found = _profile_of(np.abs(np.random.default_rng(0).standard_t(freedom, size=2_000_000)))
+    assert found.is_power_law
+    assert found.above.slope == pytest.approx(freedom, rel=0.1)
+
+
 def test_the_caption_says_how_many_binades_hold_the_values_and_what_shrinks(tmp_path):
     tables = [magnitudes_of(1, network_tensors(shift=4)), magnitudes_of(70, network_tensors())]
     run_of(tmp_path / "run", tables)
