@@ -26,10 +26,11 @@ from dsrun.inspection import read_values
 from dsrun.record import RunDir
 from dsrun.record.events import parse_record
 from dsrun.record.provenance import dotted, read_provenance
+from dsrun.study.run_record import test_rate
 from dsrun.study.styles import label_of
 from dsrun.study.watching import total_in_log
 
-SECTIONS = ("seed", "arithmetic", "training", "determinism")
+SECTIONS = ("seed", "data", "arithmetic", "training", "determinism")
 NOT_READ = (b'{"event": "watch"', b'{"event": "digest"', b'{"event": "checkpoint"')
 STEP, SECONDS, WAIT = b'{"event": "step"', b'"seconds": ', b'"data_wait_seconds": '
 MOST_LOSSES = 400
@@ -73,7 +74,6 @@ def describe_run(path: Path) -> dict[str, Any]:
     run.require_own_contents()  # a pipe would never answer
     config = _config(run)
     status, told = run.read_status(), read_told(run.events)
-    result = status.get("result")
     best = min((cer for cer in told.dev_cers if cer is not None), default=None)
     return {
         "run": str(path),
@@ -81,7 +81,7 @@ def describe_run(path: Path) -> dict[str, Any]:
         "step": status.get("step", 0),
         "total_steps": _total_steps(run, config),
         "dev_cer": best,
-        "test_cer": result.get("cer") if isinstance(result, Mapping) else None,
+        "test_cer": test_rate(config.get("data.test"), status, "cer"),
         "dev_cers": told.dev_cers,
         "losses": [] if told.dev_cers else told.losses(),
         "arithmetic": label_of(config),

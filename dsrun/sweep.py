@@ -8,8 +8,9 @@ says goes to `RUN.log`, beside the run folder and not into it.
     runs/formats/float16-seed=2-0a392a.yaml     its config, as checked
     runs/formats/float16-seed=2-0a392a.log      what its processes said
 
-A run that fails does not stop the others. One whose folder is locked by another process (another sweep of the same file, on this machine
-or on one that shares the file system) is left to it and looked at again at the end: that is how several machines share a list.
+A run that fails does not stop the others, and neither does one that cannot be started. One whose folder is locked by another process
+(another sweep of the same file, on this machine or on one that shares the file system) is left to it and looked at again at the end, and
+one that is over by now is not begun: that is how several machines share a list.
 
 Signals go to the runs, which write their checkpoints; the sweep waits for them and leaves with 75, or 130 for Ctrl-C. The runs
 have process groups of their own, so that Ctrl-C at a terminal reaches them once, by way of the sweep; a second one would make them
@@ -30,7 +31,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
-from dsrun.errors import EXIT_INTERRUPTED, EXIT_STOPPED, DivergedError
+from dsrun.errors import EXIT_INTERRUPTED, EXIT_STOPPED, DataError, DivergedError, UsageError
 from dsrun.record import write_atomically
 from dsrun.sweep_file import Sweep, Variation
 from dsrun.sweep_state import RunState, is_in_use, state_of
@@ -46,6 +47,8 @@ _BEGINNINGS = {
     "diverged": "is tried again, from its last checkpoint",
 }
 How = Literal["done", "diverged", "failed", "stopped", "in use", "left"]
+# What a run that was told to stop leaves with; below zero: by a signal before it listened to any.
+_STOPPED = (EXIT_STOPPED, EXIT_INTERRUPTED, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
@@ -171,10 +174,7 @@ class Trainer:
             Stopped: by a second Ctrl-C; the runs were killed.
         """
         for task in self.tasks:
-            state = state_of(task.variation, task.run)
-            if state.kind == "done" or (state.kind == "diverged" and not self.retries_diverged):
-                self._end(task, "done" if state.kind == "done" else "diverged", state, note="already")
-            else:
+            if not self._leave_alone(task, state_of(task.variation, task.run), "already"):
                 self._waiting.append(task)
         self.stop.before_leaving = lambda code: self._kill()
         try:
@@ -208,33 +208,50 @@ class Trainer:
                 time.sleep(POLL_SECONDS)
 
     def _look_again(self) -> None:
-        """At runs that another process had, once the others are over: it may have ended, or stopped without finishing."""
+        """At runs that another process had, once the others are over: it may have ended, or stopped without finishing.
+
+        What is trained here meanwhile may take hours, so there is a look after it, whatever patience says.
+        """
         deadline = time.monotonic() + self.patience_seconds
         while self._in_use and not self.stop.exit_code:
             self._waiting.extend(task for task in self._in_use if not is_in_use(task.run))
             self._in_use = [task for task in self._in_use if task not in self._waiting]
-            for task in list(self._waiting):
-                state = state_of(task.variation, task.run)
-                if state.is_over:
-                    self._waiting.remove(task)
-                    self._end(task, "done" if state.kind == "done" else "diverged", state, note="by another process")
-            self._train_waiting()
-            if time.monotonic() >= deadline:
+            if self._waiting:
+                self._train_waiting()
+            elif time.monotonic() >= deadline:
                 break
-            if self._in_use:
+            else:
                 time.sleep(POLL_SECONDS)
 
     def _begin(self, task: Task, slot: Slot) -> bool:
+        """Whether the slot is taken now."""
         if is_in_use(task.run):
             self._in_use.append(task)
             self.say(f"{self._name(task)}: in use by another process, left to it", "in use")
             return False
         state = state_of(task.variation, task.run)
-        size = task.log.stat().st_size if task.log.exists() else 0
-        process = self.start(task, slot)
+        if self._leave_alone(task, state, "by another process"):
+            return False
+        try:
+            size = task.log.stat().st_size if task.log.exists() else 0
+            process = self.start(task, slot)
+        except (OSError, DataError) as error:
+            self._end(task, "failed", state, exit_code=DataError.exit_code)
+            self.say(_indented(f"could not be started: {error}"), None)
+            return False
         self._running.append(_Running(task, slot, process, time.monotonic(), size, is_fresh=state.kind == "new"))
         where = f" on GPU {slot.gpus}" if slot.gpus else ""
         self.say(f"{self._name(task)}: {_BEGINNINGS.get(state.kind, 'starts')} {self._position()}{where}", None)
+        return True
+
+    def _leave_alone(self, task: Task, state: RunState, note: str) -> bool:
+        """Whether nothing is left to train there, and if so that is the end of it."""
+        if state.kind == "done":
+            self._end(task, "done", state, note=note)
+        elif state.kind == "diverged" and not self.retries_diverged:
+            self._end(task, "diverged", state, note=note)
+        else:
+            return False
         return True
 
     def _ended(self, running: _Running, code: int) -> None:
@@ -244,8 +261,10 @@ class Trainer:
             how: How = "done"
         elif code == DivergedError.exit_code:
             how = "diverged"
-        elif self.stop.exit_code or code in (EXIT_STOPPED, EXIT_INTERRUPTED):
+        elif code in _STOPPED[:2] or (self.stop.exit_code and code in _STOPPED):
             how = "stopped"
+        elif code == UsageError.exit_code and self._leave_alone(task, state, "by another process"):
+            return  # refused: it was finished there a moment before
         elif is_in_use(task.run):
             self._in_use.append(task)
             self.say(f"{self._name(task)}: in use by another process, left to it", "in use")

@@ -25,14 +25,18 @@ and `--set` of a key that the sweep varies. Every run's config is checked before
 On the roof beside `config_file.py`, whose reader of YAML this uses; no JAX. `sweep.py` trains what this reads.
 """
 
+import hashlib
 import itertools
+import json
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dsrun.config import RUNS, Config, Resolved, config_hash, flatten, resolve, to_yaml
+from dsrun.config import PATH_KEYS, RUNS, Config, Resolved, config_hash, flatten, resolve, to_yaml
 from dsrun.config_file import (
     SWEEP_KEYS,
     Node,
@@ -45,7 +49,7 @@ from dsrun.config_file import (
 )
 from dsrun.config_messages import listing
 from dsrun.errors import ConfigError
-from dsrun.sweep_names import labels_of, names_of, shown
+from dsrun.sweep_names import LONGEST_NAME, labels_of, names_of, shown
 from dsrun.sweep_sections import Choice, SectionReader
 
 KEYS = ("base", "set", "list", "zip", "grid", "without")
@@ -63,6 +67,10 @@ class Variation:
     resolved: Resolved
     differs: dict[str, Any]
     """Values that are not the same in all runs, by dotted key; null where the key means nothing here."""
+    paths: str = ""
+    """Of data, as seen from the sweep file."""
+    has_twins: bool = False
+    """Another run of the sweep differs from this one in folders of paths alone, and `config_hash` leaves most of those out."""
 
     @property
     def folder(self) -> str:
@@ -75,9 +83,19 @@ class Variation:
         return to_yaml(self.resolved.config)
 
     @cached_property
+    def hash(self) -> str:
+        """The resolved config's."""
+        return config_hash(self.resolved.config)
+
+    @property
     def digits(self) -> str:
-        """The first six hex digits of the resolved config's hash."""
-        return config_hash(self.resolved.config)[:6]
+        """The first six hex digits of the resolved config's hash; where that is a twin's too, of the hash with the paths."""
+        return self.possible_digits[self.has_twins]
+
+    @property
+    def possible_digits(self) -> tuple[str, str]:
+        """Without twins and with them, which a sweep that grows or shrinks gets and loses."""
+        return self.hash[:6], hashlib.sha256(f"{self.hash} {self.paths}".encode()).hexdigest()[:6]
 
     def describe(self, labels: Mapping[str, str]) -> str:
         """What differs, in a line; of a list of sections how many."""
@@ -190,7 +208,7 @@ def _combine(
     for choices in itertools.product(
         *(list(zip(axis, called, strict=True)) for axis, called in zip(axes, names, strict=True))
     ):
-        name = "-".join(called for _, called in choices if called) or "run"
+        name = "-".join(called for _, called in choices if called)[:LONGEST_NAME] or "run"
         seen[name] = seen.get(name, 0) + 1  # `a-b` with `c`, and `a` with `b-c`
         name = name if seen[name] == 1 else f"{name}-v{seen[name]}"
         first = choices[0][0]
@@ -252,7 +270,7 @@ def _resolve_all(reader: SectionReader, combinations: Sequence[_Combination]) ->
         ConfigError: with all problems, each with the runs that have it.
     """
     resolved: list[Resolved] = []
-    having: dict[tuple[str, str, str], list[str]] = {}
+    refused: dict[tuple[str, str, str], list[str]] = {}
     first: dict[tuple[str, str, str], Problem] = {}
     for combination in combinations:
         problems: list[Problem] = []
@@ -260,13 +278,13 @@ def _resolve_all(reader: SectionReader, combinations: Sequence[_Combination]) ->
         for problem in problems:
             key = (str(problem.place), problem.key, problem.message)
             first.setdefault(key, problem)
-            having.setdefault(key, []).append(combination.name)
+            refused.setdefault(key, []).append(combination.name)
         if result:
             resolved.append(result)
     told = {str(problem) for problem in reader.problems}
     for key, problem in first.items():
         if str(problem) not in told:
-            message = problem.message + _in_runs(having[key], len(combinations))
+            message = problem.message + _in_runs(refused[key], len(combinations))
             reader.problems.append(Problem(problem.place, problem.key, message))
     if reader.problems:
         raise ConfigError(listing(reader.problems))
@@ -274,10 +292,20 @@ def _resolve_all(reader: SectionReader, combinations: Sequence[_Combination]) ->
     flat = [flatten(one.config) for one in resolved]
     keys = dict.fromkeys(key for values in flat for key in values)
     differing = [key for key in keys if any(values.get(key) != flat[0].get(key) for values in flat)]
-    return tuple(
-        Variation(index, combination.name, one, {key: values.get(key) for key in differing})
+    variations = [
+        Variation(
+            index, combination.name, one, {key: values.get(key) for key in differing}, _paths(values, reader.path)
+        )
         for index, (combination, one, values) in enumerate(zip(combinations, resolved, flat, strict=True))
-    )
+    ]
+    having = Counter(variation.hash for variation in variations)
+    return tuple(replace(variation, has_twins=having[variation.hash] > 1) for variation in variations)
+
+
+def _paths(values: Mapping[str, Any], file: Path) -> str:
+    """Paths of data as seen from the sweep file's folder, so that another checkout has the same."""
+    folder = os.path.dirname(os.path.abspath(file))
+    return json.dumps([values.get(key) and os.path.relpath(values[key], folder) for key in PATH_KEYS])
 
 
 def _in_runs(names: Sequence[str], count: int) -> str:

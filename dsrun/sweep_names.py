@@ -21,6 +21,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 LONGEST = 60  # characters of a choice's name
+LONGEST_NAME = 200  # of a run's: with digits and an ending it must be the name of a file, of 255 bytes at most
 OPAQUE = {"none", "off", "strict", "error"}  # words that say nothing without their key
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.+]+")
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.]*")

@@ -7,8 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from dsrun.config import json_schema
+from dsrun.sweep_names import LONGEST
 
-_NAME = {"type": "string", "pattern": "^[A-Za-z0-9_+][A-Za-z0-9_.+=-]*$", "description": "Part of the run's name."}
+_NAME = {
+    "type": "string",
+    "pattern": "^[A-Za-z0-9_+][A-Za-z0-9_.+=-]*$",
+    "maxLength": LONGEST,
+    "description": "Part of the run's name.",
+}
 _BASE = {"type": "string", "description": "A config, relative to this file."}
 
 

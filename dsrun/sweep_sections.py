@@ -11,6 +11,7 @@ from pathlib import Path
 from dsrun.config import Config
 from dsrun.config_file import Node, Problem, Unusable, is_dotted_key, read_base
 from dsrun.config_messages import did_you_mean, unknown_key
+from dsrun.sweep_names import LONGEST
 
 ENTRY_KEYS = ("name", "base", "set")
 SAFE = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.+=-")
@@ -119,9 +120,11 @@ class SectionReader:
 
     def name(self, node: Node, key: str) -> str | None:
         text = node.value
-        if isinstance(text, str) and text and not set(text) - SAFE and text[0] not in ".-=":
+        if isinstance(text, str) and 0 < len(text) <= LONGEST and not set(text) - SAFE and text[0] not in ".-=":
             return text
-        self.refuse(node, key, "must be text of letters, digits and _ . + = -, as it names a folder")
+        self.refuse(
+            node, key, f"must be text of letters, digits and _ . + = -, {LONGEST} at most, as it names a folder"
+        )
         return None
 
     def entry(self, node: Node) -> Choice:

@@ -10,17 +10,28 @@
 | differs | the folder holds a run of another config | lets `dsrun train` refuse it, with the difference |
 
 A run is found by its folder's six digits and then its config, whatever it was called: a value added to the grid may change the
-names of runs that are there already, and they are not trained again for that.
+names of runs that are there already, and they are not trained again for that. No folder is the run of two variations.
+
+A folder may come from another machine, where the data have other paths. It is the same run if the config's hash is, which has a path's
+last two parts alone, and if what its `provenance.json` says of the manifests is true of those that are here: `a/en/train.jsonl` is not
+`b/en/train.jsonl`, and where a sweep has both, a folder without such proof is that of the paths that its digits say.
 """
 
+import hashlib
+import os
+import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from dsrun.config import config_hash, load_config
 from dsrun.errors import DataError, DivergedError, DsrunError
 from dsrun.record import RunDir, read_events
+from dsrun.record.provenance import read_provenance
+from dsrun.study.run_record import test_rate
 from dsrun.sweep_file import Sweep, Variation
 
 Kind = Literal["new", "begun", "done", "diverged", "failed", "differs"]
@@ -57,21 +68,66 @@ def run_folders(sweep: Sweep, folder: Path) -> list[Path]:
     by_digits: dict[str, list[Path]] = {}
     for path in sorted(present):
         by_digits.setdefault(path.name.rsplit("-", 1)[-1], []).append(path)
-    return [_find(variation, folder, by_digits.get(variation.digits, [])) for variation in sweep.variations]
-
-
-def _find(variation: Variation, folder: Path, present: Sequence[Path]) -> Path:
-    usual = folder / variation.folder
-    if usual in present:
-        return usual
-    return next((path for path in present if _holds(path, variation)), usual)
+    usual = [folder / variation.folder for variation in sweep.variations]
+    taken = set(usual) & set(present)
+    for place, variation in enumerate(sweep.variations):
+        if usual[place] not in taken:
+            candidates = [path for digits in variation.possible_digits for path in by_digits.get(digits, ())]
+            usual[place] = next(
+                (path for path in candidates if path not in taken and _holds(path, variation)), usual[place]
+            )
+            taken.add(usual[place])
+    return usual
 
 
 def _holds(path: Path, variation: Variation) -> bool:
+    """Whether a run folder is of this variation, perhaps with other paths."""
     try:
-        return config_hash(load_config(path / "config.yaml").config) == config_hash(variation.resolved.config)
+        config = load_config(path / "config.yaml").config
+        if config == variation.resolved.config:
+            return True
+        if config_hash(config) != variation.hash:
+            return False
+        has_same_data = _has_same_data(path, variation)
     except DsrunError:
         return False
+    if has_same_data is None:
+        return not variation.has_twins or path.name.endswith(f"-{variation.digits}")
+    return has_same_data
+
+
+def _has_same_data(path: Path, variation: Variation) -> bool | None:
+    """Whether the variation's manifests are those that the run began with; None where either is not known here.
+
+    Raises:
+        DataError: provenance.json is damaged.
+    """
+    file, config = RunDir(path).provenance, variation.resolved.config
+    digests = read_provenance(file).get("data") if file.is_file() else None
+    if not isinstance(digests, dict):
+        return None
+    manifests = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
+    if config.augment:
+        more = {"noise": config.augment.noise, "reverb": config.augment.reverb}
+        manifests |= {name: part.manifest for name, part in more.items() if part}
+    here = {name: digest_here(manifest) for name, manifest in manifests.items() if manifest and name in digests}
+    compared = [digest == digests[name] for name, digest in here.items() if digest]
+    return all(compared) if compared else None
+
+
+def digest_here(path: str) -> str | None:
+    """SHA-256 of a manifest; None where it cannot be read."""
+    with suppress(OSError):
+        about = os.stat(path)
+        if stat.S_ISREG(about.st_mode):
+            return _digest(path, about.st_size, about.st_mtime_ns)
+    return None
+
+
+@cache
+def _digest(path: str, size: int, changed: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def state_of(variation: Variation, path: Path) -> RunState:
@@ -81,7 +137,7 @@ def state_of(variation: Variation, path: Path) -> RunState:
         return RunState("new")
     is_same = run.config.read_bytes() == variation.yaml.encode()
     if not is_same and not _holds(path, variation):
-        return RunState("differs", note="the folder holds a run of another config")
+        return RunState("differs", note="the folder holds a run of another config, or on other data")
     try:
         run.require_own_contents()
         status, events = run.read_status(), read_events(run.events)
@@ -92,12 +148,11 @@ def state_of(variation: Variation, path: Path) -> RunState:
         kind = "diverged" if status.get("exit_code") == DivergedError.exit_code else "failed"
     steps = [event for event in events if event["event"] == "step"]
     rates = [e["cer"] for e in events if e["event"] == "eval" and isinstance(e.get("cer"), int | float)]
-    result = status.get("result")
     return RunState(
         kind,
         step=max([status.get("step", 0), *(event["step"] for event in steps)]),
         dev_cer=min(rates, default=None),
-        test_cer=result.get("cer") if isinstance(result, dict) else None,
+        test_cer=test_rate(variation.resolved.config.data.test, status, "cer"),
         seconds=_seconds(steps) if kind == "done" else None,
         note=None if is_same else "its config.yaml has other paths, or was written by another version of dsrun",
         is_in_use=is_in_use(path),

@@ -62,8 +62,13 @@ shift
 is_sweep='' verb=train unit=line
 case "$list" in *.yaml | *.yml) is_sweep=yes verb=sweep unit=run ;; esac
 
-lines=()
-if [ -n "$is_sweep" ]; then
+task="${SLURM_ARRAY_TASK_ID:-}"
+[ -z "$print" ] || task=''
+lines=() is_counted=yes
+if [ -n "$is_sweep" ] && [ -n "$task" ]; then
+  # `dsrun sweep --index` knows how many there are; for the table each task would read the folders of all.
+  is_counted=''
+elif [ -n "$is_sweep" ]; then
   # A line of the table a run, behind that of the names.
   table="$("$dsrun" sweep "$list" "$@" --list)"
   while IFS= read -r line; do lines+=("$line"); done < <(tail -n +2 <<<"$table")
@@ -74,7 +79,7 @@ fi
   lines+=("$line")
 done <"$list"
 last=$((${#lines[@]} - 1))
-[ "$last" -ge 0 ] || fail "$list: has no line with a config."
+[ "$last" -ge 0 ] || [ -z "$is_counted" ] || fail "$list: has no line with a config."
 twice=''
 [ -n "$is_sweep" ] || twice="$(printf '%s\n' "${lines[@]}" | sort | uniq -d | head -n 1)"
 [ -z "$twice" ] || fail "$list: '$twice' stands there twice; both would train in one run folder."
@@ -84,8 +89,8 @@ words=()
 words_of_line() {
   local index="$1"
   shift
-  case "$index" in *[!0-9]* | '') fail "$unit '$index': a number from 0 to $last is needed." ;; esac
-  [ "$index" -le "$last" ] || fail "$unit $index: $list has ${unit}s 0 to $last."
+  case "$index" in *[!0-9]* | '') fail "$unit '$index': a number from 0 is needed." ;; esac
+  [ "$index" -le "$last" ] || [ -z "$is_counted" ] || fail "$unit $index: $list has ${unit}s 0 to $last."
   if [ -n "$is_sweep" ]; then
     words=("$list" --index "$index" "$@")
     return
@@ -98,8 +103,8 @@ words_of_line() {
   words+=("$@")
 }
 
-if [ -n "${SLURM_ARRAY_TASK_ID:-}" ] && [ -z "$print" ]; then
-  words_of_line "$SLURM_ARRAY_TASK_ID" "$@"
+if [ -n "$task" ]; then
+  words_of_line "$task" "$@"
   describe_job "$root"
   keep_options_of_this_start "${words[@]}"
   folder="$("$dsrun" "$verb" "${options[@]}" --where)"

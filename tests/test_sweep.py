@@ -22,7 +22,7 @@ from dsrun.record import EventLog, RunDir
 from dsrun.sweep import Slot, Task, Trainer, exit_code_of, shared_slots, start_process
 from dsrun.sweep_file import load_sweep
 from dsrun.sweep_gpus import gpus_of_jobs, visible_gpus
-from dsrun.sweep_state import run_folders, state_of
+from dsrun.sweep_state import digest_here, run_folders, state_of
 from dsrun.training.stop import StopRequest
 
 FILE = "four.yaml"
@@ -249,6 +249,84 @@ def test_a_run_that_another_process_had_is_looked_at_again_at_the_end(its_end):
     assert machine.started == ["a-seed=1", "b-seed=1", "b-seed=2"] + (["a-seed=2"] if its_end == "stopped" else [])
 
 
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_a_run_that_another_machine_finished_meanwhile_is_done(is_refused):
+    """Before its turn here, or between the last look at it and its start, so that its own process is refused with exit code 2."""
+    tasks = tasks_of()
+    machine = Machine(b1=("done", 2))
+    start = machine.start
+
+    def start_while_others_train(task, slot):
+        if task.variation.name == ("b-seed=1" if is_refused else "a-seed=1"):
+            leave_run(tasks[2], "done", cer=0.4)
+        return start(task, slot)
+
+    machine.start = start_while_others_train
+    endings, text = train(machine)
+    assert [(ending.how, ending.was_trained) for ending in endings] == [
+        ("done", True), ("done", True), ("done", False), ("done", True),
+    ]  # fmt: skip
+    assert exit_code_of(endings, 0) == 0
+    assert ("b-seed=1" in machine.started) == is_refused
+    assert "b-seed=1: done by another process" in text
+
+
+def test_after_training_what_another_process_gave_up_there_is_a_look_at_the_others_it_had():
+    """However long that took: the second was finished elsewhere meanwhile."""
+    tasks = tasks_of()
+    locks = {}
+    for place in (1, 2):
+        leave_run(tasks[place], "running")
+        locks[place] = (tasks[place].run / ".lock").open("w")
+        fcntl.flock(locks[place], fcntl.LOCK_EX)
+    machine = Machine()
+    start = machine.start
+
+    def start_and_let_go(task, slot):
+        for name, place, state in (("b-seed=2", 1, "stopped"), ("a-seed=2", 2, "done")):
+            if task.variation.name == name:
+                leave_run(tasks[place], state)
+                locks[place].close()
+        return start(task, slot)
+
+    machine.start = start_and_let_go
+    endings, _ = train(machine)
+    assert machine.started == ["a-seed=1", "b-seed=2", "a-seed=2"]
+    assert [ending.how for ending in endings] == ["done"] * 4
+    assert exit_code_of(endings, 0) == 0
+
+
+def test_a_run_that_cannot_be_started_has_failed_and_the_others_are_trained():
+    machine = Machine()
+    start = machine.start
+
+    def start_or_not(task, slot):
+        if task.variation.name == "a-seed=2":
+            raise OSError(28, "No space left on device")
+        return start(task, slot)
+
+    machine.start = start_or_not
+    endings, text = train(machine, jobs=2)
+    assert [ending.how for ending in endings] == ["done", "failed", "done", "done"]
+    assert exit_code_of(endings, 0) == 3
+    assert "could not be started: [Errno 28] No space left on device" in text
+
+
+def test_a_run_that_fails_while_the_sweep_stops_has_failed_and_its_last_words_are_shown():
+    stop = StopRequest()
+    machine = Machine(a1=("failed", 3), a2=("new", -signal.SIGTERM))
+    start = machine.start
+
+    def start_then_signal(task, slot):
+        stop.exit_code = EXIT_STOPPED if len(machine.started) == 1 else 0
+        return start(task, slot)
+
+    machine.start = start_then_signal
+    endings, text = train(machine, jobs=2, stop=stop)
+    assert [ending.how for ending in endings] == ["failed", "stopped", "left", "left"]
+    assert "    x.wav: is not audio" in text
+
+
 def test_states_are_read_from_the_folder_alone():
     task = tasks_of()[0]
     assert str(state_of(task.variation, task.run)) == "new"
@@ -276,6 +354,52 @@ def test_a_run_of_another_config_is_no_result_and_one_with_other_paths_is():
     state = state_of(first.variation, first.run)
     assert (state.kind, "other paths" in state.note) == ("done", True)
     assert state_of(second.variation, first.run).kind == "differs"
+
+
+def write_manifests(folder, *names):
+    """Corpora whose manifests have one name, and a sweep over them; the manifests."""
+    manifests = [folder / name / "en" / "train.jsonl" for name in names]
+    for manifest in manifests:
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text(f'{{"of": "{manifest.parent.parent.name}"}}\n')
+    text = (
+        f"base: {REPOSITORY / 'configs' / 'prompts_small_float32.yaml'}\ngrid: {{data.train: [FILES], seed: [1, 2]}}\n"
+    )
+    Path(FILE).write_text(text.replace("FILES", ", ".join(map(str, manifests))))
+    return manifests
+
+
+def test_data_of_one_name_in_two_places_are_two_runs_with_two_folders(tmp_path):
+    """`config_hash` has the last two parts of a path alone, so theirs is the same."""
+    manifests = write_manifests(tmp_path, "a", "b")
+    first, other = tasks_of()[0], tasks_of()[2]
+    assert first.variation.hash == other.variation.hash
+    assert first.run.name.rsplit("-")[-1] != other.run.name.rsplit("-")[-1]
+    leave_run(first, "done")
+    assert [str(state_of(task.variation, task.run)) for task in tasks_of()] == ["done", "new", "new", "new"]
+    # What is alone loses its twin and is found by the digits that it had with it.
+    Path(FILE).write_text(Path(FILE).read_text().replace(f", {manifests[1]}", ""))
+    assert (tasks_of()[0].run, tasks_of()[0].variation.digits in first.run.name) == (first.run, False)
+    # In another order names change places, and runs do not.
+    Path(FILE).write_text(Path(FILE).read_text().replace(str(manifests[0]), f"{manifests[1]}, {manifests[0]}"))
+    assert [task.run == first.run for task in tasks_of()] == [False, False, True, False]
+
+
+def test_a_run_on_other_data_of_the_same_name_is_not_taken_for_this_one(tmp_path):
+    """The sweep named `a` before, and names `b` now: the manifests' digests tell, where the folder has them."""
+    manifests = write_manifests(tmp_path, "a", "b")
+    text = Path(FILE).read_text()
+    Path(FILE).write_text(text.replace(f", {manifests[1]}", ""))
+    task = tasks_of()[0]
+    leave_run(task, "done")
+    digests = {"train": digest_here(str(manifests[0]))}
+    (task.run / "provenance.json").write_text(json.dumps({"data": digests}))
+    assert state_of(task.variation, task.run).kind == "done"
+    Path(FILE).write_text(text.replace(f"{manifests[0]}, ", ""))
+    state = state_of(tasks_of()[0].variation, tasks_of()[0].run)
+    assert (state.kind, "on other data" in state.note) == ("differs", True)
+    manifests[1].write_bytes(manifests[0].read_bytes())
+    assert state_of(tasks_of()[0].variation, tasks_of()[0].run).kind == "done", "the same data in another place"
 
 
 def test_a_run_is_found_again_when_the_sweep_has_grown_and_calls_it_otherwise():

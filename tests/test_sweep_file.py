@@ -85,6 +85,21 @@ def test_the_rows_of_a_zip_may_have_names(write):
     )
 
 
+def test_names_fit_into_a_folder(write):
+    """With digits and an ending, of 255 bytes."""
+    long = "a" * 61
+    assert "60 at most, as it names a folder" in problems(write(f"list: [{{name: {long}}}, {{name: b}}]\n"))
+    keys = ["seed", "model.hidden", "model.layers", "training.epochs"]
+    assert (
+        names(write(f"list: [{{name: {long[1:]}, set: {{seed: 1}}}}, {{name: b, set: {{seed: 2}}}}]\n"))[0] == long[1:]
+    )
+    rows = ", ".join(f"{'ab'[n % 2] * 59}{n}" for n in range(2))
+    axes = "".join(f"  - {{name: [{rows}], {key}: [1, 2]}}\n" for key in keys)
+    found = names(write(f"zip:\n{axes}"))
+    assert max(map(len, found)) <= 205
+    assert len(set(found)) == 16
+
+
 def test_an_entry_of_the_list_may_have_another_base_and_then_the_sweep_needs_none(write):
     other = REPOSITORY / "configs" / "prompts_small_float16_storage.yaml"
     path = write(f"list: [{{name: a, base: {BASE}}}, {{name: b, base: {other}}}]\n", base=None)

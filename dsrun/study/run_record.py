@@ -139,6 +139,10 @@ class RunRecord:
         """
         return load_magnitudes(file_of(self.run.magnitudes, step))
 
+    def test_rate(self, metric: str) -> float | None:
+        """`cer` or `wer` on the test set, as the run's own scoring said at its end."""
+        return test_rate(self.config.get("data.test"), self.status, metric)
+
     def results_path(self, split: Split) -> Path | None:
         """Where results of the best checkpoint on a split are, if it was scored there."""
         manifests = {name: self.config.get(f"data.{name}") for name in ("train", "dev", "test")}
@@ -263,6 +267,17 @@ def read_run(path: Path, config: Mapping[str, Any]) -> RunRecord:
     return RunRecord(
         run, config, facts, run.read_status(), read_events(run.events), read_tensor_hashes(run.tensor_hashes)
     )
+
+
+def test_rate(test: Any, status: Mapping[str, Any], metric: str) -> float | None:
+    """`cer` or `wer` on the test set by status.json; None without a test set, where the result that it has is of dev.
+
+    Args:
+        test: the config's `data.test`.
+    """
+    result = status.get("result")
+    said = result.get(metric) if test and isinstance(result, Mapping) else None
+    return float(said) if isinstance(said, int | float) and not isinstance(said, bool) else None
 
 
 def _number(value: Any) -> float:

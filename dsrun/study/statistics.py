@@ -158,10 +158,9 @@ def known_rate(run: RunRecord, split: Split, unit: Unit) -> float | None:
     if results is not None:
         counts: ErrorCount = getattr(results, unit)
         return counts.rate
-    if split == "test" and not run.config.get("data.test"):
-        return None  # without a test set the result that status.json has is of dev
-    said = run.best if split == "dev" else run.status.get("result")
-    rate = said.get(METRIC[unit]) if isinstance(said, dict) else None
+    if split == "test":
+        return run.test_rate(METRIC[unit])
+    rate = run.best.get(METRIC[unit]) if run.best else None
     return float(rate) if isinstance(rate, int | float) else None
 
 

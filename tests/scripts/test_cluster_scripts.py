@@ -25,7 +25,7 @@ here="$(dirname "$0")"
 run=run
 case " $* " in
   *" --where "*) echo "$run"; exit 0 ;;
-  *" --list "*) printf 'index  name\\n0  a\\n1  b\\n2  c\\n'; exit 0 ;;
+  *" --list "*) touch "$here/listed"; printf 'index  name\\n0  a\\n1  b\\n2  c\\n'; exit 0 ;;
 esac
 echo "$CUDA_VISIBLE_DEVICES|$*" >>"$here/dsrun.calls"
 process=0
@@ -366,9 +366,11 @@ def test_an_array_of_a_sweep_trains_the_run_of_each_index(cluster):
     assert outside.returncode == 2
     assert "run 3" in outside.stderr
     assert "runs 0 to 2" in outside.stderr
+    (cluster.bin / "listed").unlink()
     cluster.set(code=75)
     job = {"SLURM_JOB_ID": 42, "SLURM_ARRAY_JOB_ID": 40, "SLURM_ARRAY_TASK_ID": 1}
     assert cluster.run("slurm_array.sh", *options, **job).returncode == 75
+    assert not (cluster.bin / "listed").exists(), "each of N tasks would read the folders of all N runs"
     assert cluster.calls("dsrun") == [f"|sweep {file} --index 1 --set x=1 --folder f"]
     assert cluster.calls("scontrol") == ["requeue 40_1"]
     cluster.status(900, state="done")

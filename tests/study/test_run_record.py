@@ -8,6 +8,7 @@ import pytest
 
 from dsrun.errors import DataError, UsageError
 from dsrun.inspection import open_run, open_runs
+from dsrun.run_listing import list_runs
 from dsrun.study.exhibit import MOST_POINTS, thinned
 from tests.study.run_folders import write_run_folder
 
@@ -74,3 +75,13 @@ def test_a_thinned_curve_keeps_its_ends_its_spike_and_its_gap():
     assert 3333 in kept_x
     assert np.isnan(kept_y[kept_x == 3333]).all()
     assert (np.diff(kept_x) > 0).all()
+
+
+def test_the_rate_on_test_of_a_run_without_a_test_set_is_not_devs(tmp_path):
+    """Whoever says "test": `runs`, `sweep --list`, `compare`."""
+    result = {"result": {"step": 8, "cer": 0.5, "wer": 0.75}}
+    for name, config in (("a", {}), ("b", {"data.test": None})):
+        write_run_folder(tmp_path / name, config=config, status=result)
+    write_run_folder(tmp_path / "c", status={"result": {"step": 8, "cer": "x", "wer": True}})
+    assert [row["test_cer"] for row in list_runs([tmp_path])] == [0.5, None, None]
+    assert [run.test_rate("wer") for run in open_runs([tmp_path])] == [0.75, None, None]
