@@ -15,7 +15,8 @@ import typer
 from dsrun.cli_options import JsonOption
 from dsrun.cli_rows import CsvOption, Form, MarkdownOption, form_of, print_rows
 from dsrun.errors import UsageError
-from dsrun.study.watching import ENDED, WatchedRun
+from dsrun.study.run_state import ENDED
+from dsrun.study.watching import WatchedRun
 
 EXAMPLE = "Example: dsrun watch runs/formats --every 5. Ctrl-C leaves; the runs go on."
 LINE_SECONDS = 30.0

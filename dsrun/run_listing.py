@@ -2,8 +2,7 @@
 
 On the roof beside `inspection.py`. No JAX, and of a run's files only these:
 
-* `status.json` whole. A state "running" is left behind by a process that was killed: where the lock was taken on this machine and nobody
-  holds it, the run is "killed", and the same command goes on.
+* `status.json` whole; `.lock` and `costs.json` or the beginning of `log.txt` for what `study/run_state.py` decides.
 * of `config.yaml` the sections that the line shows; runs of a sweep share their text, and a text is parsed once.
 * of `events.jsonl` the evaluations, and of each step two numbers, cut out of the line without reading the rest of it. A line that is
   not as dsrun writes it is parsed whole, so that damage is an error here too, unless it is in what was passed over.
@@ -12,7 +11,6 @@ A damaged run is named on stderr and left out: the others are still worth a list
 """
 
 import re
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,20 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from dsrun.config_file import Problem, Source, Unusable, parse_yaml
-from dsrun.errors import DataError, DsrunError, UsageError
+from dsrun.errors import DsrunError, UsageError
 from dsrun.inspection import read_values
 from dsrun.record import RunDir
-from dsrun.record.events import parse_record
-from dsrun.record.provenance import dotted, read_provenance
+from dsrun.record.events import number, parse_record
+from dsrun.record.provenance import dotted
 from dsrun.study.run_record import test_rate
+from dsrun.study.run_state import state_of, total_steps
 from dsrun.study.styles import label_of
-from dsrun.study.watching import total_in_log
 
 SECTIONS = ("seed", "data", "arithmetic", "training", "determinism")
 NOT_READ = (b'{"event": "watch"', b'{"event": "digest"', b'{"event": "checkpoint"')
 STEP, SECONDS, WAIT = b'{"event": "step"', b'"seconds": ', b'"data_wait_seconds": '
 MOST_LOSSES = 400
-DIVERGED = 4  # exit code
 _TOP_LEVEL = re.compile(r"^(?=[^\s#])", re.MULTILINE)
 _SECTION = re.compile(r"([a-z_]+):")
 
@@ -79,7 +76,7 @@ def describe_run(path: Path) -> dict[str, Any]:
         "run": str(path),
         "state": state_of(run, status),
         "step": status.get("step", 0),
-        "total_steps": _total_steps(run, config),
+        "total_steps": total_steps(run, config),
         "dev_cer": best,
         "test_cer": test_rate(config.get("data.test"), status, "cer"),
         "dev_cers": told.dev_cers,
@@ -92,22 +89,6 @@ def describe_run(path: Path) -> dict[str, Any]:
         "data_wait": told.wait / told.seconds if told.seconds and told.wait is not None else None,
         "determinism": _determinism(config, told),
     }
-
-
-def state_of(run: RunDir, status: Mapping[str, Any]) -> str:
-    """new, running, done, stopped, failed; killed for one that says "running" and has no process, diverged for one that failed so."""
-    state = str(status.get("state", "new"))
-    if state == "failed" and status.get("exit_code") == DIVERGED:
-        return "diverged"
-    return "killed" if state == "running" and _was_locked_here(run.path / ".lock") and not run.is_in_use() else state
-
-
-def _was_locked_here(lock: Path) -> bool:
-    """Whether the last process that trained there was of this machine: another one's lock cannot be seen from here."""
-    try:
-        return lock.read_text(errors="replace").rstrip().endswith(f" on host {socket.gethostname()}")
-    except OSError:
-        return False
 
 
 @dataclass
@@ -124,7 +105,7 @@ class Told:
     def losses(self, most: int = MOST_LOSSES) -> list[float | None]:
         """Of training steps, evenly spread, so many at most."""
         chosen = self.steps[:: max(-(-len(self.steps) // most), 1)]
-        return [_number(parse_record(line, f"{self.path}:{number}").get("loss")) for number, line in chosen]
+        return [number(parse_record(line, f"{self.path}:{place}").get("loss")) for place, line in chosen]
 
 
 def read_told(path: Path) -> Told:
@@ -137,32 +118,32 @@ def read_told(path: Path) -> Told:
     if not path.exists():
         return told
     *lines, _cut = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
+    for place, line in enumerate(lines, 1):
         if line.startswith(STEP) and line.endswith(b"}"):
-            told.steps.append((number, line))
+            told.steps.append((place, line))
             try:
                 seconds, wait = _number_after(SECONDS, line), _number_after(WAIT, line)
             except ValueError:
-                record = parse_record(line, f"{path}:{number}")
-                seconds, wait = _number(record.get("seconds")), _number(record.get("data_wait_seconds"))
+                record = parse_record(line, f"{path}:{place}")
+                seconds, wait = number(record.get("seconds")), number(record.get("data_wait_seconds"))
             if seconds is not None:
                 told.seconds = (told.seconds or 0.0) + seconds
                 told.wait = told.wait if wait is None else (told.wait or 0.0) + wait
         elif not line.startswith(NOT_READ):
-            _take(told, parse_record(line, f"{path}:{number}"))
+            _take(told, parse_record(line, f"{path}:{place}"))
     return told
 
 
 def _number_after(name: bytes, line: bytes) -> float | None:
     """The number behind a name; None for null or where there is no such name."""
     text = line.partition(name)[2].partition(b",")[0].rstrip(b"}")
-    return None if not text or text == b"null" else float(text)
+    return None if not text or text == b"null" else number(float(text))
 
 
 def _take(told: Told, record: Mapping[str, Any]) -> None:
     kind = record["event"]
     if kind == "eval":
-        told.dev_cers.append(_number(record.get("cer")))
+        told.dev_cers.append(number(record.get("cer")))
     elif kind == "environment":
         told.changed_at.append(record["step"])
 
@@ -195,21 +176,7 @@ def _section(text: str) -> Mapping[str, Any]:
     return dotted(tree.plain())
 
 
-def _total_steps(run: RunDir, config: Mapping[str, Any]) -> int | None:
-    """Of all epochs: by `costs.json`, else by the log."""
-    try:
-        an_epoch = read_provenance(run.costs).get("steps_per_epoch") if run.costs.is_file() else None
-    except DataError:
-        an_epoch = None
-    epochs = config.get("training.epochs")
-    return an_epoch * epochs if isinstance(an_epoch, int) and isinstance(epochs, int) else total_in_log(run.log)
-
-
 def _determinism(config: Mapping[str, Any], told: Told) -> str:
     """The config's, and where the run went on under other circumstances than it began with."""
     changed = f", changed at {' '.join(map(str, told.changed_at))}" if told.changed_at else ""
     return f"{config.get('determinism', 'strict')}{changed}"
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -28,13 +28,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dsrun.config import config_hash, load_config
-from dsrun.errors import DataError, DivergedError, DsrunError
+from dsrun.errors import DataError, DsrunError
 from dsrun.record import RunDir, read_events
+from dsrun.record.events import number
 from dsrun.record.provenance import read_provenance
+from dsrun.study import run_state
 from dsrun.study.run_record import test_rate
 from dsrun.sweep_file import Sweep, Variation
 
 Kind = Literal["new", "begun", "done", "diverged", "failed", "differs"]
+_ENDS: dict[str, Kind] = {"done": "done", "diverged": "diverged", "failed": "failed"}
 
 
 @dataclass(frozen=True)
@@ -143,11 +146,9 @@ def state_of(variation: Variation, path: Path) -> RunState:
         status, events = run.read_status(), read_events(run.events)
     except DsrunError as error:
         return RunState("failed", note=str(error))
-    kind: Kind = "done" if status.get("state") == "done" else "begun"
-    if status.get("state") == "failed":
-        kind = "diverged" if status.get("exit_code") == DivergedError.exit_code else "failed"
+    kind: Kind = _ENDS.get(run_state.state_of(run, status), "begun")
     steps = [event for event in events if event["event"] == "step"]
-    rates = [e["cer"] for e in events if e["event"] == "eval" and isinstance(e.get("cer"), int | float)]
+    rates = [cer for e in events if e["event"] == "eval" and (cer := number(e.get("cer"))) is not None]
     return RunState(
         kind,
         step=max([status.get("step", 0), *(event["step"] for event in steps)]),
@@ -160,8 +161,8 @@ def state_of(variation: Variation, path: Path) -> RunState:
 
 
 def _seconds(steps: Sequence[dict[str, Any]]) -> float | None:
-    known = [event["seconds"] for event in steps if isinstance(event.get("seconds"), int | float)]
-    return float(sum(known)) if known else None
+    known = [seconds for event in steps if (seconds := number(event.get("seconds"))) is not None]
+    return sum(known) if known else None
 
 
 def is_in_use(path: Path) -> bool:

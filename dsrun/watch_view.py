@@ -18,14 +18,22 @@ from rich.table import Table
 from rich.text import Text
 
 from dsrun.cli_scores import printable
+from dsrun.study.run_state import ENDED
 from dsrun.study.sparkline import dot_plot, sparkline
 from dsrun.study.styles import BLACK, label_of, style_of
-from dsrun.study.watching import ENDED, WatchedRun
+from dsrun.study.watching import WatchedRun
 
 BAR_WIDTH, SPARK_WIDTH = 10, 12
 PLOT_WIDTH, PLOT_HEIGHT = 60, 8
 MOST_WARNINGS = 4
-_STATE_STYLES = {"running": "green", "done": "bold", "failed": "red", "killed": "red", "stopped": "yellow"}
+_STATE_STYLES = {
+    "running": "green",
+    "done": "bold",
+    "failed": "red",
+    "diverged": "red",
+    "killed": "red",
+    "stopped": "yellow",
+}
 
 
 def overview(runs: Sequence[WatchedRun], *, width: int, most: int, now: float | None = None) -> RenderableType:

@@ -22,6 +22,23 @@ from typing import Any
 from dsrun.errors import DataError
 from dsrun.record.durable import LineFile, write_atomically
 
+LARGEST_COUNT = 2**62  # steps, utterances, bytes; a file may say anything, and more than this is none of dsrun's
+
+
+def number(value: Any) -> float | None:
+    """A figure of a record or of another file of a run; None for what is no finite number. A file may hold anything.
+
+    JSON has integers without bounds and, in Python's reading, NaN and infinities: `float(10**400)` raises, and a curve with an
+    infinity has no axis.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
+
 
 class EventLog:
     """Appends to one file; make one for each run, under the run folder's lock.
@@ -93,7 +110,8 @@ def parse_record(line: bytes, place: str) -> dict[str, Any]:
         record = json.loads(line.decode())
     except (ValueError, RecursionError) as error:  # of JSON, or of UTF-8
         raise DataError(f"{place}: not JSON ({error}). Remove the line or take the file from a copy.") from error
-    if not isinstance(record, dict) or type(record.get("step")) is not int or not isinstance(record.get("event"), str):
+    step = record.get("step") if isinstance(record, dict) else None
+    if type(step) is not int or abs(step) > LARGEST_COUNT or not isinstance(record.get("event"), str):
         raise DataError(f"{place}: not a record with `event` and `step`. Remove the line or take the file from a copy.")
     return record
 

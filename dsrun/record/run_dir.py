@@ -33,6 +33,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -46,6 +47,7 @@ from typing import Any, Literal
 
 from dsrun.errors import DataError, UsageError
 from dsrun.record.durable import FULL, LineFile, cannot_write, require_own, write_atomically
+from dsrun.record.events import LARGEST_COUNT
 
 State = Literal["new", "incomplete", "complete", "differs"]
 Mode = Literal["automatic", "resume", "overwrite"]
@@ -76,6 +78,7 @@ CONTENTS = (
 
 
 LOCK_ATTEMPTS, LOCK_PAUSE_SECONDS = 3, 0.02
+_HOLDER = re.compile(r"process (\d{1,18}) on host (\S+)")  # as `_take_lock` writes it
 
 
 class RunDir:
@@ -165,17 +168,36 @@ class RunDir:
 
     def is_in_use(self) -> bool:
         """Whether another process holds the lock."""
+        return self._look_at_lock() == "held"
+
+    def is_abandoned(self) -> bool:
+        """Whether the last process that worked in the folder was of this machine and is gone; False where that cannot be known.
+
+        The lock tells it, which the kernel drops with the process. A process id is asked for only where the file system has no
+        locks: in a container everybody is process 1, and after a restart process 1 is there again.
+        """
         try:
-            descriptor = os.open(self._lock, os.O_RDONLY | os.O_NOFOLLOW)
+            with open(self._lock, "rb") as file:
+                holder = _HOLDER.match(file.read(1000).decode(errors="replace"))
         except OSError:
             return False
+        if not holder or holder[2] != socket.gethostname():
+            return False
+        found = self._look_at_lock()
+        return found == "free" or (found == "no locks here" and not _is_alive(int(holder[1])))
+
+    def _look_at_lock(self) -> Literal["held", "free", "no locks here"]:
+        try:
+            descriptor = os.open(self._lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return "free"
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
-            return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+            return "held" if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else "no locks here"
         finally:
             os.close(descriptor)
-        return False
+        return "free"
 
     def forget(self) -> None:
         """Undo `open`, while the lock is held: what dsrun wrote into a folder that held no run before, and the folder if it was not there.
@@ -226,7 +248,7 @@ class RunDir:
         """
         try:
             status = json.loads(self.status.read_bytes())
-            if not isinstance(status, dict) or type(status.get("step", 0)) is not int:
+            if not isinstance(status, dict) or not _is_step(status.get("step", 0)):
                 raise ValueError("no object with a step")
         except FileNotFoundError:
             return {}
@@ -318,6 +340,20 @@ class RunDir:
             + "\n".join(lines)
             + "\nChoose another --run-dir, or --overwrite to remove the run that is there."
         )
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST_COUNT
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # signal 0 asks whether there is such a process
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it is somebody else's, or the number is none
+        return True
+    return True
 
 
 def _lock_now(descriptor: int) -> None:

@@ -25,7 +25,6 @@ from dsrun.study.styles import FLOAT32, label_of
 SCHEMA_VERSION = 1
 SPLITS: tuple[Split, ...] = ("dev", "test")
 UNITS: tuple[Unit, ...] = ("characters", "words")
-DIVERGED = 4  # exit code
 MOST_NAMED = 4
 
 
@@ -66,7 +65,7 @@ def compare_groups(
     keys = differing_keys(groups)
     if all_keys:
         keys = list(dict.fromkeys(key for group in groups for key in (*group.config, *settings_of(group.runs[0]))))
-        keys.remove("seed")
+        keys = [key for key in keys if key != "seed"]
     found = [_group(group, baseline, keys, splits) for group in groups]
     if not any(rate for entry in found for rates in entry["rates"].values() for rate in rates.values()):
         raise UsageError(
@@ -152,8 +151,8 @@ def _run(run: RunRecord, splits: Sequence[Split]) -> dict[str, Any]:
 
 
 def state_words(run: RunRecord) -> str:
-    """The run's state; of a failed one whether it diverged."""
-    return "diverged" if run.state == "failed" and run.exit_code == DIVERGED else run.state
+    """The run's state."""
+    return run.state
 
 
 def changed_share(run: RunRecord) -> float | None:

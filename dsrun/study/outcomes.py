@@ -26,5 +26,7 @@ def outcome(run: RunRecord) -> Outcome:
         return Outcome("diverged", f"diverged at step {step}")
     if run.state == "new" or not run.last_step:
         return Outcome("unfinished", "has not begun")
-    why = {"running": "was killed or is still going on", "stopped": "was stopped"}.get(run.state, run.state)
+    why = {"running": "was killed or is still going on", "killed": "was killed", "stopped": "was stopped"}.get(
+        run.state, run.state
+    )
     return Outcome("unfinished", f"{why} at step {step}")

@@ -27,8 +27,10 @@ import numpy as np
 
 from dsrun.errors import DataError
 from dsrun.record.event_tail import EventTail
+from dsrun.record.events import number
 from dsrun.record.magnitudes import BIAS, Magnitudes, file_of, load_magnitudes
 from dsrun.record.run_dir import RunDir
+from dsrun.study.run_state import ENDED, result_on_test, state_of
 
 Detail = Literal["none", "kinds", "tensors"]
 
@@ -120,8 +122,8 @@ class Replay:
         return batch
 
     def is_ended(self) -> bool:
-        """Whether the run's last command ended, whatever its end."""
-        return self._status().get("state") in ("done", "stopped", "failed")
+        """Whether the run's last command ended, whatever its end; a killed one's too."""
+        return state_of(self.run, self._status()) in ENDED
 
     def _forget(self) -> None:
         self._seconds = 0.0
@@ -148,7 +150,7 @@ class Replay:
     def _take(self, record: Mapping[str, Any], batch: Batch) -> None:
         kind = record["event"]
         if kind == "step":
-            self._seconds += _number(record.get("seconds")) or 0.0
+            self._seconds += number(record.get("seconds")) or 0.0
             self._scalars(batch, record["step"], _step_values(record))
         elif kind == "eval":
             self._scalars(batch, record["step"], _values(record, EVAL_FIGURES, "dev"))
@@ -162,12 +164,10 @@ class Replay:
             batch.records.append(Scalars(step, self._seconds, values))
 
     def _take_result(self, batch: Batch) -> None:
-        result = self._status().get("result")
-        if self._has_result or not isinstance(result, Mapping) or not isinstance(result.get("step"), int):
+        result = result_on_test(self.config.get("data.test"), self._status())
+        if self._has_result or not isinstance(result.get("step"), int):
             return
         self._has_result = True
-        if self.config.get("data.test", "") is None:  # without a test set the result is of dev
-            return
         self._scalars(batch, result["step"], _values(result, ("cer", "wer"), "test"))
 
     def _histograms(self, batch: Batch, step: int) -> None:
@@ -206,12 +206,12 @@ def _step_values(record: Mapping[str, Any]) -> dict[str, float]:
     values = _values(record, STEP_FIGURES, "train")
     if isinstance(record.get("finite"), bool):
         values["train/finite"] = float(record["finite"])
-    seconds = _number(record.get("seconds"))
+    seconds = number(record.get("seconds"))
     for name in ("utterances", "audio_seconds"):
-        amount = _number(record.get(name))
+        amount = number(record.get(name))
         if seconds and amount is not None:
             values[f"train/{name}_a_second"] = amount / seconds
-    wait = _number(record.get("data_wait_seconds"))
+    wait = number(record.get("data_wait_seconds"))
     if seconds and wait is not None:
         values["train/data_wait_share"] = wait / seconds
     return values
@@ -233,7 +233,7 @@ def _values(record: Mapping[str, Any], names: tuple[str, ...], prefix: str) -> d
     lost = nonfinite if isinstance(nonfinite, list) else []
     found = {}
     for name in names:
-        value = _number(record.get(name))
+        value = number(record.get(name))
         if value is not None or name in lost:
             found[f"{prefix}/{name}"] = float("nan") if value is None else value
     return found
@@ -249,7 +249,3 @@ def _groups(found: Magnitudes, detail: Detail) -> list[tuple[str, np.ndarray]]:
 def _preformatted(text: str) -> str:
     """As Markdown that shows the text as it is."""
     return "".join(f"    {line}\n" for line in text.splitlines())
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

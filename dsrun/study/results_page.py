@@ -19,7 +19,6 @@ from dsrun.study.run_record import Split
 from dsrun.study.statistics import Difference, Rate, difference, rate_interval, why_not_paired
 from dsrun.study.styles import FLOAT32, label_of
 
-DIVERGED = 4  # exit code
 MOST_KEYS = 12  # that are listed as differing
 LONGEST_LABEL = 48  # beyond it a group is called by its run's folder, and the table of what differs tells the rest
 Row = dict[str, str]
@@ -232,7 +231,7 @@ def _notes(runs: Sequence[RecordedRun]) -> str:
 def _run_notes(run: RecordedRun) -> list[str]:
     notes = []
     step = run.status.get("step", 0)
-    if run.exit_code == DIVERGED:
+    if run.state == "diverged":
         notes.append(f"{run.name} diverged at step {run.measured.get('steps', step)}: its numbers were not finite.")
     elif run.state != "done":
         best = f"; its best dev CER by then {run.best['cer']:.4f}" if run.best else ""

@@ -17,6 +17,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,6 +29,7 @@ from dsrun.evaluation.results import Evaluation, UtteranceResult
 from dsrun.record.run_dir import RunDir
 from dsrun.record.tensor_hashes import TensorHashes
 from dsrun.study.run_record import RunRecord, Split
+from dsrun.study.run_state import result_on_test, told_state
 
 SCHEMA_VERSION = 1
 _TYPES: dict[str, Any] = {
@@ -58,6 +60,11 @@ class RecordedRun(RunRecord):
     command: str = ""
     measured: Mapping[str, Any] = field(default_factory=dict)
     scored: Mapping[str, Evaluation] = field(default_factory=dict)
+
+    @cached_property
+    def state(self) -> str:
+        """As the record says; there is no folder to look at, and one of the same name here would be another's."""
+        return told_state(self.status)
 
     def results(self, split: Split) -> Evaluation | None:
         """Each utterance's errors on dev or test; None where it was not scored."""
@@ -140,8 +147,9 @@ def _run_row(run: RunRecord, utterances: _Utterances) -> dict[str, Any]:
     status: dict[str, Any] = {
         key: run.status[key] for key in ("state", "step", "exit_code", "reason") if key in run.status
     }
-    result = run.status.get("result")
-    if isinstance(result, Mapping) and run.config.get("data.test"):  # without a test set it is of dev
+    if run.state == "killed":  # which the status of a killed run cannot say
+        status["state"] = run.state
+    if result := result_on_test(run.config.get("data.test"), run.status):
         status["result"] = {key: result[key] for key in _RESULT_FIGURES if key in result}
     scored = {}
     for split in SPLITS:

@@ -18,11 +18,12 @@ import numpy as np
 
 from dsrun.errors import DataError
 from dsrun.evaluation.results import Evaluation, own_results, read_results
-from dsrun.record.events import read_events
+from dsrun.record.events import number, read_events
 from dsrun.record.magnitudes import Magnitudes, file_of, load_magnitudes, watched_steps
 from dsrun.record.provenance import read_provenance
 from dsrun.record.run_dir import RunDir
 from dsrun.record.tensor_hashes import TensorHashes, read_tensor_hashes
+from dsrun.study.run_state import result_on_test, state_of
 
 CHECKPOINT_DIGESTS = "checkpoint digests"
 
@@ -83,16 +84,16 @@ class RunRecord:
         """The folder's name, which says what was run and not where."""
         return self.path.resolve().name
 
-    @property
+    @cached_property
     def state(self) -> str:
-        """new, running (also what a killed run left), stopped, failed or done."""
-        return str(self.status.get("state", "new"))
+        """new, running, killed, stopped, failed, diverged or done."""
+        return state_of(self.run, self.status)
 
     @property
     def exit_code(self) -> int | None:
         """Of the last command; 4: training diverged. None while none ended."""
         code = self.status.get("exit_code")
-        return code if isinstance(code, int) else None
+        return code if type(code) is int else None
 
     @property
     def seed(self) -> Any:
@@ -113,7 +114,7 @@ class RunRecord:
     @cached_property
     def evaluations(self) -> list[dict[str, Any]]:
         """The evaluations on dev during training, in order of steps."""
-        found = [e for e in self.events if e["event"] == "eval" and isinstance(e.get("cer"), int | float)]
+        found = [e for e in self.events if e["event"] == "eval" and number(e.get("cer")) is not None]
         return sorted(found, key=lambda event: event["step"])
 
     @property
@@ -275,10 +276,12 @@ def test_rate(test: Any, status: Mapping[str, Any], metric: str) -> float | None
     Args:
         test: the config's `data.test`.
     """
-    result = status.get("result")
-    said = result.get(metric) if test and isinstance(result, Mapping) else None
-    return float(said) if isinstance(said, int | float) and not isinstance(said, bool) else None
+    return number(result_on_test(test, status).get(metric))
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else float("nan")
+    """A figure of a column; true is 1, false 0."""
+    if isinstance(value, bool):
+        return float(value)
+    found = number(value)
+    return float("nan") if found is None else found

@@ -1,12 +1,9 @@
 """A run as one watches it: what its folder said up to now, kept up with by reading only what was appended.
 
-A run's state is what `status.json` says, with two additions. "running" stays behind a process that was killed: where the process that
-`.lock` names lived on this machine and is gone, the state is "killed". Where that cannot be known (another machine), the age of the
-newest file says how long there was no news; a step, an evaluation or a compilation may take minutes, so silence is told and not judged.
-The lock itself is never tried: a watcher that held it for a moment could make a training that starts just then believe it is in use.
-
-How many steps there will be is in `log.txt` alone; where it is not, the first epoch's steps times `training.epochs`. Speed and time left
-are means over the last RECENT steps, so the minute of a compilation is in them until then.
+A run's state and its total of steps are decided in `run_state.py`. Where a state "running" may be what a killed process left behind
+(another machine's), the age of the newest file says how long there was no news; a step, an evaluation or a compilation may take minutes,
+so silence is told and not judged. Speed and time left are means over the last RECENT steps, so the minute of a compilation is in them
+until then.
 
 Everything a line of the table shows is in `row()`, in JSON's types; a figure that is not known is None. No JAX.
 """
@@ -14,7 +11,6 @@ Everything a line of the table shows is in `row()`, in JSON's types; a figure th
 import math
 import os
 import re
-import socket
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -23,16 +19,15 @@ from typing import Any
 
 from dsrun.errors import DataError
 from dsrun.record.event_tail import EventTail
+from dsrun.record.events import number
 from dsrun.record.run_dir import RunDir
+from dsrun.study.run_state import state_of, total_steps
 
 RECENT = 50  # steps
 QUIET_SECONDS = 300.0  # without news before it is worth telling
 SLOW_STEPS = 20  # or so many steps, whichever is longer
-ENDED = ("done", "stopped", "failed", "killed")
 _LOG_TAIL = 2**16  # bytes
-_TOTAL = re.compile(r" (\d+) steps an epoch, (\d+) in all")
 _SAMPLE = re.compile(r"    said: (.*)\n    read: (.*)")
-_HOLDER = re.compile(r"process (\d+) on host (\S+)")
 
 
 class WatchedRun:
@@ -48,6 +43,7 @@ class WatchedRun:
         self._config_facts = _facts(self.run.config)
         self._tail = EventTail(self.run.events)
         self.status: dict[str, Any] = {}
+        self.state = "new"  # new, running, killed, stopped, failed, diverged or done
         self._bad_lines: list[str] = []
         self._bad_status: list[str] = []  # which the next look may not find any more
         self.total_steps: int | None = None
@@ -72,8 +68,9 @@ class WatchedRun:
             self.status = self.run.read_status()
         except (DataError, OSError) as error:
             self._bad_status = [str(error)]
+        self.state = state_of(self.run, self.status)
         if self.total_steps is None or is_anew:
-            self.total_steps = self._find_total()
+            self.total_steps = total_steps(self.run, self.config)
 
     def _forget(self) -> None:
         self.steps: list[int] = []
@@ -85,7 +82,6 @@ class WatchedRun:
         self._bad_lines.clear()
         self.notes: list[str] = []  # of events that are worth a warning
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)  # seconds, utterances
-        self._first_epoch_steps = 0
 
     def _take(self, record: dict[str, Any]) -> None:
         kind = record["event"]
@@ -94,7 +90,7 @@ class WatchedRun:
         elif kind == "eval":  # training scores the dev set alone
             self.evaluations.append(record)
         elif kind == "watch":
-            self.swallowed_share = _number(record.get("swallowed_share"))
+            self.swallowed_share = number(record.get("swallowed_share"))
         elif kind == "environment":
             changed = ", ".join(map(str, _items(record.get("changed"))))
             self.notes.append(f"step {record['step']}: went on under other circumstances ({changed})")
@@ -102,27 +98,19 @@ class WatchedRun:
             self.notes.append(f"step {record['step']}: {len(_items(record.get('utterances')))} utterances left out")
 
     def _take_step(self, record: dict[str, Any]) -> None:
-        loss, seconds = _number(record.get("loss")), _number(record.get("seconds"))
+        loss, seconds = number(record.get("loss")), number(record.get("seconds"))
         self.steps.append(record["step"])
         self.losses.append(math.nan if loss is None else loss)
-        if record.get("epoch") == 0:
-            self._first_epoch_steps = record["step"]
         if record.get("finite") is False:
             self.skipped += 1
         if seconds is not None:
-            self._recent.append((seconds, _number(record.get("utterances")) or 0.0))
+            self._recent.append((seconds, number(record.get("utterances")) or 0.0))
         self.last = record
 
     @property
     def problems(self) -> list[str]:
         """Messages about lines and files that could not be read as they should."""
         return self._bad_lines + self._bad_status
-
-    @property
-    def state(self) -> str:
-        """new, running, done, stopped, failed, or killed."""
-        state = str(self.status.get("state", "new"))
-        return "killed" if state == "running" and _is_gone(self.run.path / ".lock") else state
 
     @property
     def step(self) -> int:
@@ -151,13 +139,13 @@ class WatchedRun:
     @property
     def dev_cer(self) -> tuple[list[int], list[float]]:
         """The evaluations' steps and rates; NaN for one without."""
-        rates = [_number(found.get("cer")) for found in self.evaluations]
+        rates = [number(found.get("cer")) for found in self.evaluations]
         return [found["step"] for found in self.evaluations], [math.nan if r is None else r for r in rates]
 
     @property
     def best(self) -> dict[str, Any] | None:
         """The evaluation with the lowest CER, the first of equals."""
-        known = [found for found in self.evaluations if _number(found.get("cer")) is not None]
+        known = [found for found in self.evaluations if number(found.get("cer")) is not None]
         return min(known, key=lambda found: found["cer"], default=None)
 
     def quiet_seconds(self, now: float | None = None) -> float | None:
@@ -187,7 +175,7 @@ class WatchedRun:
         if self.state == "killed":
             return "its process is gone; the same command goes on"
         reason = str(self.status.get("reason") or "")
-        if self.state in ("stopped", "failed"):
+        if self.state in ("stopped", "failed", "diverged"):
             return reason or f"exit code {self.status.get('exit_code')}"
         return (self.problems[-1:] or self.notes[-1:] or [""])[0]
 
@@ -202,12 +190,12 @@ class WatchedRun:
             "total_steps": self.total_steps,
             "epoch": epoch + 1 if isinstance(epoch, int) else None,
             "epochs": self.config.get("training.epochs"),
-            "loss": _number(self.last.get("loss")),
-            "dev_cer": _number(newest.get("cer")),
+            "loss": number(self.last.get("loss")),
+            "dev_cer": number(newest.get("cer")),
             "best_dev_cer": self.best["cer"] if self.best else None,
             "utterances_a_second": self.utterances_a_second,
             "seconds_left": self.seconds_left,
-            "loss_scale": _number(self.last.get("loss_scale")),
+            "loss_scale": number(self.last.get("loss_scale")),
             "skipped": self.skipped,
             "swallowed_share": self.swallowed_share,
             "note": self.note(now),
@@ -219,23 +207,6 @@ class WatchedRun:
         samples = _SAMPLE.findall(text)
         said = "said: {}\nread: {}".format(*samples[-1]) if samples else ""
         return said, [line for line in text.splitlines() if "warning" in line.lower() or "  note: " in line]
-
-    def _find_total(self) -> int | None:
-        if found := total_in_log(self.run.log):
-            return found
-        epochs, epoch = self.config.get("training.epochs"), self.last.get("epoch")
-        is_known = isinstance(epochs, int) and isinstance(epoch, int) and epoch > 0
-        return self._first_epoch_steps * epochs if is_known and isinstance(epochs, int) else None
-
-
-def total_in_log(log: Path) -> int | None:
-    """How many steps a run will have, as its log says; None if it does not."""
-    try:
-        with open(log, "rb") as file:  # the line stands at the beginning, and again after each resume
-            match = _TOTAL.search(file.read(_LOG_TAIL).decode(errors="replace"))
-    except OSError:
-        return None
-    return int(match[2]) if match else None
 
 
 def _facts(path: Path) -> tuple[int, int] | None:
@@ -256,27 +227,9 @@ def _end_of(path: Path) -> str:
         return ""
 
 
-def _is_gone(lock: Path) -> bool:
-    """Whether the process that a lock names lived on this machine and is no more."""
-    try:
-        holder = _HOLDER.match(lock.read_text(errors="replace"))
-        if not holder or holder[2] != socket.gethostname():
-            return False
-        os.kill(int(holder[1]), 0)  # signal 0 asks whether there is such a process
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):  # it is somebody else's, or the file cannot be read
-        return False
-    return False
-
-
 def _items(value: Any) -> list[Any]:
     """Of a list or a dictionary; a file may hold anything."""
     return list(value) if isinstance(value, list | dict) else []
-
-
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _span(seconds: float) -> str:

@@ -15,6 +15,8 @@ from dsrun.study.replay import Histogram, Replay, Scalars, Text
 from dsrun.study.tensorboard import TensorBoardRun
 from tests.study.run_folders import write_run_folder
 
+TESTED = {"data.test": "/corpus/test.jsonl"}
+
 
 def magnitudes(step):
     """Two tensors of weights, one with values in two binades and zeros, and one of gradients."""
@@ -59,7 +61,7 @@ def scalars(records, tag):
 
 
 def test_each_figure_has_its_step_and_the_training_time_up_to_then(folder):
-    records = Replay(folder, {}).next().records
+    records = Replay(folder, TESTED).next().records
     assert scalars(records, "train/loss") == {1: 50.0, 2: 25.0, 3: 50.0 / 3, 4: 12.5}
     assert scalars(records, "train/utterances_a_second") == dict.fromkeys((1, 2, 3, 4), 32.0)
     assert scalars(records, "dev/cer") == {2: 0.5, 4: 0.25}
@@ -73,25 +75,25 @@ def test_each_figure_has_its_step_and_the_training_time_up_to_then(folder):
 
 
 def test_histograms_count_the_non_zero_finite_values_of_a_kind_or_a_tensor_by_binade(folder):
-    found = {r.tag: r for r in Replay(folder, {}).next().records if isinstance(r, Histogram)}
+    found = {r.tag: r for r in Replay(folder, TESTED).next().records if isinstance(r, Histogram)}
     assert sorted(found) == ["magnitude/weight", "magnitude/weight_gradient"]
     weight = found["magnitude/weight"]
     assert dict(zip(weight.exponents.tolist(), weight.counts.tolist(), strict=True)) == {-7: 3, -6: 7, -5: 1}
     assert found["magnitude/weight_gradient"].counts.tolist() == [2]
-    each = [r.tag for r in Replay(folder, {}, histograms="tensors").next().records if isinstance(r, Histogram)]
+    each = [r.tag for r in Replay(folder, TESTED, histograms="tensors").next().records if isinstance(r, Histogram)]
     assert each == ["magnitude/weight/gru_0.u", "magnitude/weight/gru_1.u", "magnitude/weight_gradient/gru_0.u"]
-    assert not [r for r in Replay(folder, {}, histograms="none").next().records if isinstance(r, Histogram)]
+    assert not [r for r in Replay(folder, TESTED, histograms="none").next().records if isinstance(r, Histogram)]
 
 
 def test_what_was_not_finite_is_nan_and_what_is_absent_is_not_there(tmp_path):
     folder = write_run_folder(tmp_path / "a", steps=1, step_fields={"loss": math.inf, "grad_norm": None})
-    records = Replay(folder, {}).next().records
+    records = Replay(folder, TESTED).next().records
     assert math.isnan(scalars(records, "train/loss")[1])
     assert scalars(records, "train/grad_norm") == {}
 
 
 def test_a_followed_run_gives_only_what_is_new_and_everything_after_a_resume(folder):
-    source = Replay(folder, {})
+    source = Replay(folder, TESTED)
     source.next()
     log = EventLog(folder / "events.jsonl")
     log.append("step", 5, loss=1.0)

@@ -3,11 +3,10 @@
 import json
 import os
 import socket
-import subprocess
 
 import pytest
 
-from dsrun.record import EventLog
+from dsrun.record import EventLog, RunDir
 from dsrun.study.watching import WatchedRun
 from tests.study.run_folders import write_run_folder
 
@@ -18,12 +17,6 @@ def watched(folder, **config):
     run = WatchedRun(folder, {"training.epochs": 4} | config)
     run.look()
     return run
-
-
-def process_that_is_gone():
-    child = subprocess.Popen(["true"])
-    child.wait()
-    return child.pid
 
 
 def test_a_row_has_the_newest_figures_and_the_speed_of_the_recent_steps(tmp_path):
@@ -40,9 +33,13 @@ def test_a_row_has_the_newest_figures_and_the_speed_of_the_recent_steps(tmp_path
     assert json.loads(json.dumps(row)) == row
 
 
-def test_without_a_log_the_first_epoch_says_how_many_steps_there_will_be(tmp_path):
-    assert watched(write_run_folder(tmp_path / "a", steps=8)).total_steps == 8
-    assert watched(write_run_folder(tmp_path / "b", steps=8), **{"training.epochs": 5}).total_steps == 10
+def test_how_many_steps_there_will_be_is_said_by_costs_else_by_the_log_else_by_nobody(tmp_path):
+    folder = write_run_folder(tmp_path / "a", step_fields={"epoch": 0})  # a guess from what was logged would be wrong
+    assert watched(folder).total_steps is None
+    (folder / "log.txt").write_text(LOG)
+    assert watched(folder).total_steps == 1950
+    (folder / "costs.json").write_text('{"steps_per_epoch": 5}')
+    assert watched(folder).total_steps == 20
 
 
 def test_steps_that_were_not_finite_are_counted_and_their_losses_are_gaps(tmp_path):
@@ -67,13 +64,15 @@ def test_a_resume_that_cuts_records_back_leaves_no_loop_in_the_curve(tmp_path):
 
 def test_running_without_its_process_is_killed_and_on_another_machine_nobody_knows(tmp_path):
     folder = write_run_folder(tmp_path / "a", state="running")
-    for pid, host, state in (
-        (process_that_is_gone(), socket.gethostname(), "killed"),
-        (os.getpid(), socket.gethostname(), "running"),
-        (process_that_is_gone(), "another", "running"),
-    ):
-        (folder / ".lock").write_text(f"process {pid} on host {host}\n")
-        assert watched(folder).state == state
+    (folder / ".lock").write_text("process 1 on host another\n")
+    assert watched(folder).state == "running"
+    (folder / ".lock").write_text(
+        f"process {os.getpid()} on host {socket.gethostname()}\n"
+    )  # an id that is another's by now
+    assert watched(folder).state == "killed"
+    with RunDir(folder) as run:
+        run._take_lock()
+        assert watched(folder).state == "running"
 
 
 def test_silence_is_told_after_minutes_and_only_of_a_run_that_claims_to_be_running(tmp_path):
