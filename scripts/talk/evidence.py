@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsrun.inspection import open_run
 from dsrun.study.run_record import RunRecord
-from scripts.talk.claims import MissingError
+from scripts.talk.claims import MissingError, NotHereError
 from scripts.talk.running import read_state
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ class Evidence:
         Raises:
             MissingError: there are none.
         """
+        if variation not in self.groups and self.size == "tiny":
+            raise NotHereError("toy sizes train some of the variations only")
         if variation not in self.groups:
             raise MissingError(f"no complete run {variation}: {self.why_missing('sweep')}")
         return self.groups[variation]
