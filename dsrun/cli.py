@@ -34,7 +34,7 @@ from dsrun.cli_scores import print_scores
 from dsrun.cli_study import print_json, study_app
 from dsrun.cli_sweep import EXAMPLE as SWEEP_EXAMPLE
 from dsrun.cli_sweep import sweep
-from dsrun.cli_tables import print_description, print_table
+from dsrun.cli_tables import print_description, print_table, printable_lines
 from dsrun.cli_tensorboard import EXAMPLE as TENSORBOARD_EXAMPLE
 from dsrun.cli_tensorboard import tensorboard
 from dsrun.cli_transcribe import EXAMPLE as TRANSCRIBE_EXAMPLE
@@ -90,7 +90,7 @@ def main() -> None:
         end_at_ctrl_c(lambda: app(prog_name="dsrun"))
     except DsrunError as error:
         try:
-            print(error, file=sys.stderr, flush=True)
+            print(printable_lines(str(error)), file=sys.stderr, flush=True)
         except OSError:  # stderr goes to the disk that is full: the exit code says what happened all the same
             os._exit(error.exit_code)
         _leave(error.exit_code)

@@ -19,7 +19,8 @@ from dsrun.cli_decoding import (
     print_tuning,
 )
 from dsrun.cli_options import JsonOption
-from dsrun.cli_scores import print_breakdown, print_comparison, print_scores, printable
+from dsrun.cli_scores import print_breakdown, print_comparison, print_scores
+from dsrun.cli_tables import printable
 from dsrun.errors import UsageError
 
 if TYPE_CHECKING:

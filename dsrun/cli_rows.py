@@ -5,7 +5,8 @@ and Markdown. One option at most says which of them is printed; results go to st
 is cut to its width: columns are left out from the right, and a line says which.
 
 CSV is Python's, with one line feed a row: nothing where a value is not known, lists and dictionaries as JSON. In Markdown what would
-end a cell or begin a code, an emphasis or a tag is escaped, since names of folders are foreign text.
+end a cell or begin a code, an emphasis or a tag is escaped, since names of folders are foreign text. Characters that a terminal would
+obey are escaped in all four, for any of them may be looked at there.
 """
 
 import csv
@@ -20,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dsrun.cli_tables import print_table
+from dsrun.cli_tables import cell_text, print_table, printable, printable_lines
 from dsrun.errors import UsageError
 
 Form = Literal["table", "json", "csv", "md"]
@@ -98,20 +99,13 @@ def fitting(rows: Sequence[Row], width: int) -> tuple[list[Row], list[str]]:
     return [{name: row[name] for name in names[:kept]} for row in rows], names[kept:]
 
 
-def cell_text(value: Any) -> str:
-    """A value as a table shows it."""
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def csv_text(rows: Sequence[Row]) -> str:
     """The rows with a line of names before them; empty for no rows."""
     if not rows:
         return ""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(list(rows[0]))
+    writer.writerow(list(map(printable_lines, rows[0])))
     writer.writerows([_csv_cell(value) for value in row.values()] for row in rows)
     return text.getvalue()
 
@@ -121,21 +115,27 @@ def markdown_text(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     names = list(rows[0])
-    cells = [["" if row[name] is None else cell_text(row[name]) for name in names] for row in rows]
+    cells = [["" if row[name] is None else _one_line(row[name]) for name in names] for row in rows]
     is_number = [all(_NUMBER.fullmatch(line[column]) for line in cells if line[column]) for column in range(len(names))]
     lines = [[escaped(str(name)) for name in names], ["---:" if right else "---" for right in is_number]]
     lines += [[escaped(cell) for cell in line] for line in cells]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def _one_line(value: Any) -> str:
+    """A value whose line breaks are spaces: a table's cell may not end at them."""
+    return " ".join(value.split()) if isinstance(value, str) else cell_text(value)
+
+
 def escaped(text: str) -> str:
     """A text as a cell of a Markdown table that shows it letter by letter."""
-    return _SPECIAL_IN_MARKDOWN.sub(lambda found: "\\" + found.group(), " ".join(text.split())).replace("](", "]\\(")
+    shown = printable(" ".join(text.split()))
+    return _SPECIAL_IN_MARKDOWN.sub(lambda found: "\\" + found.group(), shown).replace("](", "]\\(")
 
 
 def json_text(value: Any) -> str:
-    """JSON, with null for what it has no number for."""
-    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    """JSON, with null for what it has no number for, and escapes for what a terminal would obey: the same strings when it is read."""
+    return _safe(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _csv_cell(value: Any) -> Any:
@@ -143,12 +143,23 @@ def _csv_cell(value: Any) -> Any:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    return json_line(value) if isinstance(value, Mapping | list | tuple) else value
+    if isinstance(value, Mapping | list | tuple):
+        return json_line(value)
+    return printable_lines(value) if isinstance(value, str) else value
 
 
 def json_line(value: Any) -> str:
     """JSON on one line."""
-    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+    return _safe(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False))
+
+
+def _safe(text: str) -> str:
+    # Outside its strings JSON is printable but for line feeds, and in them it has none. U+009B begins a terminal's command like ESC [.
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dsrun.cli_tables import print_table
+from dsrun.cli_tables import print_table, printable
 
 MOST_SPEAKERS = 10  # at either end
 MOST_CONFUSED = 10
@@ -104,11 +104,6 @@ def print_comparison(report: dict[str, Any]) -> None:
         print(f"{printable(row['id'])}: {row['first_errors']} and {row['second_errors']} character errors")
         for name, key in (("said", "reference"), ("first", "first"), ("second", "second")):
             print(f"   {name:<7}{printable(row[key])}")
-
-
-def printable(text: str) -> str:
-    """Control characters, which could move a terminal's cursor or turn its text around, as their escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _cells(row: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from dsrun.cli_scores import printable
+from dsrun.cli_tables import printable
 from dsrun.errors import UsageError
 
 CLEAR_TO_END = "\x1b[K"

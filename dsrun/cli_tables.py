@@ -1,4 +1,8 @@
-"""What the commands print for people: tables and reports on stdout."""
+"""What the commands print for people: tables and reports on stdout.
+
+Names of folders, settings and transcripts are foreign text, and a terminal obeys what it is shown: ESC [2J clears it, ESC ]0; renames its
+window, U+202E turns a line around. So whatever is printed goes through `printable`, each cell of every table included.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,16 +12,32 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     """Rows with equal keys as an aligned text table on stdout, full width whatever the terminal."""
     if not rows:
         return
-    texts = [[str(name) for name in rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
+    texts = [
+        [printable(str(name)) for name in rows[0]],
+        *([cell_text(value) for value in row.values()] for row in rows),
+    ]
     widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
     for row in texts:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """A value as a table shows it."""
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
+
+
+def printable(text: str) -> str:
+    """Control characters, which could move a terminal's cursor or turn its text around, as their escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same of a text of several lines."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def print_import(report: dict[str, Any], out: Path) -> None:

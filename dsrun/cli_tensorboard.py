@@ -5,13 +5,15 @@ On the roof beside `cli.py`. What is told is `study/replay.py`'s, the files are 
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dsrun.cli_tables import printable, printable_lines
 from dsrun.errors import UsageError
+from dsrun.record.run_dir import RunDir
 
 EXAMPLE = "Example: dsrun study tensorboard runs/formats -o tensorboard; then tensorboard --logdir tensorboard"
 EVERY = 5.0  # seconds
@@ -38,25 +40,34 @@ def tensorboard(
     require_tensorboardx()
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output}: not a folder.")
-    counts = replay(paths, lambda name, config: TensorBoardRun(output / name, config), histograms, follow=follow)
+    counts = replay(
+        paths, lambda name, config: TensorBoardRun(output / name, config), histograms, output=output, follow=follow
+    )
     for name, count in counts.items():
-        print(f"{output / name}  {count} records")
+        print(printable(f"{output / name}  {count} records"))
 
 
 def replay(
-    paths: Sequence[Path], begin: Any, histograms: str = "kinds", *, follow: bool = False, every: float = EVERY
+    paths: Sequence[Path],
+    begin: Any,
+    histograms: str = "kinds",
+    *,
+    output: Path | None = None,
+    follow: bool = False,
+    every: float = EVERY,
 ) -> dict[str, int]:
     """Feed runs to a tracker.
 
     Args:
         begin: (name, config) to an object with `write`, `restart`, `flush` and `close`.
+        output: folder that it writes to, a file or a folder by the run's name in it.
         follow: until all runs have ended.
 
     Returns:
         Records written, by the run's name.
 
     Raises:
-        UsageError: not run folders, or an unknown detail of histograms.
+        UsageError: not run folders, one with a name that leads out of it, an unknown detail of histograms, or an output in a run folder.
     """
     from dsrun.inspection import read_values, run_folders
     from dsrun.study.replay import Replay
@@ -64,7 +75,11 @@ def replay(
     if histograms not in ("kinds", "tensors", "none"):
         raise UsageError(f"--histograms {histograms}: write kinds, tensors or none.")
     folders = list(dict.fromkeys(folder for path in paths for folder in run_folders(path)))
+    for folder in folders:
+        RunDir(folder).require_own_contents()  # what they hold is handed on, and a pipe would never answer
     names = _names(folders)
+    if output is not None:
+        _require_outside(output, folders, names)
     sources = {names[folder]: Replay(folder, read_values(folder), histograms=histograms) for folder in folders}  # type: ignore[arg-type]
     sinks = {name: begin(name, source.config) for name, source in sources.items()}
     counts = dict.fromkeys(sources, 0)
@@ -79,7 +94,7 @@ def replay(
                     sinks[name].restart()
                     counts[name] = 0
                 for problem in batch.problems:
-                    print(problem, file=sys.stderr)
+                    print(printable_lines(problem), file=sys.stderr)
                 for record in batch.records:
                     sinks[name].write(record)
                 counts[name] += len(batch.records)
@@ -90,6 +105,17 @@ def replay(
     finally:
         for sink in sinks.values():
             sink.close()
+
+
+def _require_outside(output: Path, folders: Sequence[Path], names: Mapping[Path, str]) -> None:
+    """Raises UsageError where a run folder would be written into."""
+    own = {folder.resolve() for folder in folders}
+    for target in (output, *(output / name for name in names.values())):
+        resolved = target.resolve()
+        if hit := own & {resolved, *resolved.parents}:
+            raise UsageError(
+                f"{output}: would write into the run folder {hit.pop()}. Choose a folder of its own, such as tensorboard."
+            )
 
 
 def _names(folders: Sequence[Path]) -> dict[Path, str]:

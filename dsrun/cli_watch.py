@@ -1,7 +1,7 @@
 """`dsrun watch`: run folders as they fill, on a terminal a live table, elsewhere a line a run every 30 seconds.
 
 On the roof beside `cli.py`. What a run says is `study/watching.py`'s, how it looks `watch_view.py`'s; here are the options, the list of
-folders, which may grow and shrink, and the clock. Nothing is written and no lock is tried. No JAX.
+folders, which may grow and shrink, and the clock. Nothing is written. No JAX.
 """
 
 import sys
@@ -14,7 +14,9 @@ import typer
 
 from dsrun.cli_options import JsonOption
 from dsrun.cli_rows import CsvOption, Form, MarkdownOption, form_of, print_rows
+from dsrun.cli_tables import printable_lines
 from dsrun.errors import UsageError
+from dsrun.record.run_dir import RunDir
 from dsrun.study.run_state import ENDED
 from dsrun.study.watching import WatchedRun
 
@@ -27,7 +29,7 @@ DEFAULT = Path("runs")
 def watch(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RUN|FOLDER]...", help="Run folders, or folders of run folders. Default: runs."),
+        typer.Argument(metavar="[RUN|FOLDER]...", help="Run folders, or folders of them or of sweeps. Default: runs."),
     ] = None,
     every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often to look.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one table and leave.")] = False,
@@ -68,7 +70,7 @@ class Watched:
     """The runs in some folders, looked at together.
 
     Args:
-        paths: run folders, or folders of them.
+        paths: run folders, folders of them, or folders of such, as `runs` is one with sweeps in it.
         waits: a path that is not there may come.
 
     Raises:
@@ -78,6 +80,7 @@ class Watched:
     def __init__(self, paths: Sequence[Path], *, waits: bool):
         self.paths = paths
         self._by_path: dict[Path, WatchedRun] = {}
+        self._refused: set[Path] = set()
         for path in paths:
             if path.exists() and not path.is_dir():
                 raise UsageError(f"{path}: not a folder. Give a run folder, or a folder of run folders.")
@@ -98,19 +101,39 @@ class Watched:
         """Take in what appeared, leave out what vanished, and read what is new."""
         known, self._by_path = self._by_path, {}
         for path in self.paths:
-            for folder in [path] if (path / "config.yaml").is_file() else _children(path):
+            for folder in _run_folders(path):
                 run = known.get(folder)
                 if run is None or not run.is_of_this_config():
-                    run = WatchedRun(folder, _config(folder))
+                    if not self._may_be_read(folder):
+                        continue
+                    run = WatchedRun(folder, _config(folder), name=_name(folder, path))
                 self._by_path[folder] = run
                 run.look()
 
+    def _may_be_read(self, folder: Path) -> bool:
+        """Whether no name in it leads elsewhere or is a pipe, which would never answer; told once where it does."""
+        try:
+            RunDir(folder).require_own_contents()
+        except (UsageError, OSError) as error:
+            if folder not in self._refused:
+                self._refused.add(folder)
+                print(printable_lines(str(error)), file=sys.stderr, flush=True)
+            return False
+        return True
 
-def _children(folder: Path) -> list[Path]:
+
+def _run_folders(path: Path) -> list[Path]:
+    from dsrun.run_listing import folders_of_runs
+
     try:
-        return sorted(file.parent for file in folder.glob("*/config.yaml"))
+        return folders_of_runs(path)
     except OSError:  # it vanished while it was listed
         return []
+
+
+def _name(folder: Path, path: Path) -> str:
+    """Below the folder that was given, with the sweep's folder where it is in one."""
+    return str(folder.relative_to(path)) if folder != path else folder.name
 
 
 def _config(folder: Path) -> dict[str, object]:

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dsrun.cli_tables import printable_lines
 from dsrun.config_file import Problem, Source, Unusable, parse_yaml
 from dsrun.errors import DsrunError, UsageError
 from dsrun.inspection import read_values
@@ -48,7 +49,7 @@ def list_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
         try:
             rows.append(describe_run(path))
         except (DsrunError, OSError) as error:  # of another version of dsrun, or damaged
-            print(f"{path}: {error}", file=sys.stderr)
+            print(printable_lines(f"{path}: {error}"), file=sys.stderr)
     return rows
 
 

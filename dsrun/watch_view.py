@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dsrun.cli_scores import printable
+from dsrun.cli_tables import printable
 from dsrun.study.run_state import ENDED
 from dsrun.study.sparkline import dot_plot, sparkline
 from dsrun.study.styles import BLACK, label_of, style_of
@@ -49,9 +49,9 @@ def overview(runs: Sequence[WatchedRun], *, width: int, most: int, now: float | 
         table.add_column(column.title, justify=column.justify, no_wrap=True)
     for row_cells in cells:
         table.add_row(*(row_cells[column.name] for column in kept))
-    notes = [f"{run.run.path.name}: {row['note']}" for run, row in rows if row["note"]]
+    notes = [f"{run.name}: {row['note']}" for run, row in rows if row["note"]]
     lines: list[RenderableType] = [table, *(Text(printable(note), style="yellow") for note in notes[:MOST_WARNINGS])]
-    return Group(*lines, Text(totals(runs, most), style="dim"))
+    return Group(*lines, Text(printable(totals(runs, most)), style="dim"))
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,11 @@ def _cells(run: WatchedRun, row: dict[str, Any]) -> dict[str, Any]:
     total, scale = row["total_steps"], row["loss_scale"]
     bar: RenderableType = ProgressBar(total=total, completed=row["step"], width=BAR_WIDTH) if total else Text("")
     return {
-        "run": Text(printable(run.run.path.name)),
-        "state": Text(row["state"], style=_STATE_STYLES.get(row["state"], "")),
+        "run": Text(printable(run.name)),
+        "state": Text(printable(row["state"]), style=_STATE_STYLES.get(row["state"], "")),
         "step": Text(_of(row["step"], total)),
         "bar": bar,
-        "epoch": Text(_of(row["epoch"], row["epochs"]) if row["epoch"] is not None else "-"),
+        "epoch": Text(printable(_of(row["epoch"], row["epochs"])) if row["epoch"] is not None else "-"),
         "loss": Text(_figure(row["loss"], ".2f")),
         "curve": Text(sparkline(run.losses, width=SPARK_WIDTH, is_log=True), style="cyan"),
         "dev_cer": Text(_figure(row["dev_cer"], ".3f")),
@@ -131,7 +131,7 @@ def _cells(run: WatchedRun, row: dict[str, Any]) -> dict[str, Any]:
         "scale": Text("-" if scale in (None, 1.0) else f"{scale:g}"),
         "skipped": Text(str(row["skipped"]) if row["skipped"] else "-", style="red" if row["skipped"] else ""),
         "swallowed": Text(_figure(row["swallowed_share"], ".2%")),
-        "arithmetic": Text(label_of(run.config), style=terminal_style(run)),
+        "arithmetic": Text(printable(label_of(run.config)), style=terminal_style(run)),
     }
 
 
@@ -162,7 +162,7 @@ def detail(run: WatchedRun, *, width: int, height: int = 48, now: float | None =
     if row["note"] and row["note"] not in notes:
         notes.append(row["note"])
     parts += [Text(printable(text), style="yellow") for text in notes[-MOST_WARNINGS:]]
-    return Panel(Group(*parts), title=Text(printable(run.run.path.name)), title_align="left", expand=False)
+    return Panel(Group(*parts), title=Text(printable(run.name)), title_align="left", expand=False)
 
 
 def _figures(run: WatchedRun, row: dict[str, Any]) -> Table:
@@ -195,7 +195,7 @@ def plain_line(run: WatchedRun, now: float | None = None) -> str:
     """One run in a line, for a log."""
     row = run.row(now)
     figures = {
-        "": f"{printable(run.run.path.name)}  {row['state']}",
+        "": f"{run.name}  {row['state']}",
         "step": _of(row["step"], row["total_steps"]),
         "epoch": _of(row["epoch"], row["epochs"]) if row["epoch"] is not None else None,
         "loss": _known(row["loss"], ".2f"),
@@ -208,7 +208,7 @@ def plain_line(run: WatchedRun, now: float | None = None) -> str:
         "swallowed": _known(row["swallowed_share"], ".2%"),
     }
     words = [f"{name} {value}".strip() for name, value in figures.items() if value is not None]
-    return "  ".join([*words, *([printable(row["note"])] if row["note"] else [])])
+    return printable("  ".join([*words, *([row["note"]] if row["note"] else [])]))
 
 
 def duration(seconds: float | None) -> str:

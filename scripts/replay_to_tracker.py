@@ -201,6 +201,7 @@ def main() -> None:
         options.runs,
         lambda name, config: adapter(name, config, options),
         options.histograms,
+        output=options.out,
         follow=options.follow,
     )
     for name, count in counts.items():

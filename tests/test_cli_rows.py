@@ -54,6 +54,19 @@ def test_a_column_in_which_nothing_is_known_is_not_shown():
     assert without_empty([]) == []
 
 
+HOSTILE = "x\x1b[2J\x9b2J\u202e\x07y"
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv", "md"])
+def test_no_form_has_characters_that_a_terminal_obeys_and_json_is_the_same_strings(form, capsys):
+    rows = [{"run": HOSTILE, HOSTILE: [HOSTILE]}]
+    print_rows(form, rows, [{name: str(value) for name, value in row.items()} for row in rows])
+    found = capsys.readouterr().out
+    assert not [c for c in found if not c.isprintable() and c != "\n"]
+    if form == "json":
+        assert json.loads(found) == rows
+
+
 def test_two_forms_at_once_are_refused():
     assert form_of(json_output=False, csv_output=False, markdown=True) == "md"
     with pytest.raises(UsageError, match="--json and --csv: choose one"):

@@ -1,6 +1,7 @@
 """`dsrun watch`: what it prints, when it leaves."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from dsrun.cli import app
 from dsrun.cli_watch import Loop, Watched, watch_in_lines
 from dsrun.errors import UsageError
-from dsrun.watch_view import detail, overview
+from dsrun.watch_view import detail, overview, plain_line
 from tests.study.run_folders import write_run_folder
 
 
@@ -154,6 +155,40 @@ def test_one_run_has_curves_its_newest_sample_and_no_control_characters(tmp_path
     assert "read: pres won\\x1b[2J" in text
     assert "a [bold]word\\x1b[2J" in text
     assert "\x1b" not in text
+
+
+def test_the_runs_of_sweeps_two_folders_deep_are_watched_under_the_sweeps_name(tmp_path, capsys):
+    for sweep in ("formats", "sizes"):
+        write_run_folder(tmp_path / sweep / "float16")
+    run_lines(Watched([tmp_path], waits=False), Script(1e12))
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["formats/float16", "sizes/float16"]
+
+
+def test_a_pipe_in_a_folder_is_told_once_and_neither_read_nor_the_end_of_the_others(tmp_path, capsys):
+    write_run_folder(tmp_path / "good")
+    bad = write_run_folder(tmp_path / "bad")
+    (bad / "events.jsonl").unlink()
+    os.mkfifo(bad / "events.jsonl")
+    watched = Watched([tmp_path], waits=False)
+    watched.look()
+    watched.look()
+    assert [run.name for run in watched.runs] == ["good"]
+    assert capsys.readouterr().err.count("a pipe") == 1
+
+
+def test_nothing_of_a_folder_reaches_the_terminal_as_a_command(tmp_path, capsys):
+    bad = "\x1b[2J"
+    config = {"arithmetic.storage.format": f"f{bad}", "training.epochs": bad, "seed": bad}
+    write_run_folder(tmp_path / f"a{bad}", config=config, status={"state": f"s{bad}", "reason": bad})
+    watched = Watched([tmp_path], waits=False)
+    watched.look()
+    shown = rendered(overview(watched.runs, width=200, most=3), 200) + rendered(detail(watched.runs[0], width=100), 100)
+    shown += plain_line(watched.runs[0])
+    for form in ([], ["--csv"], ["--json"], ["--md"]):
+        shown += CliRunner().invoke(app, ["watch", str(tmp_path), "--once", *form]).output
+        shown += CliRunner().invoke(app, ["runs", str(tmp_path), *form]).output
+    assert "s\\x1b[2J" in shown
+    assert "\x1b" not in shown
 
 
 def test_json_without_once_is_refused():

@@ -36,10 +36,11 @@ class WatchedRun:
     Args:
         path: a run folder.
         config: of its config.yaml, by dotted key; empty where it could not be read.
+        name: what it is called where it is shown; the folder's name if not given.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any]):
-        self.run, self.config = RunDir(path), config
+    def __init__(self, path: Path, config: Mapping[str, Any], *, name: str = ""):
+        self.run, self.config, self.name = RunDir(path), config, name or path.name
         self._config_facts = _facts(self.run.config)
         self._tail = EventTail(self.run.events)
         self.status: dict[str, Any] = {}

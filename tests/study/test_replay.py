@@ -2,7 +2,9 @@
 
 import math
 import shutil
+import socket
 import struct
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -167,3 +169,25 @@ def test_runs_of_one_name_get_the_name_of_their_folder_too(folder, tmp_path):
 def test_an_unknown_detail_is_refused(folder):
     with pytest.raises(UsageError, match="write kinds, tensors or none"):
         replay([folder], TensorBoardRun, "all")
+
+
+def test_a_killed_run_ends_the_following(folder):
+    (folder / "status.json").write_text('{"state": "running", "step": 4}')
+    (folder / ".lock").write_text(f"process 1 on host {socket.gethostname()}\n")
+
+    assert replay([folder], Mock(), follow=True, every=1e6)["a"]  # else it would sleep for days
+
+
+def test_a_link_or_a_pipe_is_refused_before_it_is_read(folder):
+    (folder / "command.txt").unlink()
+    (folder / "command.txt").symlink_to("/etc/hostname")
+    with pytest.raises(UsageError, match=r"command.txt: a symbolic link"):
+        replay([folder], Mock())
+
+
+@pytest.mark.parametrize("output", [".", "a", "a/tensorboard"])
+def test_nothing_is_written_into_run_folders(folder, output):
+    before = sorted(path.name for path in folder.iterdir())
+    with pytest.raises(UsageError, match="would write into the run folder"):
+        replay([folder], Mock(), output=folder.parent / output)
+    assert sorted(path.name for path in folder.iterdir()) == before
