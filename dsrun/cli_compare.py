@@ -96,13 +96,9 @@ def print_comparison(document: Mapping[str, Any], metrics: Sequence[Metric]) -> 
         print_fitting([_rates_row(group, name, split, metrics) for group, name in zip(groups, names, strict=True)])
         others = [(g["differences"][split][metrics[0]], name) for g, name in zip(groups, names, strict=True)]
         if rows := [_difference_row(found, name) for found, name in others if found]:
-            draws = (
-                "over utterances and seeds"
-                if any(found and found["seeds_interval"] for found, _ in others)
-                else "over utterances"
-            )
             print(
-                f"\n{split} {metrics[0].upper()} minus that of {document['baseline']} [95% {draws}]; negative: fewer errors"
+                f"\n{split} {metrics[0].upper()} minus that of {document['baseline']} [95% over what `over` says]; "
+                "negative: fewer errors"
             )
             print_fitting(rows)
     print(
@@ -162,16 +158,25 @@ def _rates_row(group: Row, name: str, split: str, metrics: Sequence[Metric]) -> 
 
 
 def _difference_row(found: Row, name: str) -> dict[str, Any]:
+    seeds = f", {_counted(len(found['seeds']), 'seed')}" + ("" if found["paired"] else " and others")
     return {
         "group": name,
         "difference": f"{found['value']:+.3f} {interval_text(found['interval'], '+')}",
         "p": p_text(found["p"]),
         "in words": found["words"],
+        "over": f"{found['utterances']} utterances" + (seeds if found["seeds_interval"] else ""),
+        "rates compared": _rates_compared(found),
         "over utterances": interval_text(found["utterances_interval"], "+"),
         "over seeds": interval_text(found["seeds_interval"], "+"),
-        "pairs": f"{found['utterances']} utterances, "
-        + (_counted(len(found["seeds"]), "seed") if found["paired"] else "other seeds"),
     }
+
+
+def _rates_compared(found: Row) -> str | None:
+    """Both rates of the difference; None where they are those of the table of rates."""
+    if not found["left_out"] and not found["baseline_left_out"]:
+        return None
+    ours, theirs = found["rates"]
+    return f"{ours:.3f} - {theirs:.3f}"
 
 
 def _costs_row(group: Row, name: str) -> dict[str, Any]:
@@ -214,7 +219,11 @@ def _flat(group: Row, document: Row, metrics: Sequence[Metric]) -> dict[str, Any
             row |= {name: rate.get("value")} | _ends(name, rate.get("interval"))
             row |= _ends(f"{name}_seeds", rate.get("seeds_interval")) | {f"{name}_by_seed": rate.get("by_seed")}
             row |= {f"{name}_difference": found.get("value")} | _ends(f"{name}_difference", found.get("interval"))
-            row |= {f"{name}_p": found.get("p"), f"{name}_words": found.get("words")}
+            row |= {
+                f"{name}_p": found.get("p"),
+                f"{name}_words": found.get("words"),
+                f"{name}_method": found.get("method"),
+            }
             row |= _ends(f"{name}_difference_utterances", found.get("utterances_interval"))
             row |= _ends(f"{name}_difference_seeds", found.get("seeds_interval"))
     row |= {"changed_share": group["changed_share"]} | group["costs"]

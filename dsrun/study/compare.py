@@ -10,7 +10,6 @@ as the arrays have them; runs of before there was such a file have none.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,17 @@ import numpy as np
 from dsrun.errors import UsageError
 from dsrun.study.groups import Group, differing_keys, settings_of
 from dsrun.study.run_record import RunRecord, Split
-from dsrun.study.statistics import METRIC, Difference, Rate, Unit, difference, known_rate, rate_interval, why_not_paired
+from dsrun.study.statistics import (
+    METRIC,
+    Difference,
+    Rate,
+    Unit,
+    common_seeds,
+    difference,
+    known_rate,
+    rate_interval,
+    why_not_paired,
+)
 from dsrun.study.styles import FLOAT32, label_of
 
 SCHEMA_VERSION = 1
@@ -79,7 +88,7 @@ def compare_groups(
         "splits": list(splits),
         "keys": keys,
         "groups": found,
-        "notes": notes(groups, baseline, splits),
+        "notes": [*notes(groups, baseline, splits), *_chance(found)],
     }
 
 
@@ -130,8 +139,13 @@ def _difference(found: Difference | None) -> dict[str, Any] | None:
         "words": found.words,
         "utterances_interval": [found.utterances_low, found.utterances_high],
         "seeds_interval": None if found.seeds_low is None else [found.seeds_low, found.seeds_high],
-        **{name: value for name, value in asdict(found).items() if name in ("utterances", "paired", "method")},
+        "utterances": found.utterances,
+        "paired": found.paired,
+        "method": found.method,
+        "rates": [found.rate, found.baseline_rate],
         "seeds": list(found.seeds),
+        "left_out": list(found.left_out),
+        "baseline_left_out": list(found.baseline_left_out),
     }
 
 
@@ -191,15 +205,28 @@ def notes(groups: Sequence[Group], baseline: Group, splits: Sequence[Split]) -> 
         *_incomplete(runs),
         *_other_data(groups, baseline),
         *_not_paired(groups, baseline, splits),
+        *_left_out(groups, baseline, splits),
+        *_mixed(groups),
         *_decoders(runs, splits),
     ]
-    for what, values in (("commits of dsrun", [run.commit for run in runs]), ("devices", [run.device for run in runs])):
+    for what, values, how in (
+        ("commits of dsrun", [run.commit for run in runs], "results may differ for that too"),
+        ("devices", [run.device for run in runs], "equal runs would have other bits"),
+    ):
         if len(known := {value for value in values if value}) > 1:
-            found.append(f"the runs are of different {what} ({', '.join(sorted(known))}): their times do not compare")
+            listed = ", ".join(sorted(known))
+            found.append(f"the runs are of different {what} ({listed}): {how}, and their times do not compare")
+    if "dev" in splits and any(run.best for run in runs):
+        found.append("rates on dev are of the checkpoint that was chosen by them, which flatters all of them")
     loose = {str(run.config.get("determinism")) for run in runs} - {"strict", "None"}
     if loose:
         found.append(f"determinism is {', '.join(sorted(loose))} in some runs: the same run again has other bits")
-    return [*found, *_chance(groups)]
+    if len(groups) > 1 and any(len(group.runs) == 1 for group in groups):
+        found.append(
+            "groups of one seed: their differences are tested over utterances alone and hold for these networks; another seed may "
+            "turn them"
+        )
+    return found
 
 
 def _incomplete(runs: Sequence[RunRecord]) -> Iterable[str]:
@@ -260,16 +287,33 @@ def decoder_of(run: RunRecord, split: Split) -> str | None:
     return json.dumps(decoder, sort_keys=True) if decoder else None
 
 
-def _chance(groups: Sequence[Group]) -> Iterable[str]:
-    seeds = [len(group.runs) for group in groups]
-    if len(groups) < 2:
-        return
-    if min(seeds) == 1:
+def _left_out(groups: Sequence[Group], baseline: Group, splits: Sequence[Split]) -> Iterable[str]:
+    """Seeds that are in a group's rates and not in its difference."""
+    for group in groups:
+        common = [] if group is baseline else common_seeds(group, baseline)
+        if not common or not any(why_not_paired(group, baseline, split) is None for split in splits):
+            continue
+        sides = [(side.label, [seed for seed in side.seeds if seed not in common]) for side in (group, baseline)]
+        if told := " and ".join(f"{_seeds(seeds)} of {label}" for label, seeds in sides if seeds):
+            yield f"{group.label}: its difference is of {_seeds(common)}, which both have; only rates have {told}"
+
+
+def _mixed(groups: Sequence[Group]) -> Iterable[str]:
+    if mixed := [group.label for group in groups if group.are_mixed]:
         yield (
-            "groups of one seed: their differences are tested over utterances alone and hold for these networks; another seed may "
-            "turn them"
+            "runs with the same settings and seed, which commit, folder and device do not tell apart, are in groups by the order in "
+            f"which they were given: {' / '.join(mixed)}"
         )
-    tested = len(groups) - 1
+
+
+def _seeds(seeds: Sequence[Any]) -> str:
+    return f"seed{'s' * (len(seeds) != 1)} {_some(map(str, seeds))}"
+
+
+def _chance(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """Of the differences of one metric that the document has; those of the other metric are hardly other ones."""
+    by_metric = [[of[metric] for entry in found for of in entry["differences"].values()] for metric in METRIC.values()]
+    tested = max(sum(one is not None for one in differences) for differences in by_metric)
     if tested > 1:
         yield (
             f"{tested} differences at 95% each: if none were true, one or more would be seen with a chance of up to "

@@ -5,15 +5,17 @@ Not compared are settings that change no result, only where files lie, how fast 
 of the same experiment. A run that has a setting which another, older one lacks is of another experiment: nobody knows what the
 older version did there.
 
-A seed counts once. Of two runs with equal settings and the same seed, such as before and after a change of the code, the second
-begins a group of its own: as two draws of one group they would make the seed's chance look smaller than it is, and to compare them is
-what somebody who gives both wants.
+A seed counts once. Of two runs with equal settings and the same seed, such as before and after a change of the code, each is of a group
+of its own: as two draws of one group they would make the seed's chance look smaller than it is, and to compare them is what somebody who
+gives both wants. All runs of these settings are then told apart by the first of commit, folder around the run folder and device by which
+no seed is there twice (`APART`): seeds 1, 2 of before and 1, 2, 3 of after are two groups, and the 3 is after's. Where none of them
+does it, the first runs of each seed are a group, the second ones another, in the order given, and `are_mixed` says so.
 """
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ WITHOUT_EFFECT = frozenset(
         ),
     }
 )
+APART = ((), ("commit",), ("folder",), ("device",), ("commit", "folder"), ("commit", "device"), ("folder", "device"))
 ARITHMETIC = "arithmetic."
 MOST_NAMED = 3  # settings in a label besides the arithmetic
 LONGEST_LABEL = 68
@@ -51,11 +54,18 @@ LONGEST_LABEL = 68
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one experiment, by seed; `label` is short and no other group of the same set has it."""
+    """Runs of one experiment, by seed; `label` is short and no other group of the same set has it.
+
+    Fields:
+        apart: what its runs have besides their settings where others with the same settings and seeds were given, in words.
+        are_mixed: nothing told such runs apart, so that it is chance which are together.
+    """
 
     label: str
     config: Mapping[str, Any]
     runs: tuple[RunRecord, ...]
+    apart: str = ""
+    are_mixed: bool = False
 
     @property
     def seeds(self) -> tuple[Any, ...]:
@@ -65,15 +75,59 @@ class Group:
 
 def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
     """The runs by experiment, in the order in which the first of each was given."""
-    members: dict[tuple[str, int], list[RunRecord]] = {}
-    seen: Counter[tuple[str, str]] = Counter()
+    by_settings: dict[str, list[RunRecord]] = {}
     for run in runs:
-        identity, seed = _text(settings_of(run)), _text(run.seed)  # a stranger's seed may be anything
-        repeat = seen[identity, seed]
-        seen[identity, seed] += 1
-        members.setdefault((identity, repeat), []).append(run)
-    groups = [Group("", found[0].config, tuple(sorted(found, key=_by_seed))) for found in members.values()]
-    return [Group(label, g.config, g.runs) for label, g in zip(_labels(groups), groups, strict=True)]
+        by_settings.setdefault(_text(settings_of(run)), []).append(run)
+    groups = [group for found in by_settings.values() for group in _by_seeds(found)]
+    place = {id(run): number for number, run in enumerate(runs)}
+    groups.sort(key=lambda group: min(place[id(run)] for run in group.runs))
+    return [replace(group, label=label) for label, group in zip(_labels(groups), groups, strict=True)]
+
+
+def _by_seeds(runs: Sequence[RunRecord]) -> list[Group]:
+    """Runs of equal settings as one group, or as many as it takes that none has a seed twice."""
+    for names in APART:
+        parts: dict[tuple[str, ...], list[RunRecord]] = {}
+        for run in runs:
+            parts.setdefault(tuple(_apart(run)[name] for name in names), []).append(run)
+        if not any(_repeats(part) for part in parts.values()):
+            said = [", ".join(f"{name} {_words(part[0])[name]}" for name in names) for part in parts.values()]
+            return [_group(part, apart=text) for part, text in zip(parts.values(), said, strict=True)]
+    seen: Counter[str] = Counter()
+    rounds: dict[int, list[RunRecord]] = {}
+    for run in runs:
+        seed = _text(run.seed)
+        rounds.setdefault(seen[seed], []).append(run)
+        seen[seed] += 1
+    return [_group(part, are_mixed=len(runs) > len(rounds)) for part in rounds.values()]
+
+
+def _group(runs: Sequence[RunRecord], *, apart: str = "", are_mixed: bool = False) -> Group:
+    return Group("", runs[0].config, tuple(sorted(runs, key=_by_seed)), apart, are_mixed)
+
+
+def _repeats(runs: Sequence[RunRecord]) -> bool:
+    """Whether a seed is there twice; a stranger's seed may be anything."""
+    return len({_text(run.seed) for run in runs}) < len(runs)
+
+
+def _apart(run: RunRecord) -> dict[str, str]:
+    """What tells runs of equal settings apart; of a commit with changes also which."""
+    git = run.facts.get("git")
+    return {
+        "commit": _text(git) if isinstance(git, Mapping) else "",
+        "folder": str(run.path.resolve().parent),
+        "device": run.device or "",
+    }
+
+
+def _words(run: RunRecord) -> dict[str, str]:
+    """The same in words."""
+    return {
+        "commit": run.commit or "unknown",
+        "folder": run.path.resolve().parent.name,
+        "device": run.device or "unknown",
+    }
 
 
 def settings_of(run: RunRecord) -> dict[str, Any]:
@@ -142,6 +196,11 @@ def _labels(groups: Sequence[Group]) -> list[str]:
         _by_run(label, group) if len(label) > LONGEST_LABEL else label
         for label, group in zip(labels, groups, strict=True)
     ]
+    if repeated := _repeated(labels):
+        labels = [
+            f"{label}, {g.apart}" if label in repeated and g.apart else label
+            for label, g in zip(labels, groups, strict=True)
+        ]
     if repeated := _repeated(labels):
         labels = [
             f"{label}, run {g.runs[0].name}" if label in repeated else label

@@ -16,10 +16,12 @@ Rates are the corpus's: all errors of all seeds divided by all reference charact
   of freedom. What belongs to neither utterance nor seed alone is in both variances, so the interval errs to the wide side.
 
 Groups are paired by utterance always, and by seed where they have seeds in common: the same seed gives two formats the same first
-weights and the same batches. Without common seeds V_s is the sum of both groups' (Welch's degrees of freedom).
+weights and the same batches. Runs of seeds that the other group does not have are then left out of the difference, which says so, with
+the rates that it is of. Without common seeds V_s is the sum of both groups' (Welch's degrees of freedom).
 
-With one seed the interval is over utterances and holds for these two networks, not for their settings. Where fewer than six
-utterances differ at all no interval excludes zero, whatever a variance of so few says (`evaluation.comparison` tells why).
+With one seed, on one side or both, the interval is over utterances and holds for these networks, not for their settings. Where fewer
+than six utterances differ at all no interval excludes zero, whatever a variance of so few says (`evaluation.comparison` tells why), and
+where n differ no p is smaller than 2^(1-n), that of n tosses of a coin which all fall on one side.
 
 How often intervals hold, measured on simulated pairs like this corpus's without a difference (scripts/interval_coverage.py has the model
 and prints the table again; 2,000 pairs a figure, standard error 0.5%): share that cover zero, by the standard deviation of the seeds'
@@ -53,7 +55,7 @@ Source: Cochran and Cox 1957; Owen 2007 (The pigeonhole bootstrap) for the cross
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -102,6 +104,8 @@ class Difference:
         seeds_low, seeds_high: over seeds, for these utterances; None with one seed.
         seeds: of the group's runs that were compared. paired: seed by seed.
         method: what the interval is, in a few words.
+        rate, baseline_rate: of the runs that were compared, whose difference `value` is.
+        left_out, baseline_left_out: seeds that the other group does not have, so that their runs are in the groups' rates and not here.
     """
 
     value: float
@@ -116,6 +120,10 @@ class Difference:
     utterances: int
     paired: bool
     method: str
+    rate: float
+    baseline_rate: float
+    left_out: tuple[Any, ...] = ()
+    baseline_left_out: tuple[Any, ...] = ()
 
     @property
     def is_seen(self) -> bool:
@@ -172,20 +180,30 @@ def difference(group: Group, baseline: Group, split: Split, unit: Unit) -> Diffe
     """
     if why_not_paired(group, baseline, split) is not None:
         return None
-    common = [seed for seed in group.seeds if seed in baseline.seeds]
-    # One pair alone would leave both groups' other seeds unused, if both have some.
-    is_paired = len(common) > 1 or (bool(common) and 1 in (len(group.runs), len(baseline.runs)))
-    runs = [[run for run in side.runs if run.seed in common or not is_paired] for side in (group, baseline)]
+    common = common_seeds(group, baseline)
+    runs = [[run for run in side.runs if run.seed in common or not common] for side in (group, baseline)]
     ours, theirs = _table(runs[0], split, unit), _table(runs[1], split, unit)
     assert ours is not None
     assert theirs is not None
-    return compare_errors(
+    found = compare_errors(
         ours.errors,
         theirs.errors[:, theirs.places(ours.ids)],
         ours.lengths,
-        seeds=common if is_paired else list(group.seeds),
-        is_paired=is_paired,
+        seeds=common or group.seeds,
+        is_paired=bool(common),
     )
+    left_out = [tuple(run.seed for run in side.runs if common and run.seed not in common) for side in (group, baseline)]
+    if not any(left_out):
+        return found
+    method = f"{found.method}; {len(common)} in common of {len(group.runs)} and {len(baseline.runs)}"
+    return replace(found, method=method, left_out=left_out[0], baseline_left_out=left_out[1])
+
+
+def common_seeds(group: Group, baseline: Group) -> list[Any]:
+    """Seeds by which two groups are paired; none where they are compared as they are, each with all of its seeds."""
+    common = [seed for seed in group.seeds if seed in baseline.seeds]
+    # One pair alone would leave both groups' other seeds unused, if both have some.
+    return common if len(common) > 1 or 1 in (len(group.runs), len(baseline.runs)) else []
 
 
 def why_not_paired(group: Group, baseline: Group, split: Split) -> str | None:
@@ -223,19 +241,27 @@ def compare_errors(
     low, high, p = _combined(value, parts, differing)
     across = None if seed_freedom is None else _t(TAIL, seed_freedom) * over_seeds**0.5
     within = _t(TAIL, parts[0][1]) * over_utterances**0.5
-    number = len(seeds)
     return Difference(
         value, low, high, p,
         value - within, value + within,
         None if across is None else value - across, None if across is None else value + across,
-        tuple(seeds), count, is_paired, _method(number, seed_freedom, is_paired),
+        tuple(seeds), count, is_paired, _method(len(ours), len(theirs), is_paired),
+        float(ours.sum() / (len(ours) * total)), float(theirs.sum() / (len(theirs) * total)),
     )  # fmt: skip
 
 
-def _method(seeds: int, seed_freedom: float | None, is_paired: bool) -> str:
-    if seed_freedom is None:
-        return "over utterances; one seed, so it holds for these networks"
-    return f"over utterances and {seeds} seeds" + ("" if is_paired else ", not the same seeds")
+def _method(ours: int, theirs: int, is_paired: bool) -> str:
+    """What the interval of so many seeds and so many of the baseline is over."""
+    if 1 in (ours, theirs):
+        those = "one seed" if ours == theirs else f"{_seeds(ours)} against {_seeds(theirs)}"
+        return f"over utterances; {those}, so it holds for these networks"
+    if is_paired:
+        return f"over utterances and {ours} seeds"
+    return f"over utterances and seeds, {ours} against {theirs} others"
+
+
+def _seeds(count: int) -> str:
+    return "one seed" if count == 1 else f"{count} seeds"
 
 
 def _seed_variance(ours: np.ndarray, theirs: np.ndarray, is_paired: bool) -> tuple[float, float | None]:
@@ -254,11 +280,13 @@ def _combined(value: float, parts: Sequence[tuple[float, float]], differing: int
     """95% interval and two-sided p from variances with their degrees of freedom."""
     error = sum(variance for variance, _ in parts) ** 0.5
     half = _quantile(TAIL, parts) * error
-    p = _both_tails(abs(value) / error, parts) if error and value else 1.0
+    p = _both_tails(abs(value) / error, parts) if error and value else float(not value)
     low, high = value - half, value + half
-    if differing < FEWEST_TO_TELL:  # each favours either side by the toss of a coin
-        low, high, p = min(low, 0.0), max(high, 0.0), max(p, min(1.0, 2.0 ** (1 - differing)))
-    return low, high, p
+    if differing < FEWEST_TO_TELL:
+        low, high = min(low, 0.0), max(high, 0.0)
+    # Each utterance that differs favours either side by the toss of a coin, so no p is smaller than that of all heads: where all differ
+    # by the same share (one group wrote nothing) there is no variance, and t would be infinite.
+    return low, high, max(p, min(1.0, 2.0 ** (1 - differing)))
 
 
 def _quantile(tail: float, parts: Sequence[tuple[float, float]]) -> float:

@@ -188,11 +188,12 @@ def test_what_makes_a_comparison_worth_less_is_said(tmp_path):
         "trained on other data than float32",
         "different decoders",
         "greedy: a",
-        "different commits of dsrun (0123456, fedcba9): their times do not compare",
+        "different commits of dsrun (0123456, fedcba9): results may differ for that too, and their times do not compare",
         "different devices (A processor, NVIDIA H100)",
+        "rates on dev are of the checkpoint that was chosen by them",
         "determinism is off",
         "groups of one seed",
-        "2 differences at 95% each: if none were true, one or more would be seen with a chance of up to 10%",
+        "4 differences at 95% each: if none were true, one or more would be seen with a chance of up to 19%",
     ):
         assert words in notes
 
@@ -209,11 +210,71 @@ def test_other_utterances_have_rates_and_no_difference(tmp_path):
     assert "italian" in run(tmp_path)
 
 
+def test_a_difference_of_some_seeds_says_which_and_shows_the_rates_that_it_is_of(tmp_path):
+    """Of all seeds float16 is much worse, of the two in common better: the table must not show one beside the other in silence."""
+    for config, rates in (({}, {1: 0.3, 2: 0.3, 3: 0.0, 4: 0.0}), (FLOAT16, {1: 0.1, 2: 0.1, 7: 0.6, 8: 0.6})):
+        for seed, rate in rates.items():
+            write(tmp_path / f"{len(config)}-{seed}", config, seed, rate)
+    report = json.loads(run(tmp_path, "--json", "--split", "test"))
+    baseline, group = report["groups"]
+    found = group["differences"]["test"]["cer"]
+    assert baseline["rates"]["test"]["cer"]["value"] < group["rates"]["test"]["cer"]["value"]
+    assert found["value"] < 0
+    assert found["rates"][0] - found["rates"][1] == pytest.approx(found["value"])
+    by_seed = group["rates"]["test"]["cer"]["by_seed"]
+    assert found["rates"][0] == pytest.approx(sum(by_seed[:2]) / 2)
+    assert (found["seeds"], found["left_out"], found["baseline_left_out"]) == ([1, 2], [7, 8], [3, 4])
+    assert found["method"] == "over utterances and 2 seeds; 2 in common of 4 and 4"
+    note = "its difference is of seeds 1, 2, which both have; only rates have seeds 7, 8 of float16 and seeds 3, 4 of float32"
+    assert any(note in told for told in report["notes"])
+    assert f"{found['rates'][0]:.3f} - {found['rates'][1]:.3f}" in run(tmp_path, "--split", "test")
+    assert "rates compared" not in run(*(tmp_path / f"{n}-{seed}" for n in (0, 1) for seed in (1, 2)))
+
+
+def test_each_difference_says_what_its_interval_is_over(tmp_path):
+    """One title for all would promise seeds to the group that has one."""
+    for seed in (1, 2):
+        write(tmp_path / f"a-{seed}", {}, seed, 0.2)
+        write(tmp_path / f"b-{seed}", FLOAT16, seed, 0.3)
+    write(tmp_path / "c", {"arithmetic.storage.format": "bfloat16"}, 1, 0.3)
+    lines = run(tmp_path, "--split", "test").splitlines()
+    rows = [line for line in lines if line.startswith(("bfloat16", "float16")) and "utterances" in line]
+    assert ["20 utterances, 2 seeds" in row for row in rows] == [True, False]
+    assert all("20 utterances" in row for row in rows)
+    rows = list(csv.DictReader(io.StringIO(run(tmp_path, "--csv", "--split", "test"))))
+    assert [row["test_cer_method"].partition(";")[0] for row in rows] == [
+        "",
+        "over utterances and 2 seeds",
+        "over utterances",
+    ]
+
+
+def test_differences_are_counted_as_often_as_they_are_tested(sweep):
+    for options, count in (((), 4), (("--split", "dev"), 2), (("--metric", "wer"), 4)):
+        notes = json.loads(run(sweep, "--json", *options))["notes"]
+        assert any(note.startswith(f"{count} differences at 95% each") for note in notes)
+
+
+def test_runs_that_nothing_tells_apart_are_noted(tmp_path):
+    for name, seed in (("a", 1), ("b", 2), ("c", 1)):
+        write(tmp_path / name, {}, seed, 0.2)
+    notes = json.loads(run(tmp_path, "--json", "--split", "test"))["notes"]
+    assert any("do not tell apart" in note and note.endswith("float32, run a / float32, run c") for note in notes)
+
+
+def test_all_keys_of_configs_without_a_seed_are_shown(tmp_path):
+    for name in ("a", "b"):
+        config = json.loads((write(tmp_path / name, {"model.hidden": len(name)}, 1, 0.2) / "config.yaml").read_text())
+        del config["seed"]
+        (tmp_path / name / "config.yaml").write_text(json.dumps(config | {"named": name}))
+    assert "seed" not in json.loads(run(tmp_path, "--json", "--all-keys", "--split", "test"))["keys"]
+
+
 def test_two_folders_of_one_config_and_seed_are_two_groups(tmp_path):
     for place in ("before", "after"):
-        write(tmp_path / place / "run", {}, 1, 0.2, facts={"git.commit": place.ljust(7)})
+        write(tmp_path / place / "run", {}, 1, 0.2, facts={"git.commit": place})
     report = json.loads(run(tmp_path / "before", tmp_path / "after", "--json"))
-    assert [g["label"] for g in report["groups"]] == ["float32, run run (1)", "float32, run run (2)"]
+    assert [g["label"] for g in report["groups"]] == ["float32, commit before", "float32, commit after"]
     assert report["groups"][1]["differences"]["test"]["cer"]["interval"] == [0, 0]
 
 

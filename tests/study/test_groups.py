@@ -36,13 +36,51 @@ def test_other_data_of_the_same_name_are_another_experiment(tmp_path):
 def test_a_run_repeated_with_its_seed_begins_a_group_named_by_its_folder(tmp_path):
     groups = groups_of(tmp_path, {}, {"seed": 2}, {})
     assert [(g.label, g.seeds) for g in groups] == [("float32, run run0", (1, 2)), ("float32, run run2", (1,))]
+    assert all(group.are_mixed for group in groups)
+    assert not any(group.are_mixed for group in groups_of(tmp_path / "alone", {}, {})), "each is one run"
 
 
-def test_folders_of_one_name_in_two_places_are_numbered(tmp_path):
+def test_runs_from_before_and_after_a_change_of_the_code_are_not_mixed(tmp_path):
+    """A seed that only one of the two has is of the group of its commit, whatever the order."""
+    for name, commit, seeds in (("a-new", "2222222", (1, 2, 3)), ("b-old", "1111111", (1, 2))):
+        for seed in seeds:
+            write_run_folder(tmp_path / f"{name}-{seed}", config={"seed": seed}, facts={"git.commit": commit})
+    runs = open_runs([tmp_path])
+    for order in (runs, runs[::-1], runs[2:] + runs[:2]):
+        groups = {group.label: group for group in group_runs(order)}
+        assert {label: group.seeds for label, group in groups.items()} == {
+            "float32, commit 2222222": (1, 2, 3),
+            "float32, commit 1111111": (1, 2),
+        }
+        for label, group in groups.items():
+            assert {run.commit for run in group.runs} == {label[-7:]}
+            assert not group.are_mixed
+
+
+def test_seeds_of_two_commits_without_a_repetition_are_one_group(tmp_path):
+    for seed, commit in ((1, "1111111"), (2, "2222222")):
+        write_run_folder(tmp_path / f"{seed}", config={"seed": seed}, facts={"git.commit": commit})
+    (group,) = group_runs(open_runs([tmp_path]))
+    assert (group.label, group.seeds) == ("float32", (1, 2))
+
+
+def test_runs_of_one_commit_are_told_apart_by_folder_or_device(tmp_path):
     for place in "ab":
+        for seed in (1, 2):
+            write_run_folder(tmp_path / "places" / place / f"{seed}", config={"seed": seed})
+            device = {"jax.device_kinds": [{"a": "NVIDIA H100", "b": "NVIDIA H200"}[place]]}
+            write_run_folder(tmp_path / "devices" / f"{place}{seed}", config={"seed": seed}, facts=device)
+    labels = [(g.label, g.seeds) for g in group_runs(open_runs([tmp_path / "places" / "a", tmp_path / "places" / "b"]))]
+    assert labels == [("float32, folder a", (1, 2)), ("float32, folder b", (1, 2))]
+    labels = [(g.label, g.seeds) for g in group_runs(open_runs([tmp_path / "devices"]))]
+    assert labels == [("float32, device NVIDIA H100", (1, 2)), ("float32, device NVIDIA H200", (1, 2))]
+
+
+def test_folders_of_one_name_that_nothing_tells_apart_are_numbered(tmp_path):
+    for place in ("1/a", "2/a"):
         write_run_folder(tmp_path / place / "run")
-    labels = [g.label for g in group_runs(open_runs([tmp_path / "a", tmp_path / "b"]))]
-    assert labels == ["float32, run run (1)", "float32, run run (2)"]
+    labels = [g.label for g in group_runs(open_runs([tmp_path / "1" / "a", tmp_path / "2" / "a"]))]
+    assert labels == ["float32, folder a, run run (1)", "float32, folder a, run run (2)"]
 
 
 def test_labels_name_few_other_settings_and_of_many_those_that_tell_apart(tmp_path):

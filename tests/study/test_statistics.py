@@ -138,6 +138,33 @@ def test_five_utterances_that_differ_tell_nothing_and_six_may():
     assert found[0].p == 2 * 0.5**5
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_where_every_utterance_says_the_same_p_is_that_of_tosses_and_not_one(seeds):
+    """Nothing was written, against all right: no variance, so t has no word in it."""
+    theirs, differing = np.zeros((seeds, len(LENGTHS)), int), len(LENGTHS)
+    found = compare_errors(np.tile(LENGTHS, (seeds, 1)), theirs, LENGTHS, seeds=range(seeds), is_paired=True)
+    assert (found.words, found.value, found.low, found.high, found.p) == ("worse", 1, 1, 1, 2.0 ** (1 - differing))
+    few = compare_errors(
+        np.full((seeds, 5), 3), np.zeros((seeds, 5)), np.full(5, 3), seeds=range(seeds), is_paired=True
+    )
+    assert (few.words, few.low, few.high, few.p) == (NO_DIFFERENCE, 0, 1, 2.0**-4)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "is_paired", "method"),
+    [
+        (1, 1, True, "over utterances; one seed, so it holds for these networks"),
+        (3, 1, False, "over utterances; 3 seeds against one seed, so it holds for these networks"),
+        (1, 3, False, "over utterances; one seed against 3 seeds, so it holds for these networks"),
+        (3, 3, True, "over utterances and 3 seeds"),
+        (3, 2, False, "over utterances and seeds, 3 against 2 others"),
+    ],
+)
+def test_the_method_counts_the_seeds_of_both_sides(ours, theirs, is_paired, method):
+    sides = [np.stack([draw(10 * place + n, 0.3) for n in range(count)]) for place, count in ((1, ours), (2, theirs))]
+    assert compare_errors(*sides, LENGTHS, seeds=range(ours), is_paired=is_paired).method == method
+
+
 def test_equal_runs_have_a_difference_of_zero_and_p_of_one():
     errors = np.stack([draw(1, 0.2), draw(2, 0.2)])
     found = compare_errors(errors, errors, LENGTHS, seeds=(1, 2), is_paired=True)
