@@ -47,7 +47,7 @@ def results(
     records = dict(_records_of(paths, name))
     if len(records) < len(paths) and name is None:
         raise UsageError("two folders of the same name: give one of them another, or take them together with --name.")
-    there = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.json"))}
+    there = {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
     page = _page(there | records, output)
     if check:
         _require_current(there, records, output, page)
@@ -74,15 +74,39 @@ def _records_of(paths: Sequence[Path], name: str | None) -> list[tuple[str, str]
     if name is not None:
         if any(path.suffix == ".json" for path in paths):
             raise UsageError("--name takes run folders together; a record has its name already.")
-        return [(_file_name(name), record_text(name, open_runs(paths)))]
+        return [(_file_name(name), record_text(name, open_runs(paths), is_experiment=_is_experiment))]
     found = []
     for path in paths:
         if path.suffix == ".json" and path.is_file():
-            found.append((path.stem, path.read_text(encoding="utf-8")))
+            found.append((path.stem, _read(path)))
         else:
             own = path.resolve().name
-            found.append((_file_name(own), record_text(own, open_runs([path]))))
+            found.append((_file_name(own), record_text(own, open_runs([path]), is_experiment=_is_experiment)))
     return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: no record that can be read as UTF-8 text ({error}). Make it again from the run folders."
+        ) from error
+
+
+def _is_experiment(path: Path) -> bool:
+    """Whether a file is a config or a sweep."""
+    from dsrun.config import load_config
+    from dsrun.errors import DsrunError
+    from dsrun.sweep_file import load_sweep
+
+    for load in (load_config, load_sweep):
+        try:
+            load(path)
+        except DsrunError:
+            continue
+        return True
+    return False
 
 
 def _file_name(name: str) -> str:
@@ -111,7 +135,7 @@ def _require_own(output: Path) -> None:
 
 def _require_current(there: dict[str, str], records: dict[str, str], output: Path, page: str) -> None:
     stale = [stem for stem, text in records.items() if there.get(stem) != text]
-    written = output.read_text(encoding="utf-8") if output.is_file() else ""
+    written = output.read_text(encoding="utf-8", errors="replace") if output.is_file() else ""
     if stale or written != page:
         what = f"records of {', '.join(stale)}" if stale else str(output)
         raise DataError(f"{what}: not what the runs and records give. Run the same command without --check.")

@@ -1,6 +1,9 @@
 """docs/RESULTS.md: made of run folders, made again from records, and nothing of a machine or a transcript in either."""
 
 import json
+import re
+import shlex
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,10 +12,12 @@ from typer.testing import CliRunner
 from dsrun.cli import app
 from dsrun.errors import DataError, UsageError
 from dsrun.inspection import open_runs
-from dsrun.study.results_record import clean, clean_command, read_record, record_text
+from dsrun.study.results_page import render_page
+from dsrun.study.results_record import clean, clean_command, clean_value, read_record, record_text
 from tests.study.run_folders import write_run_folder
 
 ROOT = Path(__file__).parents[1]
+QUICKSTART = ROOT / "configs" / "prompts_float32.yaml"
 SAID = [f"press {word} for more" for word in ("one", "two", "three", "four", "five", "six", "seven", "eight")]
 
 
@@ -48,7 +53,9 @@ def test_the_committed_page_is_what_the_committed_records_give(monkeypatch):
 def test_committed_records_name_no_place_of_a_machine():
     for path in [ROOT / "docs" / "RESULTS.md", *(ROOT / "docs" / "results").glob("*.json")]:
         found = path.read_text()
-        assert clean(found) == found, path
+        for of_a_machine in ("/home/", "/Users/", "/root/", "/tmp/", "/mnt/", "/opt/", "file://", ":\\\\"):
+            assert of_a_machine not in found, path
+        assert re.findall(r'["=( ](?:/|~\w*/)\w+', found) == [], path
 
 
 def test_the_page_from_folders_is_the_page_from_records(tmp_path):
@@ -123,11 +130,75 @@ def test_what_the_config_claims_is_in_the_page_where_the_file_is_there(tmp_path,
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "example.yaml").write_text(
         "# yaml-language-server: $schema=schema.json\n# An example,\n# of two lines.\n# Claim:    as good as\n"
-        "#           float32.\n# Run:      dsrun train\n# A remark.\nbase: other.yaml\n# Claim: not this\n"
+        "#           float32.\n# Run:      dsrun train\n# A remark.\n"
+        f"base: {QUICKSTART}\n# Claim: not this\n"
     )
     call(write_run_folder(tmp_path / "a", texts=texts(1)), "-o", tmp_path / "RESULTS.md")
     page = (tmp_path / "RESULTS.md").read_text()
-    assert "- `configs/example.yaml`: An example, of two lines. Claim: as good as float32.\n" in page
+    assert (
+        "- `configs/example.yaml`: An example, of two lines. The file's own claim, not judged here: as good as float32.\n"
+        in page
+    )
+
+
+@pytest.mark.parametrize(
+    "file", ["../secret.yaml", "{above}/secret.yaml", "notes.conf", "notes.yaml", "link.yaml", "missing.yaml"]
+)
+def test_a_folder_cannot_have_a_file_of_the_reader_published(tmp_path, monkeypatch, file):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    secret = f"# hunter2\nbase: {QUICKSTART}\n"
+    (tmp_path / "secret.yaml").write_text(secret)
+    (here / "notes.conf").write_text(secret)
+    (here / "notes.yaml").write_text("# hunter2\npassword: x\n")  # no experiment
+    (here / "link.yaml").symlink_to(tmp_path / "secret.yaml")
+    folder = write_run_folder(tmp_path / "runs" / "a", texts=texts(1))
+    (folder / "command.txt").write_text(f"dsrun train --config {file.format(above=tmp_path)}\n")
+    call(folder, "-o", here / "RESULTS.md")
+    assert "hunter2" not in (here / "RESULTS.md").read_text() + (here / "results" / "a.json").read_text()
+
+
+@pytest.mark.parametrize("command", ["dsrun sweep", "", "dsrun", "x\x00", "dsrun train --config", "'"])
+def test_a_command_that_names_no_file_has_no_claim(tmp_path, command):
+    folder = write_run_folder(tmp_path / "a", texts=texts(1))
+    (folder / "command.txt").write_text(command + "\n")
+    assert read_record(record_text("a", open_runs([folder]), is_experiment=lambda path: True), "a").claims == ()
+
+
+def test_a_strangers_record_cannot_leave_its_place_in_the_page(tmp_path):
+    record = json.loads(record_text("a", open_runs([write_run_folder(tmp_path / "a", texts=texts(1))])))
+    record["runs"][0]["command"] = "x\n```\n\n<img src=x>\n# Forged ````\x1b[2J"
+    record["claims"] = [{"file": "a`\n\n# Forged\n\n`", "about": "\u202ex", "claim": "<b>"}]
+    page = render_page([read_record(json.dumps(record), "a.json")], command="x", records="y").splitlines()
+    assert [line for line in page if line.startswith(("#", "<"))] == ["# Results", "## a"]
+    assert "- `` a` # Forged ` ``: \\\\u202ex The file's own claim, not judged here: \\<b\\>" in page
+    fence = page.index("`````sh")
+    assert page[fence + 1 : fence + 3] == ["x ``` <img src=x> # Forged ````\\x1b[2J", "`````"]
+
+
+def test_a_record_that_is_no_text_is_told(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="UTF-8"):
+        call(tmp_path / "a.json", "-o", tmp_path / "RESULTS.md")
+
+
+def test_numbers_that_are_none_are_null_in_a_record_which_can_be_read_again(tmp_path):
+    events = [("watch", 8, {"swallowed_share": "all"})]
+    folder = write_run_folder(tmp_path / "a", texts=texts(1), events=events)
+    (folder / "provenance.json").write_text('{"determinism": NaN}')
+    assert read_record(record_text("a", open_runs([folder])), "a").runs[0].measured["swallowed_share"] is None
+
+
+def test_a_killed_run_is_so_in_the_record_and_a_folder_of_its_name_here_does_not_matter(tmp_path, monkeypatch):
+    folder = write_run_folder(tmp_path / "a" / "b", texts=texts(1), state="running")
+    (folder / ".lock").write_text(f"process 1 on host {socket.gethostname()}\n")
+    assert read_record(record_text("a", open_runs([folder])), "a").runs[0].state == "killed"
+    (folder / ".lock").unlink()
+    text = record_text("a", open_runs([folder]))
+    (folder / ".lock").write_text(f"process 1 on host {socket.gethostname()}\n")
+    monkeypatch.chdir(tmp_path)
+    assert read_record(text, "a").runs[0].state == "running"
 
 
 @pytest.mark.parametrize(
@@ -142,6 +213,45 @@ def test_what_the_config_claims_is_in_the_page_where_the_file_is_there(tmp_path,
 )  # fmt: skip
 def test_a_command_is_shown_without_what_is_of_a_machine(typed, shown):
     assert clean_command(typed) == shown
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("/home/john doe/corpus/x.jsonl", "x.jsonl"),
+        ("/mnt/john doe/x y.jsonl", "x y.jsonl"),
+        ("file:///home/john/x.jsonl", "x.jsonl"),
+        ("file://host/home/john/x.jsonl", "x.jsonl"),
+        ("C:\\Users\\john\\x.jsonl", "x.jsonl"),
+        ("C:\\Users\\john", "~"),
+        ("C:/Users/john doe/configs/x.yaml", "configs/x.yaml"),
+        ("\\\\server\\john\\x.jsonl", "x.jsonl"),
+        ("~john/x.jsonl", "x.jsonl"),
+        ("~/secret/x.jsonl", "x.jsonl"),
+        ("/home/jöhn/x.jsonl", "x.jsonl"),
+        ("/home/john", "~"),
+        ("/root/x.jsonl", "x.jsonl"),
+    ],
+)
+def test_no_form_of_a_path_names_a_user(path, kept):
+    assert clean_value(path) == kept
+    assert clean_command(shlex.join(["dsrun", "train", "--set", f"data.train={path}"])) == shlex.join(
+        ["dsrun", "train", "--set", f"data.train={kept}"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("cannot read /home/john doe/x.jsonl, line 3", "cannot read x.jsonl, line 3"),
+        ("'/home/john/x.jsonl': damaged", "'x.jsonl': damaged"),
+        ("see file:///home/john/x and ~john/y", "see x and y"),
+        ("C:\\Users\\john doe\\x.jsonl: damaged", "x.jsonl: damaged"),
+        ("host:/export/john/x", "host:x"),
+    ],
+)
+def test_paths_in_a_sentence_are_shortened_and_the_sentence_is_not(said, kept):
+    assert clean(said) == kept
 
 
 def test_ratios_and_addresses_are_no_paths():
@@ -164,6 +274,10 @@ def test_a_damaged_record_or_one_of_another_version_is_told_with_its_place():
         (("utterances", 0, "ids", 0), []),
         (("utterances", 0, "characters", 0), None),
         (("utterances", 0, "words", 0), -1),
+        (("utterances", 0, "characters", 0), 10**400),
+        (("runs", 0, "results", "test", "characters", 0, 0), 10**400),
+        (("runs", 0, "measured", "training_seconds"), 10**400),
+        (("runs", 0, "status", "step"), 10**400),
         (("runs", 0, "measured", "steps"), "x"),
         (("runs", 0, "events", 0, "step"), 1.5),
         (("runs", 0, "results", "test", "of"), 9),

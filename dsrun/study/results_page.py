@@ -33,7 +33,8 @@ alone the same command gives the same bytes, which a test holds it to.
 Rates are of the whole set: all errors over all reference characters (CER) or words (WER), of all seeds together. Brackets are 95%
 intervals over utterances. A difference is paired by utterance, and by seed where groups have seeds in common; its interval is of both
 draws together, and with one seed of the utterances alone, so that it speaks of these networks and not of their settings. Where it
-contains zero, no difference was seen, which is not that there is none. Minutes are those of the training steps, compilation included,
+contains zero, no difference was seen, which is not that there is none. What a config claims is quoted from its file, and nothing here
+judges it: where the table says otherwise, the claim does not hold there. Minutes are those of the training steps, compilation included,
 evaluations not; on a shared machine they mean little. What was measured otherwise (speed, GPUs, data, fuzzing) is in
 [MEASUREMENTS.md](MEASUREMENTS.md).
 """
@@ -66,8 +67,8 @@ def render_section(section: Section) -> str:
 def _claims(section: Section) -> str:
     lines = []
     for found in section.claims:
-        claim = f" Claim: {found['claim']}" if "claim" in found else ""
-        lines.append(f"- `{found['file']}`: {_escaped(found.get('about', '') + claim)}")
+        claim = f" The file's own claim, not judged here: {found['claim']}" if "claim" in found else ""
+        lines.append(f"- {_code(found['file'])}: {_escaped(found.get('about', '') + claim)}")
     return "\n".join(lines)
 
 
@@ -204,14 +205,19 @@ def _commands(groups: Sequence[Group]) -> str:
     for group in groups:
         for run in _recorded(group.runs):
             sweep = run.command.partition(" --index ")[0] if run.command.startswith("dsrun sweep ") else ""
-            commands[sweep or run.command] = None
+            commands[_one_line(sweep or run.command)] = None
             if not sweep:
                 break  # the other seeds' differ in the seed
     text = "\n".join(command for command in commands if command)
     seeds = any(
         len(group.runs) > 1 and not _recorded(group.runs)[0].command.startswith("dsrun sweep") for group in groups
     )
-    return f"{'Of each group the first seed:' + chr(10) + chr(10) if seeds else ''}```sh\n{text}\n```" if text else ""
+    fence = "`" * max(3, _longest_backticks(text) + 1)
+    return (
+        f"{'Of each group the first seed:' + chr(10) + chr(10) if seeds else ''}{fence}sh\n{text}\n{fence}"
+        if text
+        else ""
+    )
 
 
 def _notes(runs: Sequence[RecordedRun]) -> str:
@@ -269,4 +275,20 @@ def table(rows: Sequence[Row]) -> str:
 
 def _escaped(text: str) -> str:
     """Foreign text as Markdown that shows it letter by letter."""
-    return _SPECIAL.sub(lambda found: "\\" + found.group(), " ".join(text.split())).replace("](", "]\\(")
+    return _SPECIAL.sub(lambda found: "\\" + found.group(), _one_line(text)).replace("](", "]\\(")
+
+
+def _code(text: str) -> str:
+    """Foreign text as Markdown's code, where a backslash is one and only the backticks at its ends end it."""
+    shown = _one_line(text)
+    fence = "`" * (_longest_backticks(shown) + 1)
+    return f"{fence} {shown} {fence}" if "`" in shown else f"{fence}{shown}{fence}"
+
+
+def _longest_backticks(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
+
+
+def _one_line(text: str) -> str:
+    """Foreign text without line breaks, which would end whatever it stands in, and control characters as their escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))

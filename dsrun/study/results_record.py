@@ -7,18 +7,22 @@ run folders are first turned into such a record. A line is a run, so that a chan
 References are kept as digests: whether two runs were scored on the same utterances must be known, what was said need not, and may not
 be anybody's to publish. Errors are kept as substitutions, deletions and insertions.
 
-Paths say something of a machine and nothing of a result. An absolute path is kept from its last folder named data, configs, runs or scripts
-on, otherwise as its own name alone; in a command, the program is `dsrun`. That is the only change to what a run folder says.
+Paths say something of a machine, and often who works there, and nothing of a result. An absolute path (also of Windows, behind `file:` or
+`~`) is kept from its last folder named data, configs, runs or scripts on, otherwise as its own name alone; in a command, the program is
+`dsrun`. That is the only change to what a run folder says.
+
+A run folder may be a stranger's, and its command says which config's claim is quoted. So a file is opened only below the current folder,
+and only if it is the config or sweep that it is said to be: else a folder could have any file here put into a page and published.
 """
 
 import hashlib
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +30,7 @@ import numpy as np
 from dsrun.errors import DataError
 from dsrun.evaluation.error_rate import ErrorCount
 from dsrun.evaluation.results import Evaluation, UtteranceResult
+from dsrun.record.events import number
 from dsrun.record.run_dir import RunDir
 from dsrun.record.tensor_hashes import TensorHashes
 from dsrun.study.run_record import RunRecord, Split
@@ -42,7 +47,16 @@ JAX_FACTS = ("backend", "device_kinds", "backend_version")
 KEPT_FOLDERS = ("data", "configs", "runs", "scripts")
 _EVAL_FIGURES = ("event", "step", "epoch", "manifest", "loss", "cer", "wer")
 _RESULT_FIGURES = ("step", "cer", "wer", "cer_interval", "wer_interval")
-_ABSOLUTE = re.compile(r"(?<![\w./])/(?:[\w.@+~%-]+/)*[\w.@+~%=-]+")
+_PART = r"[\w.@+~%-]+"
+_ABSOLUTE = re.compile(
+    rf"(?<![\w./~])~[\w.-]*/(?:{_PART}/)*[\w.@+~%=-]+"
+    # A name may have blanks; of a user's it is known where it ends, elsewhere only in a text that is a path and nothing else.
+    rf"|(?:file://[\w.-]*|(?<![\w./~]))/(?:(?:home|Users)/{_PART}(?: {_PART}){{0,3}}/)?(?:{_PART}/)*[\w.@+~%=-]+"
+    r"|(?:(?<!\w)[A-Za-z]:[\\/]+|(?<![\\\w])\\\\+)(?:[^\\/:*?\"<>|\r\n,;]+[\\/]+)*[^\\/:*?\"<>|\s,;]+"
+)
+_BEGINS_AS_PATH = re.compile(r"file://|~[\w.-]*/|/[^/\s]|[A-Za-z]:[\\/]|\\\\")
+USERS = ("home", "Users")  # folders of users
+LONGEST = 2**31  # characters or errors of an utterance
 _HEADING = re.compile(r" ?(Claim|Measured|Run|Needs):\s+(.*)")
 _OF_SWEEP = re.compile(r"# .*: run (\d+) of (.+), resolved\.")
 
@@ -84,14 +98,20 @@ class Section:
     claims: tuple[Mapping[str, str], ...] = ()
 
 
-def record_text(name: str, runs: Sequence[RunRecord]) -> str:
-    """The record of some runs, as the file has it."""
+def record_text(
+    name: str, runs: Sequence[RunRecord], *, is_experiment: Callable[[Path], bool] = lambda path: False
+) -> str:
+    """The record of some runs, as the file has it.
+
+    Args:
+        is_experiment: whether a file is a config or sweep, whose claim may be quoted; none is if not given.
+    """
     utterances = _Utterances()
     rows = [_run_row(run, utterances) for run in runs]
     common = _common([row["config"] for row in rows])
     for row in rows:
         row["config"] = {key: value for key, value in row["config"].items() if key not in common}
-    head = {"schema_version": SCHEMA_VERSION, "name": name, "claims": _claims(rows), "config": common}
+    head = {"schema_version": SCHEMA_VERSION, "name": name, "claims": _claims(rows, is_experiment), "config": common}
     lines = [f"{json.dumps(key)}: {_compact(value)}" for key, value in head.items()]
     lines.append(f'"utterances": {_lines(utterances.sets)}')
     lines.append(f'"runs": {_lines(rows)}')
@@ -166,7 +186,7 @@ def _run_row(run: RunRecord, utterances: _Utterances) -> dict[str, Any]:
         "status": without_places(status),
         "provenance": without_places(_facts(run.facts)),
         "measured": _measured(run),
-        "events": [{key: e[key] for key in _EVAL_FIGURES if key in e} for e in run.evaluations],
+        "events": without_places([{key: e[key] for key in _EVAL_FIGURES if key in e} for e in run.evaluations]),
         "results": scored,
         "config": without_places(dict(run.config)),
     }
@@ -187,8 +207,8 @@ def _measured(run: RunRecord) -> dict[str, Any]:
         "steps": run.last_step,
         **{name: None if value is None else round(value, 3) for name, value in seconds.items()},
         "skipped": int((run.steps.finite == 0).sum()),
-        "swallowed_share": updates.get("swallowed_share"),
-        "changed_share": updates.get("changed_share"),
+        "swallowed_share": number(updates.get("swallowed_share")),
+        "changed_share": number(updates.get("changed_share")),
         "watched_at": updates.get("step"),
         "environment_changed_at": [event["step"] for event in run.events if event["event"] == "environment"],
         "state_digest": digests[max(digests)] if digests else None,
@@ -202,17 +222,24 @@ def _command(run: RunRecord) -> str:
         with open(beside, encoding="utf-8", errors="replace") as file:
             match = _OF_SWEEP.match(file.readline())
         if match:
-            return f"dsrun sweep {shlex.quote(clean(match[2]))} --index {match[1]}"
+            return f"dsrun sweep {shlex.quote(clean_value(match[2]))} --index {match[1]}"
     if not run.run.command.is_file():
         return ""
     lines = run.run.command.read_text(encoding="utf-8", errors="replace").splitlines()
     return clean_command(lines[0]) if lines else ""
 
 
-def _claims(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def _claims(rows: Sequence[Mapping[str, Any]], is_experiment: Callable[[Path], bool]) -> list[dict[str, str]]:
     """What the files say that the commands name, as far as they are here: a run folder has its config without the comments."""
     files = dict.fromkeys(name for row in rows if (name := _file_of(row["command"])))
-    return [{"file": name, **said} for name in files if Path(name).is_file() and (said := head_comment(Path(name)))]
+    quoted = [name for name in files if _is_below_here(Path(name)) and is_experiment(Path(name))]
+    return [{"file": name, **said} for name in quoted if (said := head_comment(Path(name)))]
+
+
+def _is_below_here(path: Path) -> bool:
+    if path.is_absolute() or ".." in path.parts or path.suffix not in (".yaml", ".yml"):
+        return False
+    return path.is_file() and path.resolve().is_relative_to(Path.cwd().resolve())
 
 
 def _file_of(command: str) -> str:
@@ -222,7 +249,7 @@ def _file_of(command: str) -> str:
     except ValueError:
         return ""
     if words[1:2] == ["sweep"]:
-        return words[2]
+        return next(iter(words[2:]), "")
     is_as_written = "--config" in words[:-1] and "--set" not in words
     return words[words.index("--config") + 1] if is_as_written else ""
 
@@ -256,7 +283,17 @@ def clean_command(line: str) -> str:
     except ValueError:  # cut, or not written by dsrun
         return clean(line)
     start = next((place for place, word in enumerate(words) if word in ("train", "sweep")), 1)
-    return shlex.join(["dsrun", *(clean(word) for word in words[start:])])
+    return shlex.join(["dsrun", *map(_clean_word, words[start:])])
+
+
+def _clean_word(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return name + equals + clean_value(value) if equals and not _BEGINS_AS_PATH.match(name) else clean_value(word)
+
+
+def clean_value(text: str) -> str:
+    """A value that is a path and nothing else, blanks and all, shortened; any other text as `clean` does it."""
+    return _shortened(text) if _BEGINS_AS_PATH.match(text) and "\n" not in text else clean(text)
 
 
 def clean(text: str) -> str:
@@ -265,15 +302,19 @@ def clean(text: str) -> str:
 
 
 def _shortened(path: str) -> str:
-    parts = PurePosixPath(path).parts
+    parts = [part for part in re.split(r"[\\/]+", path.removeprefix("file:")) if part]
     kept = [place for place, part in enumerate(parts) if part in KEPT_FOLDERS and place < len(parts) - 1]
+    if not kept and parts[-2:-1] and parts[-2] in USERS:
+        return "~"  # the last name is a user's
     return "/".join(parts[kept[-1] if kept else -1 :])
 
 
 def without_places(value: Any) -> Any:
-    """JSON in which absolute paths are shortened, in texts at any depth."""
+    """JSON in which absolute paths are shortened, in texts at any depth; what is not finite is null."""
     if isinstance(value, str):
-        return clean(value)
+        return clean_value(value)
+    if isinstance(value, float):
+        return number(value)
     if isinstance(value, Mapping):
         return {str(key): without_places(item) for key, item in value.items()}
     return [without_places(item) for item in value] if isinstance(value, list | tuple) else value
@@ -284,20 +325,22 @@ def _require_utterances(found: Mapping[str, Any]) -> None:
     ids = found["ids"]
     if not all(isinstance(text, str) for text in [*ids, *found["references"]]) or len(set(ids)) < len(ids):
         raise ValueError("utterances without an id or a reference of their own")
-    if not all(type(length) is int and length >= 0 for length in [*found["characters"], *found["words"]]):
+    if not all(_is_count(length) for length in [*found["characters"], *found["words"]]):
         raise ValueError("lengths of references that are no numbers")
 
 
 def _require_figures(row: Mapping[str, Any]) -> None:
     """Raises ValueError for what the page could not be made of; a record may be a stranger's."""
     events, measured, status = row["events"], row["measured"], row["status"]
-    if not all(type(e["step"]) is int and isinstance(e["event"], str) for e in events):
+    if not all(_is_count(e["step"]) and isinstance(e["event"], str) for e in events):
         raise ValueError("events without step")
     if wrong := [
-        name for name, value in measured.items() if not isinstance(value, _TYPES.get(name, int | float | None))
+        name
+        for name, value in measured.items()
+        if not (isinstance(value, _TYPES[name]) if name in _TYPES else value is None or number(value) is not None)
     ]:
         raise ValueError(f"measured {wrong[0]} is {measured[wrong[0]]!r}")
-    if not isinstance(row["command"], str) or type(status.get("step", 0)) is not int:
+    if not isinstance(row["command"], str) or not _is_count(status.get("step", 0)):
         raise ValueError("a command or a step of another type")
     if not isinstance(row["provenance"].get("packages", {}), dict):
         raise ValueError("packages that are no object")
@@ -308,8 +351,13 @@ def _require_figures(row: Mapping[str, Any]) -> None:
         for kinds in found[unit]
         for n in kinds
     ]
-    if not all(type(count) is int and count >= 0 for count in counts):
+    if not all(map(_is_count, counts)):
         raise ValueError("errors that are no numbers")
+
+
+def _is_count(value: Any) -> bool:
+    """Whether sums of it stay far from every bound."""
+    return type(value) is int and 0 <= value < LONGEST
 
 
 def _read_run(row: Mapping[str, Any], record: Mapping[str, Any]) -> RecordedRun:
