@@ -13,6 +13,7 @@ import typer
 
 from dsrun.cli_options import JsonOption
 from dsrun.cli_rows import CsvOption, MarkdownOption, Row, fitting, form_of, print_fitting, print_rows
+from dsrun.cli_tables import printable
 from dsrun.errors import UsageError
 
 EXAMPLE = "Example: dsrun compare runs/formats --baseline float32 --split test"
@@ -78,7 +79,7 @@ def compare(
         print_rows(form, rows, [_markdown_row(group, document, metrics[0]) for group in document["groups"]])
     if form in ("md", "csv"):
         for note in document["notes"]:
-            print(f"note: {note}", file=sys.stderr)
+            print(printable(f"note: {note}"), file=sys.stderr)
 
 
 def print_comparison(document: Mapping[str, Any], metrics: Sequence[Metric]) -> None:
@@ -86,7 +87,7 @@ def print_comparison(document: Mapping[str, Any], metrics: Sequence[Metric]) -> 
     groups = document["groups"]
     names = _names(groups)
     count = sum(len(group["runs"]) for group in groups)
-    print(f"{_counted(count, 'run')} in {_counted(len(groups), 'group')}; baseline: {document['baseline']}")
+    print(printable(f"{_counted(count, 'run')} in {_counted(len(groups), 'group')}; baseline: {document['baseline']}"))
     print()
     _print_settings(groups, names, document["keys"])
     for split in document["splits"]:
@@ -97,7 +98,7 @@ def print_comparison(document: Mapping[str, Any], metrics: Sequence[Metric]) -> 
         others = [(g["differences"][split][metrics[0]], name) for g, name in zip(groups, names, strict=True)]
         if rows := [_difference_row(found, name) for found, name in others if found]:
             print(
-                f"\n{split} {metrics[0].upper()} minus that of {document['baseline']} [95% over what `over` says]; "
+                f"\n{split} {metrics[0].upper()} minus that of {printable(document['baseline'])} [95% over what `over` says]; "
                 "negative: fewer errors"
             )
             print_fitting(rows)
@@ -106,7 +107,7 @@ def print_comparison(document: Mapping[str, Any], metrics: Sequence[Metric]) -> 
     )
     print_fitting([_costs_row(group, name) for group, name in zip(groups, names, strict=True)])
     for note in document["notes"]:
-        print(f"note: {note}")
+        print(printable(f"note: {note}"))
 
 
 def _names(groups: Sequence[Row]) -> list[str]:
@@ -115,7 +116,7 @@ def _names(groups: Sequence[Row]) -> list[str]:
     if not sys.stdout.isatty() or max(map(len, labels)) <= max(shutil.get_terminal_size().columns - 64, 12):
         return labels
     for number, label in enumerate(labels, 1):
-        print(f"{number:>3}  {label}")
+        print(printable(f"{number:>3}  {label}"))
     print()
     return [str(number) for number in range(1, len(labels) + 1)]
 
@@ -140,12 +141,11 @@ def _print_settings(groups: Sequence[Row], names: Sequence[str], keys: Sequence[
         print_fitting(by_key)
     else:
         for group, name in zip(groups, names, strict=True):
-            print(
-                f"{name}: seeds {_seeds(group['seeds'])}" + ("" if group is groups[0] else f", and not as {names[0]}:")
-            )
+            rest = "" if group is groups[0] else f", and not as {names[0]}:"
+            print(printable(f"{name}: seeds {_seeds(group['seeds'])}{rest}"))
             for key in keys:
                 if group is groups[0] or group["settings"][key] != groups[0]["settings"][key]:
-                    print(f"    {short[key]}: {_value(key, group)}")
+                    print(printable(f"    {short[key]}: {_value(key, group)}"))
 
 
 def _rates_row(group: Row, name: str, split: str, metrics: Sequence[Metric]) -> dict[str, Any]:

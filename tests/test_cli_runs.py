@@ -87,6 +87,13 @@ def test_order_and_states_are_chosen_and_what_is_not_known_comes_last(tmp_path):
         run(tmp_path, "--state", "over")
 
 
+def test_a_rate_that_is_no_number_comes_last_too(tmp_path):
+    for name, cer in (("a", "x"), ("b", 0.5), ("c", 10**400), ("d", 0.25)):
+        write_run_folder(tmp_path / name, status={"result": {"cer": cer}})
+    chosen = json.loads(run(tmp_path, "--sort", "test", "--json").stdout)
+    assert [row["run"].rpartition("/")[2] for row in chosen] == ["d", "b", "a", "c"]
+
+
 def test_numbers_cut_out_of_lines_are_those_that_the_events_have(tmp_path):
     steps = [{"loss": float("nan"), "seconds": 1.5, "data_wait_seconds": 0.25}, {"seconds": 1e-7, "loss": 3}]
     more = [("step", 9 + n, fields) for n, fields in enumerate(steps)]

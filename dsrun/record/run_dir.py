@@ -77,6 +77,9 @@ CONTENTS = (
 )
 
 
+_TO_LOOK = (
+    os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+)  # a folder may come from a stranger, with a link or a pipe under the name
 LOCK_ATTEMPTS, LOCK_PAUSE_SECONDS = 3, 0.02
 _HOLDER = re.compile(r"process (\d{1,18}) on host (\S+)")  # as `_take_lock` writes it
 
@@ -176,19 +179,27 @@ class RunDir:
         The lock tells it, which the kernel drops with the process. A process id is asked for only where the file system has no
         locks: in a container everybody is process 1, and after a restart process 1 is there again.
         """
-        try:
-            with open(self._lock, "rb") as file:
-                holder = _HOLDER.match(file.read(1000).decode(errors="replace"))
-        except OSError:
-            return False
+        holder = _HOLDER.match(self._said_in_lock())
         if not holder or holder[2] != socket.gethostname():
             return False
         found = self._look_at_lock()
         return found == "free" or (found == "no locks here" and not _is_alive(int(holder[1])))
 
+    def _said_in_lock(self) -> str:
+        try:
+            descriptor = os.open(self._lock, _TO_LOOK)
+        except OSError:
+            return ""
+        try:
+            return os.read(descriptor, 1000).decode(errors="replace")
+        except OSError:
+            return ""
+        finally:
+            os.close(descriptor)
+
     def _look_at_lock(self) -> Literal["held", "free", "no locks here"]:
         try:
-            descriptor = os.open(self._lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            descriptor = os.open(self._lock, _TO_LOOK)
         except OSError:
             return "free"
         try:

@@ -270,6 +270,18 @@ def test_all_keys_of_configs_without_a_seed_are_shown(tmp_path):
     assert "seed" not in json.loads(run(tmp_path, "--json", "--all-keys", "--split", "test"))["keys"]
 
 
+@pytest.mark.parametrize("options", [(), ("--by-seed",), ("--md",), ("--csv",), ("--json",), ("--all-keys",)])
+def test_nothing_of_a_folder_is_a_command_to_the_terminal(tmp_path, options):
+    bad = "\x1b[2J"
+    config = {"arithmetic.storage.format": f"f{bad}", "training.epochs": bad, f"model.{bad}": 1, "seed": bad}
+    about = {"status": {"state": bad}, "facts": {"git.commit": f"{bad}aaa"}, "texts": {"dev": texts(2, 0.2)}}
+    write_run_folder(tmp_path / f"x{bad}", config=config, **about)
+    write(tmp_path / "y", {}, 1, 0.2)
+    found = CliRunner().invoke(app, ["compare", str(tmp_path), *options], catch_exceptions=False).output
+    assert found
+    assert "\x1b" not in found
+
+
 def test_two_folders_of_one_config_and_seed_are_two_groups(tmp_path):
     for place in ("before", "after"):
         write(tmp_path / place / "run", {}, 1, 0.2, facts={"git.commit": place})
