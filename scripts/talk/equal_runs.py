@@ -9,6 +9,9 @@
     control  a learning rate that is 0.02% larger: must differ, or the comparison could not fail
 
 Each is compared with the first by `dsrun diff`: a 64-bit hash of every tensor of the state after every step.
+
+A signal to this program is passed on to the training, once, and it is waited for, since it holds its run folder while it writes a
+checkpoint; and no training outlives this program, however that ends (`dsrun.sweep_child`). The same command goes on.
 """
 
 import argparse
@@ -18,16 +21,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from dsrun.errors import EXIT_STOPPED
 from dsrun.record.events import read_events
 
 CONFIG = "configs/prompts_bfloat16_stochastic.yaml"
 EVERY = 10  # steps between checkpoints
 LONGEST = 1800.0  # seconds for one life
+GRACE = 240.0  # for a checkpoint; shorter than the patience of whoever started this
 SETS = (
     "data.test=null",
     "batches.shards=2",
@@ -48,35 +53,54 @@ class Bench:
         """A training to its end."""
         run = self.folder / name
         if not is_done(run):
-            process = self._start(run, sets, devices)
-            code = process.wait(timeout=LONGEST)
+            with self._training(run, sets, devices) as process:
+                code = process.wait(timeout=LONGEST)
             if code:
-                sys.exit(f"{name}: exit code {code}: {(self.folder / f'{name}.log').read_text()[-500:]}")
+                sys.exit(
+                    f"{name}: exit code {code}: {(self.folder / f'{name}.log').read_text(errors='replace')[-500:]}"
+                )
         return run
 
     def train_killed(self, name: str) -> tuple[Path, int]:
         """A training that is killed some steps behind its first checkpoint and goes on; the step that it was killed after."""
         run, note = self.folder / name, self.folder / f"{name}.step"
         if not note.is_file():
-            process = self._start(run, (), 1)
-            deadline = time.monotonic() + LONGEST
-            while process.poll() is None and last_step(run) < EVERY + 4 and time.monotonic() < deadline:
-                time.sleep(0.02)
-            with suppress(ProcessLookupError):  # it ended by itself
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            with self._training(run, (), 1) as process:
+                deadline = time.monotonic() + LONGEST
+                while process.poll() is None and last_step(run) < EVERY + 4 and time.monotonic() < deadline:
+                    time.sleep(0.02)
+                process.kill()  # no signal where it ended by itself
+                process.wait()
             if is_done(run):
                 sys.exit(f"{name}: was done before it could be killed; remove {run} and try again.")
             note.write_text(f"{last_step(run)}\n")
         self.train(name)
         return run, int(note.read_text())
 
+    @contextmanager
+    def _training(self, run: Path, sets: Sequence[str], devices: int) -> Iterator[subprocess.Popen]:
+        """A training that is over when this is left, in whatever way."""
+        process = self._start(run, sets, devices)
+        try:
+            yield process
+        except (KeyboardInterrupt, SystemExit) as error:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=GRACE)
+            raise
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
     def _start(self, run: Path, sets: Sequence[str], devices: int) -> subprocess.Popen:
         words = [word for setting in (*SETS, *self.sets, *sets) for word in ("--set", setting)]
         command = [
             sys.executable,
             "-m",
-            "dsrun",
+            "dsrun.sweep_child",
+            str(os.getpid()),
             "train",
             "--config",
             CONFIG,
@@ -87,7 +111,7 @@ class Bench:
             *words,
         ]
         with (self.folder / f"{run.name}.log").open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(command, stdout=log, stderr=log, process_group=0)
 
 
 def is_done(run: Path) -> bool:
@@ -134,6 +158,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_STOPPED))
     options.folder.mkdir(parents=True, exist_ok=True)
     bench = Bench(options.folder, options.set)
     first = bench.train("first")

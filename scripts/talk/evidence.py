@@ -4,12 +4,16 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
-from dsrun.inspection import open_run
+from dsrun.errors import DataError
 from dsrun.study.run_record import RunRecord
 from scripts.talk.claims import MissingError, NotHereError
+from scripts.talk.parts import Size, seeds_of, sweep_variations
 from scripts.talk.running import read_state
+from scripts.talk.sizes import Wording, wording
+from scripts.talk.sweep_runs import SweepRuns, read_sweep
+from scripts.talk.versus import Versus, in_order, in_seeds
 
 if TYPE_CHECKING:
     from dsrun.study.groups import Group
@@ -28,12 +32,32 @@ class Evidence:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What the folder was begun with."""
-        return self._json(self.folder / "settings.json") or {"size": "small", "data": []}
+        found = self._json(self.folder / "settings.json")
+        return found if isinstance(found, dict) else {"size": "small", "data": []}
 
     @property
-    def size(self) -> str:
+    def size(self) -> Size:
         """small, tiny or full."""
-        return str(self.settings["size"])
+        found = self.settings.get("size")
+        if found not in get_args(Size):
+            raise DataError(f"{self.folder / 'settings.json'}: damaged: size is {found!r}.")
+        return cast(Size, found)
+
+    @property
+    def data(self) -> list[str]:
+        """The user's manifests, with size full."""
+        found = self.settings.get("data")
+        return [str(path) for path in found] if isinstance(found, list) else []
+
+    @cached_property
+    def wording(self) -> Wording:
+        """What depends on the size."""
+        return wording(self.folder, self.size, self.data)
+
+    @cached_property
+    def variations(self) -> tuple[str, ...]:
+        """Of this size's sweep."""
+        return tuple(sweep_variations(self.size))
 
     def report(self, part: str, step: str) -> dict[str, Any]:
         """What a step said.
@@ -51,7 +75,8 @@ class Evidence:
         facts = self.state.get(part, {})
         if facts.get("state") == "failed":
             return f"part {part} failed at {facts.get('step')}: {facts.get('reason')}"
-        return f"part {part} {'was stopped' if facts.get('state') == 'stopped' else 'has not run to its end'}"
+        how = {"stopped": "was stopped", "done": "is done, and this is not among what it left"}
+        return f"part {part} {how.get(str(facts.get('state')), 'has not run to its end')}"
 
     def _json(self, path: Path) -> Any:
         try:
@@ -60,39 +85,54 @@ class Evidence:
             return None
 
     @cached_property
-    def groups(self) -> "dict[str, Group]":
-        """Complete runs of the sweep by variation, each with its seeds in order."""
-        found: dict[str, list[RunRecord]] = {}
-        for folder in sorted((self.folder / "runs").glob("*/config.yaml")):
-            run = open_run(folder.parent)
-            if run.state == "done":
-                found.setdefault(run.name.rsplit("-seed", 1)[0], []).append(run)
-        if not found:
-            return {}
-        from dsrun.study.groups import Group
-
-        return {
-            name: Group(name, runs[0].config, tuple(sorted(runs, key=lambda run: run.seed)))
-            for name, runs in found.items()
-        }
+    def sweep(self) -> SweepRuns:
+        """Its run folders."""
+        return read_sweep(self.folder, self.variations)
 
     @property
     def runs(self) -> list[RunRecord]:
-        """All complete runs of the sweep, the baseline's first."""
-        names = sorted(self.groups, key=lambda name: (name != BASELINE, name))
-        return [run for name in names for run in self.groups[name].runs]
+        """Those that are over, the baseline's first; what is refused or cannot be read is left out."""
+        names = sorted(self.variations, key=lambda name: (name != BASELINE, name))
+        kinds = (self.sweep.complete, self.sweep.diverged)
+        return [run for name in names if name not in self.sweep.refused for kind in kinds for run in kind.get(name, [])]
+
+    @property
+    def left_out(self) -> list[str]:
+        """Run folders that no number is of, and why."""
+        return [*self.sweep.refused.values(), *self.sweep.left_out]
 
     def group(self, variation: str) -> "Group":
-        """The runs of a variation.
+        """The complete runs of a variation.
 
         Raises:
+            NotHereError: this size's sweep does not have it.
             MissingError: there are none.
         """
-        if variation not in self.groups and self.size == "tiny":
-            raise NotHereError("toy sizes train some of the variations only")
-        if variation not in self.groups:
-            raise MissingError(f"no complete run {variation}: {self.why_missing('sweep')}")
-        return self.groups[variation]
+        self._require(variation)
+        runs = self.sweep.complete.get(variation)
+        if not runs:
+            diverged = self.diverged(variation)
+            how = f"diverged with {in_seeds(diverged)}" if diverged else "has no complete run"
+            raise MissingError(f"{variation} {how}: {self._why(variation)}")
+        from dsrun.study.groups import Group
+
+        return Group(variation, runs[0].config, tuple(runs))
+
+    def _require(self, variation: str) -> None:
+        if variation not in self.variations:
+            if self.size == "tiny":
+                raise NotHereError(f"toy sizes train some of the variations only, and not {variation}")
+            raise NotHereError(f"{variation} is not in the sweep of this size ({self.wording.sweep})")
+        if variation in self.sweep.refused:
+            raise MissingError(self.sweep.refused[variation])
+
+    def _why(self, variation: str) -> str:
+        own = [text for text in self.sweep.left_out if text.startswith(f"{variation}-")]
+        return "; ".join([*own, self.why_missing("sweep")])
+
+    def diverged(self, variation: str) -> tuple[Any, ...]:
+        """Seeds whose training gave numbers that are not finite."""
+        return tuple(run.seed for run in self.sweep.diverged.get(variation, []))
 
     def rate(self, variation: str) -> "Rate":
         """Character error rate on test, of all seeds together."""
@@ -104,17 +144,45 @@ class Evidence:
             raise MissingError(f"{variation} was not scored on test")
         return found
 
-    def difference(self, variation: str, baseline: str = BASELINE) -> "Difference":
-        """Character error rate on test less the baseline's, of the seeds that both have."""
-        first, second = self.group(variation), self.group(baseline)
-        common = {run.seed for run in first.runs} & {run.seed for run in second.runs}
-        if not common:
-            raise MissingError(f"{variation} and {baseline} have no seed in common: {self.why_missing('sweep')}")
-        from dsrun.study.statistics import difference
+    def versus(self, variation: str, baseline: str = BASELINE) -> Versus:
+        """Character error rate on test less the baseline's, of the seeds that are over on both sides.
 
-        found = difference(_with_seeds(first, common), _with_seeds(second, common), "test", "characters")
+        Raises:
+            NotHereError, MissingError: as `group`.
+        """
+        self._require(variation)
+        complete = {run.seed for run in self.sweep.complete.get(variation, [])}
+        diverged = set(self.diverged(variation))
+        if not complete and not diverged:
+            self.group(variation)  # says why
+        other = {run.seed for run in self.group(baseline).runs}
+        seeds = {*complete, *diverged, *other, *self.diverged(baseline), *seeds_of(self.size)}
+        lost, common = diverged & other, complete & other
+        if not lost and not common:
+            raise MissingError(f"{variation} and {baseline} have no seed in common: {self.why_missing('sweep')}")
+        found = self.difference(variation, baseline, common) if common else None
+        return Versus(variation, baseline, found, in_order(lost), in_order(seeds - lost - common))
+
+    def difference(self, variation: str, baseline: str, seeds: set[Any]) -> "Difference":
+        """Of complete runs with these seeds."""
+        first, second = (_with_seeds(self.group(name), seeds) for name in (variation, baseline))
+        from dsrun.study.statistics import difference, why_not_paired
+
+        found = difference(first, second, "test", "characters")
         if found is None:
-            raise MissingError(f"{variation} or {baseline} was not scored on test")
+            raise MissingError(str(why_not_paired(first, second, "test")))
+        return found
+
+    @property
+    def commits(self) -> dict[str, list[str]]:
+        """Of dsrun, with what was made at each: parts' documents where that was noted, and the sweep's runs."""
+        found: dict[str, list[str]] = {}
+        for part, facts in self.state.items():
+            noted = facts.get("commits")
+            for commit in dict.fromkeys(noted.values() if isinstance(noted, dict) else ()):
+                found.setdefault(str(commit), []).append(part)
+        for commit in dict.fromkeys(str(run.commit) for run in self.runs if run.commit):
+            found.setdefault(commit, []).append("trainings")
         return found
 
 
@@ -122,12 +190,6 @@ def _with_seeds(group: "Group", seeds: set[Any]) -> "Group":
     from dsrun.study.groups import Group
 
     return Group(group.label, group.config, tuple(run for run in group.runs if run.seed in seeds))
-
-
-def interval(value: float, low: float, high: float, *, digits: int = 3, signed: bool = False) -> str:
-    """`0.417 [0.389, 0.449]`."""
-    sign = "+" if signed else ""
-    return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
 def spread(values: Sequence[float], *, digits: int = 3) -> str:

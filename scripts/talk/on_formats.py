@@ -1,27 +1,29 @@
 """Formats on speech: what training loses, by the sweep's character error rates on test."""
 
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 from scripts.talk.claims import (
     AS_GOOD_RULE,
+    FEWEST_SEEDS,
     LOSES_RULE,
     MARGIN,
     Claim,
     Judged,
+    MissingError,
     NotHereError,
     Verdict,
-    as_good,
-    both,
-    loses,
 )
-from scripts.talk.evidence import BASELINE, Evidence, interval
+from scripts.talk.evidence import BASELINE, Evidence
+from scripts.talk.versus import Versus, in_seeds, interval
 
 LEARNS = 0.8  # character error rate; fixed point that learns nothing had 0.87 in docs/MEASUREMENTS.md
 Judge = Callable[[Evidence], Judged]
 
 
-def _versus(evidence: Evidence, variation: str, baseline: str = BASELINE) -> tuple[float, float, str, dict[str, float]]:
-    """Interval of the difference, in words, and as numbers.
+def _versus(evidence: Evidence, variation: str, baseline: str = BASELINE) -> Versus:
+    """The difference.
 
     Raises:
         NotHereError: float32 itself has hardly learned, as after toy trainings, where nothing can be told apart.
@@ -31,23 +33,32 @@ def _versus(evidence: Evidence, variation: str, baseline: str = BASELINE) -> tup
         raise NotHereError(
             f"float32 itself has hardly learned (test CER {learned.value:.3f}): nothing can be told apart"
         )
-    found = evidence.difference(variation, baseline)
-    seen = " (no difference seen)" if found.low <= 0 <= found.high else ""
-    words = f"{variation} less {baseline}: {interval(found.value, found.low, found.high, signed=True)}{seen}"
-    return found.low, found.high, words, {"difference": found.value, "low": found.low, "high": found.high, "p": found.p}
+    return evidence.versus(variation, baseline)
 
 
 def _rates(evidence: Evidence, *variations: str) -> str:
-    rates = {name: evidence.rate(name) for name in variations}
-    return ", ".join(f"{name} {interval(rate.value, rate.low, rate.high)}" for name, rate in rates.items())
+    return "test CER " + ", ".join(_rate(evidence, name) for name in variations)
+
+
+def _rate(evidence: Evidence, name: str) -> str:
+    diverged = evidence.diverged(name)
+    try:
+        rate = evidence.rate(name)
+    except MissingError:
+        if not diverged:
+            raise
+        return f"{name} none ({in_seeds(diverged)} diverged)"
+    assert rate.low is not None  # of `Evidence.rate`
+    assert rate.high is not None
+    return f"{name} {interval(rate.value, rate.low, rate.high)} ({in_seeds(rate.seeds)})"
 
 
 def as_good_as_float32(variation: str) -> Judge:
     """A judge of `as good`."""
 
     def judge(evidence: Evidence) -> Judged:
-        low, high, words, numbers = _versus(evidence, variation)
-        return Judged(as_good(low, high), f"test CER {_rates(evidence, BASELINE, variation)}; {words}", numbers)
+        found = _versus(evidence, variation)
+        return Judged(found.as_good(), f"{_rates(evidence, BASELINE, variation)}; {found.words}", found.numbers)
 
     return judge
 
@@ -56,41 +67,37 @@ def worse_than_float32(variation: str) -> Judge:
     """A judge of `loses`."""
 
     def judge(evidence: Evidence) -> Judged:
-        low, high, words, numbers = _versus(evidence, variation)
-        return Judged(loses(low, high), f"test CER {_rates(evidence, BASELINE, variation)}; {words}", numbers)
+        found = _versus(evidence, variation)
+        return Judged(found.loses(), f"{_rates(evidence, BASELINE, variation)}; {found.words}", found.numbers)
 
     return judge
 
 
-def recovers(narrow: str) -> Judge:
-    """A judge of stochastic updates beside float32 and, where nearest lost, beside nearest."""
+def brings_back(remedy: Verdict, lost: Verdict, gain: Verdict) -> Verdict:
+    """Whether a remedy brings back what was lost without it.
+
+    Args:
+        remedy: whether with it the result is as good. lost, gain: whether it loses without, beside float32 and beside the remedy.
+    """
+    if remedy == "differs":
+        return "differs"
+    return "agrees" if (remedy, lost, gain) == ("agrees", "agrees", "agrees") else "cannot tell"
+
+
+def recovered(narrow: str, remedy: str) -> Judge:
+    """A judge of a remedy beside float32, of the loss without it, and of the two beside one another."""
 
     def judge(evidence: Evidence) -> Judged:
-        low, high, words, numbers = _versus(evidence, f"{narrow}_stochastic")
-        lost_low, lost_high, lost_words, lost = _versus(evidence, f"{narrow}_nearest")
-        found = {"to_float32": numbers, "nearest_to_float32": lost}
-        if loses(lost_low, lost_high) != "agrees":
-            verdict: Verdict = "differs" if as_good(low, high) == "differs" else "cannot tell"
-            return Judged(
-                verdict, f"{words}; {lost_words}: nearest loses nothing here that could be brought back", found
-            )
-        gain_low, gain_high, gain_words, gain = _versus(evidence, f"{narrow}_nearest", f"{narrow}_stochastic")
-        verdict = both(as_good(low, high), loses(gain_low, gain_high))
-        return Judged(
-            verdict,
-            f"test CER {_rates(evidence, f'{narrow}_stochastic')}; {words}; {gain_words}",
-            found | {"gain": gain},
-        )
+        nearest = f"{narrow}_nearest"
+        own, lost = _versus(evidence, remedy), _versus(evidence, nearest)
+        gain = _versus(evidence, nearest, remedy)
+        words = [_rates(evidence, BASELINE, remedy, nearest), own.words, lost.words, gain.words]
+        if lost.loses() != "agrees":
+            words.append("no loss of nearest was seen, so none that could be brought back")
+        numbers = {"to_float32": own.numbers, "nearest_to_float32": lost.numbers, "gain": gain.numbers}
+        return Judged(brings_back(own.as_good(), lost.loses(), gain.loses()), "; ".join(words), numbers)
 
     return judge
-
-
-def two_copies(evidence: Evidence) -> Judged:
-    """bfloat16 with a float32 master, beside float32 and beside bfloat16 without one."""
-    low, high, words, numbers = _versus(evidence, "bfloat16_storage")
-    gain_low, gain_high, gain_words, gain = _versus(evidence, "bfloat16_nearest", "bfloat16_storage")
-    verdict = both(as_good(low, high), loses(gain_low, gain_high))
-    return Judged(verdict, f"{words}; {gain_words}", {"to_float32": numbers, "gain": gain})
 
 
 def bytes_of_copies(evidence: Evidence) -> Judged:
@@ -102,7 +109,8 @@ def bytes_of_copies(evidence: Evidence) -> Judged:
         for name, roles in found.items()
     ]
     verdict: Verdict = "agrees" if totals[0] < totals[1] < totals[2] else "differs"
-    return Judged(verdict, f"MB in the formats' own widths; {'; '.join(listed)}", {"bytes": found})
+    words = f"counted, not measured: values times the bits of their formats, MB; {'; '.join(listed)}"
+    return Judged(verdict, words, {"bytes": found})
 
 
 def _bytes(evidence: Evidence, variation: str) -> dict[str, float]:
@@ -119,27 +127,48 @@ def _bytes(evidence: Evidence, variation: str) -> dict[str, float]:
 
 def one_bit(evidence: Evidence) -> Judged:
     """Binary weights: do they learn, and at what price."""
-    rate = evidence.rate("binary")
-    _, _, words, numbers = _versus(evidence, "binary")
-    _, _, ternary, ternary_numbers = _versus(evidence, "ternary")
-    verdict: Verdict = "agrees" if rate.high < LEARNS else "differs" if rate.low > LEARNS else "cannot tell"
-    found = {"rate": [rate.low, rate.high], "binary": numbers, "ternary": ternary_numbers}
-    return Judged(verdict, f"test CER {_rates(evidence, 'binary', 'ternary')}; the price: {words}; {ternary}", found)
+    price = _versus(evidence, "binary")
+    words, numbers = [_rates(evidence, "binary"), f"the price: {price.words}"], {"binary": price.numbers}
+    with suppress(MissingError):  # beside it, for those who want more bits
+        ternary = _versus(evidence, "ternary")
+        words.append(f"beside it {_rates(evidence, 'ternary')}, {ternary.words}")
+        numbers["ternary"] = ternary.numbers
+    if price.is_lost:
+        return Judged("differs", "; ".join(words), numbers)
+    low, high = _widest(evidence, "binary")
+    numbers["rate"] = {"low": low, "high": high}
+    words.insert(1, f"over utterances or over seeds, whichever is wider: [{low:.3f}, {high:.3f}]")
+    is_told = price.seeds >= FEWEST_SEEDS and not price.lost
+    verdict: Verdict = "agrees" if high < LEARNS else "differs" if low > LEARNS else "cannot tell"
+    return Judged(verdict if is_told else "cannot tell", "; ".join(words), numbers)
 
 
-SWEEP = "dsrun sweep configs/sweeps/talk.yaml --folder runs/talk/runs --jobs 2; dsrun compare runs/talk/runs"
-TESTED = "character errors on test of the best checkpoint by dev, all seeds, paired by seed and utterance; small network, 30 epochs, AdamW"
-RECOVERS_RULE = (
-    f"agrees if stochastic's difference to float32 ends below +{MARGIN:g} and nearest's difference to stochastic lies above zero; "
-    "cannot tell if nearest loses nothing; differs if stochastic itself loses"
+def _widest(evidence: Evidence, variation: str) -> tuple[float, float]:
+    """The interval over utterances and that over seeds, taken together."""
+    rate: Any = evidence.rate(variation)
+    lows, highs = (rate.low, rate.seeds_low), (rate.high, rate.seeds_high)
+    return min(each for each in lows if each is not None), max(each for each in highs if each is not None)
+
+
+SWEEP = "dsrun sweep {sweep} --folder {folder}/runs --jobs 2; dsrun compare {folder}/runs"
+TESTED = (
+    "character errors on test of the best checkpoint by dev; {network}; the seeds are named. Brackets behind a rate: 95% over utterances, "
+    "for these networks; behind a difference: 95% over what is said there, paired by seed and utterance, not corrected for the number "
+    "of claims"
 )
-COPIES_RULE = (
-    f"agrees if with the master the difference to float32 ends below +{MARGIN:g}, and without it the rate is above "
-    "the master's by an interval without zero; differs if either is refuted"
+REMEDY_RULE = (
+    f"agrees if nearest's difference to float32 lies above 0, {{0}}'s ends below +{MARGIN:g}, and nearest's difference to {{0}} lies "
+    f"above 0; differs if {{0}}'s difference to float32 lies above 0 and ends at +{MARGIN:g} or above; else cannot tell, as where no "
+    f"loss of nearest was seen (95% intervals; at least {FEWEST_SEEDS} seeds; one that diverged counts as lost)"
 )
-BYTES_RULE = "agrees if narrow weights alone take less than float32, and with the float32 copy more; else differs"
+BYTES_RULE = (
+    "agrees if narrow weights alone take less than float32's, and with the float32 copy more; else differs. This is arithmetic on the "
+    "formats' widths: it would only differ if the runs kept other copies than the talk's"
+)
 BIT_RULE = (
-    f"agrees if 1 bit learns: the interval of its test CER lies below {LEARNS:g}; differs if above; the price is told"
+    f"agrees if 1 bit learns: the intervals of its test CER over utterances and over seeds lie below {LEARNS:g}; differs if both lie "
+    f"above; else cannot tell; the price is told (at least {FEWEST_SEEDS} seeds; diverged with every seed: differs, with some: cannot "
+    "tell)"
 )
 NARROW = (("float16", "float16"), ("bfloat16", "bfloat16"), ("fixed16", "16-bit fixed point"))
 
@@ -173,10 +202,10 @@ CLAIMS = [
             f"stochastic rounding lets small updates through: {words}",
             "37, 38",
             TESTED,
-            RECOVERS_RULE,
+            REMEDY_RULE.format("stochastic"),
             "sweep",
             SWEEP,
-            recovers(name),
+            recovered(name, f"{name}_stochastic"),
         )
         for name, words in NARROW
     ),
@@ -185,19 +214,19 @@ CLAIMS = [
         "two copies of the weights, one wide that accumulates: nothing is lost (bfloat16)",
         "39",
         TESTED,
-        COPIES_RULE,
+        REMEDY_RULE.format("the two copies"),
         "sweep",
         SWEEP,
-        two_copies,
+        recovered("bfloat16", "bfloat16_storage"),
     ),
     Claim(
         "copies_bytes",
         "the second copy costs its memory",
         "39, 40",
-        "bytes of the copies of the weights that a step keeps, by role",
+        "bytes of the copies of the weights that a step keeps, by role, counted from the formats' widths (costs.json of one run each)",
         BYTES_RULE,
         "sweep",
-        "dsrun report runs/talk/runs",
+        "dsrun report {folder}/runs",
         bytes_of_copies,
     ),
     Claim(

@@ -39,6 +39,11 @@ SPLITS = ("train", "dev", "test")
 SEEDS = (1, 2, 3)
 TINY_VARIATIONS = ("float32", "float16_storage", "bfloat16_nearest", "bfloat16_stochastic", "ternary")
 STEPS_A_RUN = {"small": 780, "tiny": 2, "full": 0}  # 0: not known before
+MINUTES_A_RUN = {
+    "small": 2.2,
+    "tiny": 2.0,
+    "full": 480.0,
+}  # on one quiet core, on one GPU; of tiny `all_parts` takes a tenth
 
 
 @dataclass(frozen=True)
@@ -219,28 +224,34 @@ def _gru_formats(settings: Settings) -> list[str]:
     ]
 
 
-def sweep_file(settings: Settings) -> Path:
+def sweep_file(size: Size) -> Path:
     """Of the formats on speech."""
-    return CONFIGS / "sweeps" / ("talk_full.yaml" if settings.size == "full" else "talk.yaml")
+    return CONFIGS / "sweeps" / ("talk_full.yaml" if size == "full" else "talk.yaml")
 
 
-def seeds(settings: Settings) -> tuple[int, ...]:
+def sweep_variations(size: Size) -> Sequence[str]:
+    """Names of what it trains, each with every seed."""
+    return TINY_VARIATIONS if size == "tiny" else variations(sweep_file(size))
+
+
+def seeds_of(size: Size) -> tuple[int, ...]:
     """Two are the fewest that show a spread."""
-    return SEEDS[:2] if settings.size != "small" else SEEDS
+    return SEEDS[:2] if size != "small" else SEEDS
 
 
 def sweep(settings: Settings) -> Part:
     """Formats on speech, all of them with one seed first, so that a stopped sweep has something of each."""
     folder = settings.folder / "runs"
-    words = ["sweep", str(sweep_file(settings)), "--folder", str(folder), "--json", *data_sets(settings)]
+    words = ["sweep", str(sweep_file(settings.size)), "--folder", str(folder), "--json", *data_sets(settings)]
     words += ["--gpus", "all"] if settings.size == "full" else ["--jobs", str(settings.jobs)]
     if settings.is_tiny:
         words += tiny_sets(settings) + sets(*TINY_TRAINING)
     # 4: all are over, and some diverged, which is a result.
-    steps = tuple(Step(f"seed_{seed}", dsrun(*words, *_only(settings, seed)), (0, 4)) for seed in seeds(settings))
-    names = TINY_VARIATIONS if settings.is_tiny else variations(sweep_file(settings))
-    runs = len(names) * len(steps)
-    minutes = 1.1 * runs if settings.size == "small" else 0.3 * runs if settings.is_tiny else 240.0 * runs
+    steps = tuple(
+        Step(f"seed_{seed}", dsrun(*words, *_only(settings, seed)), (0, 4)) for seed in seeds_of(settings.size)
+    )
+    runs = len(sweep_variations(settings.size)) * len(steps)
+    minutes = MINUTES_A_RUN[settings.size] * runs / settings.jobs
     return Part(
         "sweep",
         minutes,
@@ -290,10 +301,15 @@ def run_of(settings: Settings, variation: str, seed: int = 1) -> Path:
     Raises:
         MissingError: there is none yet.
     """
-    for run in sorted((settings.folder / "runs").glob(f"{variation}-*")):
-        if f"seed: {seed}\n" in _text(run / "config.yaml") and _state(run) == "done":
-            return run
-    raise MissingError(f"the run {variation} with seed {seed} is not done: part sweep")
+    from scripts.talk.sweep_runs import by_name, variation_of
+
+    candidates = [path for name, paths in by_name(settings.folder) if variation_of(name) == variation for path in paths]
+    found = [run for run in candidates if f"seed: {seed}\n" in _text(run / "config.yaml") and _state(run) == "done"]
+    if len(found) > 1:
+        raise MissingError(f"{' and '.join(run.name for run in found)}: which is meant? Move the other one away.")
+    if not found:
+        raise MissingError(f"the run {variation} with seed {seed} is not done: part sweep")
+    return found[0]
 
 
 def _text(path: Path) -> str:

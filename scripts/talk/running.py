@@ -2,7 +2,7 @@
 
 FOLDER/settings.json     what the folder was begun with; another size or other data are refused
 FOLDER/<part>/<step>.json    what a step said; its log beside it
-FOLDER/parts.json        state of each part that has begun: done or failed, minutes, and of a failure the reason
+FOLDER/parts.json        state of each part that has begun: done or failed, minutes, the commit of each step, and of a failure the reason
 
 A signal is passed on to the step's process group, which may write a checkpoint; the same command goes on.
 """
@@ -16,15 +16,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dsrun.record.provenance import git_state
 from scripts.talk.claims import MissingError
+from scripts.talk.foreign import printable
 from scripts.talk.parts import REPOSITORY, Part, Settings, Step, write_tiny_data
 
 TELL_EVERY = 30.0  # seconds
 GRACE = 300.0  # for a stopped step to write its checkpoint
 MOST_WORDS = 300  # of a reason
+PLAN = 0.03  # of a part: what the plan weighs beside what is seen
 # What these say changes bits, and dsrun refuses what it does not know.
 OWN_VARIABLES = ("XLA_FLAGS", "NPROC", "PJRT_NPROC")
 
@@ -87,8 +91,13 @@ def alone_in(folder: Path) -> Iterator[None]:
 def write_json(path: Path, value: Any) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Whole or not at all; a lone surrogate, which no encoding has, as its escape."""
     aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(aside, path)
 
 
@@ -98,7 +107,16 @@ def read_state(folder: Path) -> dict[str, Any]:
         found = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    parts = (
+        {str(name): facts for name, facts in found.items() if isinstance(facts, dict)}
+        if isinstance(found, dict)
+        else {}
+    )
+    return {name: facts | {"minutes": _minutes(facts.get("minutes"))} for name, facts in parts.items()}
+
+
+def _minutes(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1e6 else 0.0
 
 
 class Running:
@@ -109,6 +127,12 @@ class Running:
         self.state = read_state(settings.folder)
         self.stopped: int | None = None
         self.before: dict[str, float] = {}  # share of a part that was done when this process came to it
+
+    @cached_property
+    def commit(self) -> str:
+        """Of dsrun as it is now, `+` behind it where its files differ from that commit."""
+        found = git_state(REPOSITORY / "dsrun")
+        return str(found["commit"])[:7] + ("+" if found["changes_sha256"] else "") if found else "not under git"
 
     def run(self) -> list[str]:
         """Every chosen part; returns the names of those that failed.
@@ -135,8 +159,9 @@ class Running:
         if not left:
             if part.steps:
                 self._note(part, state="done")
-            say(f"{part.name}: {'done before' if part.steps else part.shows}")
+            say(f"{part.name}: {f'done before{self._elsewhen(part)}' if part.steps else part.shows}")
             return
+        self.before[part.name] = part.progress() if part.progress else 0.0
         say(
             f"{part.name} ({number} of {len(self.chosen)}): {part.shows}; {in_minutes(self._left(part, 0.0))} left in all"
         )
@@ -167,8 +192,21 @@ class Running:
 
     def _note(self, part: Part, **facts: Any) -> None:
         minutes = facts.pop("minutes", 0.0) + self.state.get(part.name, {}).get("minutes", 0.0)
-        self.state[part.name] = facts | {"minutes": round(minutes, 2)}
+        commits = self._commits(part)
+        self.state[part.name] = facts | {"minutes": round(minutes, 2)} | ({"commits": commits} if commits else {})
         write_json(self.settings.folder / "parts.json", self.state)
+
+    def _commits(self, part: Part) -> dict[str, str]:
+        """At which commit each step of a part said what is kept."""
+        noted = self.state.get(part.name, {}).get("commits")
+        return dict(noted) if isinstance(noted, dict) else {}
+
+    def _elsewhen(self, part: Part) -> str:
+        """Of a part that is done: that it was with another dsrun, and how to have it again."""
+        others = [commit for commit in dict.fromkeys(self._commits(part).values()) if commit != self.commit]
+        if not others:
+            return ""
+        return f" at commit {', '.join(others)}, and this is {self.commit}: remove {self.settings.folder / part.name} to run it again"
 
     def _run_step(self, part: Part, step: Step, words: Sequence[str], begun: float) -> int:
         output, log = self.output(part, step), self.log(part, step)
@@ -190,6 +228,8 @@ class Running:
             raise StoppedError(self.stopped)
         if code in step.codes:
             os.replace(aside, output)
+            commits = self._commits(part) | {step.name: self.commit}
+            self.state[part.name] = self.state.get(part.name, {}) | {"commits": commits}
         return code
 
     def _wait(self, process: subprocess.Popen, tell: Callable[[], None]) -> int:
@@ -211,21 +251,32 @@ class Running:
         )
 
     def _left(self, now: Part, took: float) -> float:
-        """Minutes: of this part by what it has done, where that can be seen; else by the plan, at this machine's pace."""
+        """Minutes: of this part by what it has done since this process came to it, of later ones by the plan at this machine's pace."""
         share = now.progress() if now.progress else 0.0
-        known = [
-            self.parts[name]
-            for name, facts in self.state.items()
-            if facts.get("state") == "done" and name in self.parts
-        ]
-        planned, spent = sum(part.minutes for part in known), sum(self.state[part.name]["minutes"] for part in known)
-        pace = max(spent / planned, 1.0) if planned > 2 else 1.0
-        own = max(now.minutes * pace - took, 0.0)
-        if share > 0.02 and took > 1:
-            done_now = max(share - self.before.get(now.name, 0.0), 0.01)
-            own = took / done_now * (1 - share)
+        begun = min(self.before.get(now.name, 0.0), share)
+        own = (
+            minutes_left(now.minutes * self._pace(), took, begun, share)
+            if now.progress
+            else now.minutes * self._pace() - took
+        )
         later = self.chosen[self.chosen.index(now.name) + 1 :]
-        return own + pace * sum(self.parts[name].minutes for name in later if not self._is_done(self.parts[name]))
+        # A part that is slower than planned says the same of the later ones, which run on the same cores.
+        pace = max(
+            self._pace(),
+            (took + own) / now.minutes / (1 - begun) if now.progress and now.minutes and begun < 1 else 1.0,
+        )
+        return max(own, 0.0) + pace * sum(
+            self.parts[name].minutes for name in later if not self._is_done(self.parts[name])
+        )
+
+    def _pace(self) -> float:
+        """Minutes over planned minutes of the parts that are done, at least 1."""
+        known = [name for name, facts in self.state.items() if facts.get("state") == "done" and name in self.parts]
+        planned, spent = (
+            sum(self.parts[name].minutes for name in known),
+            sum(self.state[name]["minutes"] for name in known),
+        )
+        return max(spent / planned, 1.0) if planned > 2 else 1.0
 
     def _is_done(self, part: Part) -> bool:
         return all(self.output(part, step).is_file() for step in part.steps)
@@ -237,6 +288,16 @@ class Running:
     def log(self, part: Part, step: Step) -> Path:
         """What a step told on stderr, of every try."""
         return self.settings.folder / part.name / f"{step.name}.log"
+
+
+def minutes_left(planned: float, took: float, begun: float, share: float) -> float:
+    """Of a part, from the share of it that was done when it was come to and that is done now.
+
+    The plan counts like `PLAN` of the part done as planned, so an estimate begins with the plan, and follows what is seen without a leap:
+    a machine that is busy with other things shows it before anything is done.
+    """
+    minutes_a_share = (took + PLAN * planned) / (share - begun + PLAN)
+    return minutes_a_share * (1 - share)
 
 
 def _end(process: subprocess.Popen, number: signal.Signals) -> int:
@@ -264,4 +325,4 @@ def in_minutes(minutes: float) -> str:
 
 def say(text: str) -> None:
     """A line of progress."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+    print(f"{time.strftime('%H:%M:%S')} {printable(text)}", file=sys.stderr, flush=True)
