@@ -4,6 +4,7 @@ Commands import what they need when they run, so that `dsrun --help`, `dsrun con
 A user's mistake is one message without a traceback (`dsrun.errors`); anything else is a bug in dsrun and ends with 1.
 """
 
+import io
 import json
 import os
 import sys
@@ -82,6 +83,8 @@ EXIT_CODES = (
 
 def main() -> None:
     """Run the command in `sys.argv`; an error is a message and an exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a folder's name may be no text in this encoding, nor in any
+        sys.stdout.reconfigure(errors="backslashreplace")
     if set(sys.argv[1:2]) & {"train", "sweep", "eval", "transcribe", "bench", "verify"} and not {"--help", "-h"} & set(
         sys.argv
     ):

@@ -52,8 +52,8 @@ def compare(
     """
     form = form_of(json_output=json_output, csv_output=csv_output, markdown=markdown)
     from dsrun.inspection import is_run_folder, open_runs
-    from dsrun.study.compare import SPLITS, baseline_of, compare_groups, usual_baseline
-    from dsrun.study.groups import group_runs
+    from dsrun.study.compare import SPLITS, baseline_of, compare_groups
+    from dsrun.study.groups import group_runs, usual_baseline
 
     records = open_runs(runs)
     if len(records) < 2:
@@ -61,9 +61,9 @@ def compare(
             f"{records[0].path}: one run has nothing to be compared with. Name another, or a sweep's folder; `dsrun eval` scores one run."
         )
     groups = group_runs(records)
-    if baseline is None and not any(map(is_run_folder, runs)):  # nobody put them into an order
-        baseline = usual_baseline(groups)
     first = baseline_of(groups, baseline)
+    if baseline is None and not any(map(is_run_folder, runs)):  # nobody put them into an order
+        first = usual_baseline(groups) or first
     groups.sort(key=lambda group: group is not first)
     document = compare_groups(groups, first, splits=(split,) if split else SPLITS, all_keys=all_keys)
     metrics = (metric,) if metric else METRICS

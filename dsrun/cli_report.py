@@ -50,11 +50,13 @@ def report(
     Reads run folders alone, so it works for any old run, without the data and without a GPU. The same folders give the same page.
     """
     from dsrun.inspection import open_runs
-    from dsrun.study.report import check_output, make_report, usual_baseline, write_report
+    from dsrun.study.groups import group_runs, usual_baseline
+    from dsrun.study.report import check_output, make_report, write_report
 
     records = open_runs(runs)
     if baseline is None and not any((run / "config.yaml").is_file() for run in runs):
-        baseline = usual_baseline(records)
+        plain = usual_baseline(group_runs(records))
+        baseline = plain.label if plain else None
     page = output or default_page([record.path for record in records])
     if output is None and page.parent.name == "report" and len(records) == 1:
         page.parent.mkdir(exist_ok=True)

@@ -4,11 +4,12 @@ import csv
 import io
 import json
 import socket
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
-from dsrun.cli import app
+from dsrun.cli import app, main
 from dsrun.errors import UsageError
 from dsrun.record import RunDir, read_events
 from dsrun.run_listing import list_runs, read_told
@@ -135,3 +136,15 @@ def test_markdown_has_a_row_for_each_run(tmp_path):
     lines = run(tmp_path, "--md").stdout.splitlines()
     assert lines[0].startswith("| run | state | step |")
     assert len(lines) == 3
+
+
+def test_a_folder_whose_name_is_no_text_is_listed_with_its_bytes_escaped(tmp_path, monkeypatch):
+    write_run_folder(tmp_path / "runs" / "a\udcff")
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(sys, "argv", ["dsrun", "runs", str(tmp_path / "runs")])
+    with pytest.raises(SystemExit) as end:
+        main()
+    stdout.flush()
+    assert end.value.code in (0, None)
+    assert b"a\\udcff" in stdout.buffer.getvalue()

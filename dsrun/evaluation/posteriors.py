@@ -40,14 +40,12 @@ NAMES = ("best", "median", "worst")
 
 
 @dataclass(frozen=True)
-class Heard:
-    """An utterance as the network had it.
+class _Utterance:
+    """Texts and features.
 
     Fields:
         features: normalised, valid frames alone. first_frame, hop: middle of frame 0 and from one to the next, in seconds.
         highest: what the uppermost bin stands for, with its unit, e.g. (8.0, "kHz").
-        logits: of the valid output frames. clock: when these are. symbols: of the classes 1, 2, ...; 0 is blank.
-        wanted: classes of the reference.
     """
 
     id: str
@@ -57,6 +55,17 @@ class Heard:
     first_frame: float
     hop: float
     highest: tuple[float, str]
+
+
+@dataclass(frozen=True)
+class Heard(_Utterance):
+    """An utterance as the network had it.
+
+    Fields:
+        logits: of the valid output frames. clock: when these are. symbols: of the classes 1, 2, ...; 0 is blank.
+        wanted: classes of the reference.
+    """
+
     logits: Float[np.ndarray, "output_frame class"]
     clock: OutputClock
     symbols: Sequence[str]
@@ -74,20 +83,13 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Shown(_Utterance):
     """An utterance as it is drawn: as `Heard`, but of the classes some, and the best path.
 
     Fields:
         log10_probs: a column for each of `classes`. path: best class of each output frame. symbols: of the classes in both, by number.
     """
 
-    id: str
-    reference: str
-    hypothesis: str
-    features: Float[np.ndarray, "frame bin"]
-    first_frame: float
-    hop: float
-    highest: tuple[float, str]
     log10_probs: Float[np.ndarray, "output_frame class"]
     path: Int[np.ndarray, " output_frame"]
     clock: OutputClock

@@ -22,6 +22,7 @@ from typing import Any
 from dsrun.errors import DataError
 from dsrun.record.durable import LineFile, write_atomically
 
+MOST_STEPS = 2**53  # to which float64 counts
 LARGEST_COUNT = 2**62  # steps, utterances, bytes; a file may say anything, and more than this is none of dsrun's
 
 
@@ -100,7 +101,10 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 def _parse(path: Path) -> list[tuple[dict[str, Any], str]]:
     if not path.exists():
         return []
-    *lines, _cut = path.read_bytes().split(b"\n")
+    try:
+        *lines, _cut = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
     return [(parse_record(line, f"{path}:{number}"), line.decode()) for number, line in enumerate(lines, 1)]
 
 
@@ -110,10 +114,13 @@ def parse_record(line: bytes, place: str) -> dict[str, Any]:
         record = json.loads(line.decode())
     except (ValueError, RecursionError) as error:  # of JSON, or of UTF-8
         raise DataError(f"{place}: not JSON ({error}). Remove the line or take the file from a copy.") from error
-    step = record.get("step") if isinstance(record, dict) else None
-    if type(step) is not int or abs(step) > LARGEST_COUNT or not isinstance(record.get("event"), str):
+    if not isinstance(record, dict) or not _is_step(record.get("step")) or not isinstance(record.get("event"), str):
         raise DataError(f"{place}: not a record with `event` and `step`. Remove the line or take the file from a copy.")
     return record
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MOST_STEPS
 
 
 def _plain(value: Any, name: str, nonfinite: list[str]) -> Any:

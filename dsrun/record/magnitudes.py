@@ -137,10 +137,11 @@ def file_of(folder: Path, step: int) -> Path:
 
 
 def watched_steps(folder: Path) -> list[int]:
-    """Steps whose magnitudes are there, in order."""
+    """Steps whose magnitudes are there, in order; a pipe or a link that leads nowhere is none."""
     if not folder.is_dir():
         return []
-    return sorted(int(match[1]) for entry in folder.iterdir() if (match := _NAME.fullmatch(entry.name)))
+    found = [(match, entry) for entry in folder.iterdir() if (match := _NAME.fullmatch(entry.name))]
+    return sorted(int(match[1]) for match, entry in found if entry.is_file())
 
 
 def load_magnitudes(path: Path) -> Magnitudes:

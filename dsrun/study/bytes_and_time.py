@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from dsrun.study.bytes_figure import draw_bytes_and_time
+from dsrun.study.costs import Kind, bytes_by_role
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.groups import Group, group_runs
 from dsrun.study.run_record import RunRecord
+from dsrun.study.styles import Style, distinct_styles
 
 # In the order of the bars, each with what it is called.
 ROLES = {
@@ -32,8 +34,6 @@ ROLES = {
     "stored": "activations of a shard",
     "gates": "GRU gates of a shard",
 }
-KINDS = {"as_carried": "carried", "as_formats": "needed"}
-MOST_BYTES = 2**62
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Setting:
     """A group: bytes by role, as carried and as the formats need ({}: not known), and seconds a step: quartiles, and each run's median."""
 
     group: Group
+    style: Style
     carried: Mapping[str, int]
     needed: Mapping[str, int]
     seconds: tuple[float, float, float] | None
@@ -59,7 +60,9 @@ def bytes_and_time(runs: Sequence[RunRecord]) -> Exhibit | None:
     Raises:
         DataError: a file is damaged.
     """
-    settings = [_setting(group) for group in group_runs(runs)]
+    groups = group_runs(runs)
+    styles = distinct_styles([group.config for group in groups])
+    settings = [_setting(group, style) for group, style in zip(groups, styles, strict=True)]
     if not any(one.carried or one.seconds for one in settings):
         return None
     reasons = _apart(runs)
@@ -74,27 +77,19 @@ def bytes_and_time(runs: Sequence[RunRecord]) -> Exhibit | None:
     )
 
 
-def _setting(group: Group) -> Setting:
-    costs = next((run.costs for run in group.runs if run.costs), {})
-    found = {kind: _bytes(costs, kind) for kind in KINDS}
+def _setting(group: Group, style: Style) -> Setting:
+    run = next((run for run in group.runs if run.costs), group.runs[0])
     steps = [run.steps.seconds[np.isfinite(run.steps.seconds)] for run in group.runs]
     known = np.concatenate(steps) if steps else np.empty(0)
     quartiles = tuple(float(q) for q in np.quantile(known, [0.25, 0.5, 0.75])) if len(known) else None
     medians = tuple(float(np.median(own)) for own in steps if len(own))
-    is_emulated = costs.get("carrier", group.config.get("arithmetic.carrier")) == "emulated"
-    return Setting(group, found["as_carried"], found["as_formats"], quartiles, medians, is_emulated)  # type: ignore[arg-type]
+    is_emulated = run.costs.get("carrier", group.config.get("arithmetic.carrier")) == "emulated"
+    return Setting(group, style, _bytes(run, "as_carried"), _bytes(run, "as_formats"), quartiles, medians, is_emulated)  # type: ignore[arg-type]
 
 
-def _bytes(costs: Mapping[str, Any], kind: str) -> dict[str, int]:
-    """By role; what is not a number of bytes counts as absent, since a folder may be of another version."""
-    found = {}
-    for section in ("bytes", "activations"):
-        roles = costs.get(section)
-        for name, role in roles.items() if isinstance(roles, Mapping) else ():
-            size = role.get(kind) if isinstance(role, Mapping) else None
-            if name in ROLES and type(size) is int and 0 <= size < MOST_BYTES:
-                found[name] = size
-    return found
+def _bytes(run: RunRecord, kind: Kind) -> dict[str, int]:
+    found = bytes_by_role(run, kind, sections=("bytes", "activations"))
+    return {role: size for role, size in found.items() if role in ROLES}
 
 
 def _apart(runs: Sequence[RunRecord]) -> list[str]:
@@ -130,22 +125,41 @@ def _answer(settings: Sequence[Setting], *, may_compare: bool) -> str:
             parts.append(f"takes {milliseconds(first.seconds[1])} (the median)")
         return f"A step of {first.label} {' and '.join(parts)}."
     texts = []
-    compared = [
-        (one, sum(one.needed.values()) / sum(first.needed.values())) for one in others if one.needed and first.needed
-    ]
+    base = sum(first.needed.values())
+    compared = [(one, sum(one.needed.values())) for one in others if one.needed and base]
     if compared:
-        one, ratio = min(compared, key=lambda pair: pair[1])
+        one, size = min(compared, key=lambda pair: pair[1])
         texts.append(
-            f"needs {ratio:.2g} of the bytes of {first.label}" if ratio != 1 else f"needs the bytes of {first.label}"
+            f"needs {_times(size / base)} the bytes of {first.label}"
+            if size != base
+            else f"needs the bytes of {first.label}"
         )
     else:
         one = others[0]
-    if may_compare and one.seconds and first.seconds:
-        texts.append(f"takes {one.seconds[1] / first.seconds[1]:.3g} of its time a step here")
+    if may_compare and (ratio := _time_ratio(one, first)) is not None:
+        texts.append(f"takes {_times(ratio, digits=3)} its time a step here")
     if not texts:
         return "Times and bytes of these settings cannot be compared."
-    least = "With the fewest bytes of all, " if compared and len(compared) > 1 else ""
-    return f"{least}{one.label} {' and '.join(texts)}."
+    return f"{_rank([size for _, size in compared], base)}{one.label} {' and '.join(texts)}."
+
+
+def _rank(sizes: Sequence[int], base: int) -> str:
+    """What the setting that is spoken of is: the one of fewest bytes, one of those, or the least of those that need more than the first."""
+    if len(sizes) < 2:
+        return ""
+    least = min(sizes)
+    if least > base:
+        return "None needs fewer bytes than the first setting: of the others, "
+    return "With the fewest bytes of all, " if [*sizes, base].count(least) == 1 else "With as few bytes as any, "
+
+
+def _times(ratio: float, *, digits: int = 2) -> str:
+    """`0.7 of`, `2 times`."""
+    return f"{ratio:.{digits}g} of" if ratio <= 1 else f"{ratio:.{digits}g} times"
+
+
+def _time_ratio(one: Setting, first: Setting) -> float | None:
+    return one.seconds[1] / first.seconds[1] if one.seconds and first.seconds and first.seconds[1] else None
 
 
 def _about(settings: Sequence[Setting], reasons: Sequence[str]) -> list[str]:
@@ -175,15 +189,14 @@ def _about(settings: Sequence[Setting], reasons: Sequence[str]) -> list[str]:
 
 def _rows(one: Setting, first: Setting) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
-        {"setting": one.label, "what": f"bytes {KINDS[kind]}, {ROLES[role]}", "value": size}
-        for kind, sizes in (("as_carried", one.carried), ("as_formats", one.needed))
+        {"setting": one.label, "what": f"bytes {kind}, {ROLES[role]}", "value": size}
+        for kind, sizes in (("carried", one.carried), ("needed", one.needed))
         for role, size in sorted(sizes.items(), key=lambda item: list(ROLES).index(item[0]))
     ]
     if one.seconds:
         for name, value in zip(("lower quartile", "median", "upper quartile"), one.seconds, strict=True):
             rows.append({"setting": one.label, "what": f"seconds a step, {name}", "value": value})
-        if first.seconds:
-            ratio = one.seconds[1] / first.seconds[1]
+        if (ratio := _time_ratio(one, first)) is not None:
             rows.append({"setting": one.label, "what": f"median relative to {first.label}", "value": ratio})
         rows += [
             {"setting": one.label, "what": f"seconds a step, median of run {number}", "value": value}

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dsrun.study.exhibit import is_narrow, new_figure
-from dsrun.study.styles import style_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +78,7 @@ def _draw_bytes(axes: "Axes", settings: Sequence[Any], room: float) -> None:
             text = f" {size_text(sum(sizes.values()))} {name}"
             axes.text(left, y, text, va="center", fontsize=8, parse_math=False)
     _name_rows(axes, settings)
-    axes.set_xlim(0, room * most / factor)
+    axes.set_xlim(0, room * most / factor or 1.0)
     axes.set_title("bytes", loc="left", fontsize=9, fontweight="bold")
     axes.set_xlabel(unit, fontsize=8.5)
 
@@ -93,7 +92,7 @@ def _draw_times(axes: "Axes", settings: Sequence[Any], room: float) -> None:
         if not one.seconds:
             _note(axes, place, "no step was timed")
             continue
-        style = style_of(one.group.config)
+        style = one.style
         low, median, high = (1e3 * seconds for seconds in one.seconds)
         y = place + 0.05
         axes.plot([low, high], [y, y], color=style.colour, lw=2)
@@ -107,10 +106,11 @@ def _draw_times(axes: "Axes", settings: Sequence[Any], room: float) -> None:
                 mfc="white",
                 mec=style.colour,
             )
-        ratio = f", {one.seconds[1] / first.seconds[1]:.2f} x" if first.seconds and one is not first else ""
+        is_compared = one is not first and first.seconds and first.seconds[1]
+        ratio = f", {one.seconds[1] / first.seconds[1]:.2f} x" if is_compared else ""
         axes.text(high, y, f"  {milliseconds(one.seconds[1])}{ratio}", va="center", fontsize=8, parse_math=False)
     _name_rows(axes, settings)
-    axes.set_xlim(0, most * room)
+    axes.set_xlim(0, most * room or 1.0)
     axes.set_title("milliseconds a step", loc="left", fontsize=9, fontweight="bold")
     axes.set_xlabel("ms", fontsize=8.5)
 

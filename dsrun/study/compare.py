@@ -9,6 +9,7 @@ as the arrays have them; runs of before there was such a file have none.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from dsrun.errors import UsageError
+from dsrun.study.costs import bytes_by_role, count_of
 from dsrun.study.groups import Group, differing_keys, settings_of
-from dsrun.study.run_record import RunRecord, Split
+from dsrun.study.run_record import RunRecord, Split, bounded
 from dsrun.study.statistics import (
     METRIC,
     Difference,
@@ -29,17 +31,11 @@ from dsrun.study.statistics import (
     rate_interval,
     why_not_paired,
 )
-from dsrun.study.styles import FLOAT32, label_of
 
 SCHEMA_VERSION = 1
 SPLITS: tuple[Split, ...] = ("dev", "test")
 UNITS: tuple[Unit, ...] = ("characters", "words")
 MOST_NAMED = 4
-
-
-def usual_baseline(groups: Sequence[Group]) -> str | None:
-    """The group whose numbers are all float32, for runs that nobody put into an order; None if there is none."""
-    return next((group.label for group in groups if label_of(group.config) == FLOAT32), None)
 
 
 def baseline_of(groups: Sequence[Group], name: str | None) -> Group:
@@ -153,8 +149,8 @@ def _run(run: RunRecord, splits: Sequence[Split]) -> dict[str, Any]:
     return {
         "run": str(run.path),
         "seed": run.seed,
-        "state": state_words(run),
-        "step": run.status.get("step"),
+        "state": run.state,
+        "step": run.step if run.status else None,
         "best_step": run.best["step"] if run.best else None,
         **{f"{split}_{METRIC[unit]}": known_rate(run, split, unit) for split in splits for unit in UNITS},
         "minutes": _minutes(run),
@@ -164,28 +160,22 @@ def _run(run: RunRecord, splits: Sequence[Split]) -> dict[str, Any]:
     }
 
 
-def state_words(run: RunRecord) -> str:
-    """The run's state."""
-    return run.state
-
-
 def changed_share(run: RunRecord) -> float | None:
     """Of the last watched step's non-zero updates the share that changed their weight."""
-    share = run.watches[-1].get("changed_share") if run.watches else None
-    return float(share) if isinstance(share, int | float) else None
+    share = bounded(run.watches[-1].get("changed_share"), 0.0, 1.0) if run.watches else math.nan
+    return None if math.isnan(share) else share
 
 
 def costs_of(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """Minutes of training and milliseconds of a step (means over runs that are done), parameters, bytes."""
     done = [run for run in runs if run.state == "done"] or list(runs)
-    counted = runs[0].costs.get("parameters")
-    roles = [role for role in _mapping(runs[0].costs.get("bytes")).values() if isinstance(role, Mapping)]
+    counted = count_of(runs[0].costs.get("parameters"))
+    sizes = {kind: bytes_by_role(runs[0], kind, sections=["bytes"]) for kind in ("as_formats", "as_carried")}
     return {
         "minutes": _mean(_minutes(run) for run in done),
         "milliseconds_a_step": _mean(_milliseconds(run) for run in done),
-        "parameters": counted if isinstance(counted, int) else parameters_listed(runs[0]),
-        "bytes_as_formats": _sum(role.get("as_formats") for role in roles),
-        "bytes_as_carried": _sum(role.get("as_carried") for role in roles),
+        "parameters": parameters_listed(runs[0]) if counted is None else counted,
+        **{f"bytes_{kind}": sum(found.values()) if found else None for kind, found in sizes.items()},
     }
 
 
@@ -230,8 +220,8 @@ def notes(groups: Sequence[Group], baseline: Group, splits: Sequence[Split]) -> 
 
 
 def _incomplete(runs: Sequence[RunRecord]) -> Iterable[str]:
-    for state in dict.fromkeys(map(state_words, runs)):
-        names = [run.name for run in runs if state_words(run) == state]
+    for state in dict.fromkeys(run.state for run in runs):
+        names = [run.name for run in runs if run.state == state]
         if state == "diverged":
             yield f"diverged, so scored by the best checkpoint before if there is one: {_some(names)}"
         elif state != "done":
@@ -338,12 +328,3 @@ def _milliseconds(run: RunRecord) -> float | None:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _sum(values: Iterable[Any]) -> int | None:
-    known = [value for value in values if isinstance(value, int)]
-    return sum(known) if known else None
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -21,6 +21,7 @@ from dsrun.study.determinism_figure import draw_strips
 from dsrun.study.diff import Compared, compare, tensors_that_differ
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.groups import group_runs, settings_of
+from dsrun.study.number_words import counted
 from dsrun.study.run_record import CHECKPOINT_DIGESTS, RunRecord
 from dsrun.study.runs_table import run_names
 
@@ -83,7 +84,9 @@ def _alike(runs: Sequence[RunRecord]) -> list[list[RunRecord]]:
 
 
 def _equal_set(runs: list[RunRecord], names: dict[int, str]) -> EqualSet:
-    first = runs[0]
+    # The others are held against the first that has a record in common with one of them, if any has.
+    first = next((one for one in runs if any(compare(one, run) for run in runs if run is not one)), runs[0])
+    runs = [first, *(run for run in runs if run is not first)]
     compared = [compare(first, run) for run in runs[1:]]
     found = tuple(own[0] if own else None for own in compared)
     kind = next((own.what for own in found if own), "")
@@ -142,13 +145,7 @@ def _answer(sets: Sequence[EqualSet], runs: Sequence[RunRecord], names: dict[int
         rest = "" if len(compared) == 1 else f" ({len(parted)} of {len(compared)} pairs that ought to be equal are not)"
         return f"{text}{rest}."
     if compared:
-        losses = {own.what for own in compared} == {"losses"}
-        same = "the same losses, which say little about the state," if losses else "the same bits"
-        if len(compared) == 1:
-            steps = f"all {compared[0].steps} steps" if compared[0].steps > 1 else "the one step"
-            return f"The two runs that ought to be equal have {same} at {steps} that both recorded."
-        count = sum(len(own.runs) for own in sets)
-        return f"All {count} runs that ought to be equal to others here have {same} at every step in common."
+        return _all_equal(sets, names)
     run = runs[0]
     digest = _last_digest(run)
     if len(runs) == 1:
@@ -164,8 +161,35 @@ def _answer(sets: Sequence[EqualSet], runs: Sequence[RunRecord], names: dict[int
     )
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more tensors" if len(names) > MOST_NAMED else ""
+def _all_equal(sets: Sequence[EqualSet], names: dict[int, str]) -> str:
+    """What was compared, and by how weak a record; and which runs left none, of which nothing is known."""
+    pairs = [pair for own in sets for pair in zip(own.runs[1:], own.found, strict=True)]
+    compared = [found for _, found in pairs if found]
+    alone = [names[id(run)] for run, found in pairs if not found]
+    of_losses = sum(found.what == "losses" for found in compared)
+    same = "the same bits" if not of_losses else "the same losses, which say little about the state,"
+    if 0 < of_losses < len(compared):
+        same = f"the same bits, or ({of_losses} of {len(compared)} pairs) losses, which say little about the state,"
+    rest = f"; of {_listed(alone, 'run')} there is no record to compare with" if alone else ""
+    if len(compared) == 1:
+        own = next(own for own in sets if any(own.found))
+        who = "The two runs that ought to be equal"
+        if alone:
+            other = next(run for run, found in zip(own.runs[1:], own.found, strict=True) if found)
+            who = f"{names[id(own.runs[0])]} and {names[id(other)]}, which ought to be equal,"
+        steps = f"all {compared[0].steps} steps" if compared[0].steps > 1 else "the one step"
+        return f"{who} have {same} at {steps} that both recorded{rest}."
+    count = sum(1 + sum(found is not None for found in own.found) for own in sets if any(own.found))
+    every = (
+        f"All {count} runs that ought to be equal to others here"
+        if not alone
+        else f"{count} runs that ought to be equal to others"
+    )
+    return f"{every} have {same} at every step in common{rest}."
+
+
+def _listed(names: Sequence[str], what: str = "tensor") -> str:
+    more = f" and {counted(len(names) - MOST_NAMED, f'more {what}')}" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from dsrun.study.exhibit import Exhibit, is_narrow
 from dsrun.study.groups import group_runs
 from dsrun.study.labels import LABEL_POINTS, LINE_INCHES, broken, text_width
+from dsrun.study.number_words import on_seeds
 from dsrun.study.run_record import RunRecord, Split
-from dsrun.study.verdict_strip import interval
+from dsrun.study.verdict_strip import interval, on_ended
 from dsrun.study.verdicts import SPLITS, Verdict, chance, signed, verdicts
 from dsrun.study.whiskers import Whisker, draw_whiskers
 
@@ -72,13 +73,10 @@ def _about(found: Sequence[Verdict], splits: Sequence[Split]) -> list[str]:
         texts.append(f"Intervals of rates are over utterances ({' and '.join(counts)}).")
     if unknown := [own for own, count in most.items() if not count]:
         texts.append(f"Errors of each utterance of {' and '.join(unknown)} are not known, so there are no intervals.")
-    seeds = {len(rate.seeds) for one in found for rate in one.rates.values()}
-    if seeds == {1}:
-        texts.append(f"One seed{' each' if len(found) > 1 else ''}: other seeds may differ.")
-    else:
-        texts.append("Hollow marks are single seeds.")
-        if 1 in seeds:
-            texts.append("Where there is none there is one seed, and others may differ.")
+    seeds = [max(len(rate.seeds) for rate in one.rates.values()) for one in found if one.rates]
+    one = "Where there is none there is one seed, and others may differ."
+    texts += on_seeds(seeds, several="Hollow marks are single seeds.", one=one)
+    texts += on_ended(found)
     if methods := {gap.method for one in found for gap in one.differences.values()}:
         texts.append(f"Those of differences: {'; '.join(sorted(methods))}. Left of zero is fewer errors.")
     missing = [one.group.label for one in found if not one.rates]

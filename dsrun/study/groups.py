@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dsrun.study.run_record import RunRecord
-from dsrun.study.styles import label_of
+from dsrun.study.styles import FLOAT32, label_of
 
 MANIFESTS = ("train", "dev", "test")
 WITHOUT_EFFECT = frozenset(
@@ -128,6 +128,11 @@ def _words(run: RunRecord) -> dict[str, str]:
         "folder": run.path.resolve().parent.name,
         "device": run.device or "unknown",
     }
+
+
+def usual_baseline(groups: Sequence[Group]) -> Group | None:
+    """The first whose numbers are all float32, for runs that nobody put into an order; None if there is none."""
+    return next((group for group in groups if label_of(group.config) == FLOAT32), None)
 
 
 def settings_of(run: RunRecord) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.groups import Group, group_runs
 from dsrun.study.learning_curves_figure import Curves, Line, draw_curves
+from dsrun.study.number_words import on_seeds
 from dsrun.study.outcomes import outcome
 from dsrun.study.run_record import RunRecord
 from dsrun.study.styles import Style, distinct_styles
@@ -49,7 +50,11 @@ def learning_curves(runs: Sequence[RunRecord]) -> Exhibit | None:
         "Learning curves",
         caption,
         f"Dev character error rate and train loss against steps and against time. {_answer(groups)}",
-        [row for group in groups for run in group.runs for row in _rows(group, run)],
+        [
+            row
+            for group, own in zip(groups, curves, strict=True)
+            for row in [*(row for run in group.runs for row in _rows(group, run)), *_band_rows(own)]
+        ],
         lambda width: draw_curves(curves, width),
     )
 
@@ -65,7 +70,7 @@ def losses(run: RunRecord) -> Points:
         ends = np.unique(np.linspace(window, max(len(steps), window), POINTS).round().astype(int))
         pieces = [np.arange(end - window, end) for end in ends if end <= len(steps)]
     last = np.array([piece[-1] for piece in pieces], int)
-    return Points(steps.step[last], _elapsed(run)[last], np.array([_mean_loss(run, piece) for piece in pieces]))
+    return Points(steps.step[last], run.elapsed[last], np.array([_mean_loss(run, piece) for piece in pieces]))
 
 
 def steps_averaged(run: RunRecord) -> int:
@@ -85,12 +90,8 @@ def _mean_loss(run: RunRecord, piece: np.ndarray) -> float:
 def dev_rates(run: RunRecord) -> Points:
     """Dev CER at every evaluation."""
     steps = np.array([event["step"] for event in run.evaluations], float)
-    elapsed = np.interp(steps, run.steps.step, _elapsed(run)) if len(run.steps) else np.full(len(steps), np.nan)
+    elapsed = np.interp(steps, run.steps.step, run.elapsed) if len(run.steps) else np.full(len(steps), np.nan)
     return Points(steps, elapsed, np.array([event["cer"] for event in run.evaluations], float))
-
-
-def _elapsed(run: RunRecord) -> np.ndarray:
-    return np.cumsum(np.nan_to_num(run.steps.seconds))
 
 
 def _curves(group: Group, style: Style) -> Curves:
@@ -99,7 +100,7 @@ def _curves(group: Group, style: Style) -> Curves:
     ended = f" ({kinds.pop()})" if len(kinds) == 1 and "complete" not in kinds else ""
     cut = [outcome(run).kind != "complete" for run in runs]
     loss, cer = ([curve(run) for run in runs] for curve in (losses, dev_rates))
-    return Curves(group.label + ended, style, _lines(loss, cut), _lines(cer, cut))
+    return Curves(group.label, group.label + ended, style, _lines(loss, cut), _lines(cer, cut))
 
 
 def _lines(seeds: Sequence[Points], cut: Sequence[bool]) -> list[Line]:
@@ -119,11 +120,28 @@ def _rows(group: Group, run: RunRecord) -> list[dict[str, Any]]:
             "curve": name,
             "step": int(step),
             "seconds": float(seconds),
-            "value": float(value) if np.isfinite(value) else None,
+            "value": _known(value),
         }
         for name, points in (("train loss", losses(run)), ("dev CER", dev_rates(run)))
         for step, seconds, value in zip(points.step, points.seconds, points.value, strict=True)
     ]
+
+
+def _band_rows(curves: Curves) -> list[dict[str, Any]]:
+    """What is drawn of several seeds together: their mean, the lowest and the highest."""
+    about = {"setting": curves.setting, "run": None}
+    return [
+        about | {"seed": name, "curve": curve, "step": int(step), "seconds": float(seconds), "value": _known(value)}
+        for curve, lines in (("train loss", curves.loss), ("dev CER", curves.cer))
+        for line in lines
+        if line.low is not None and line.high is not None
+        for name, values in (("mean", line.value), ("lowest", line.low), ("highest", line.high))
+        for step, seconds, value in zip(line.step, line.seconds, values, strict=True)
+    ]
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _answer(groups: Sequence[Group]) -> str:
@@ -163,12 +181,14 @@ def _about(groups: Sequence[Group]) -> list[str]:
     is_by_epoch = all(len(np.unique(run.steps.epoch)) > 1 for run in runs if len(run.steps))
     each = "an epoch" if is_by_epoch else "an epoch, or a twentieth of a run of one"
     texts.append(f"Bold: CER on dev, a marker an evaluation. Thin: train loss in nats an utterance, mean over {each}.")
-    seeds = {len(group.runs) for group in groups}
-    if seeds == {1}:
-        texts.append(f"One seed{' each' if len(groups) > 1 else ''}: other seeds may differ.")
-    else:
-        texts.append("Line: mean over the seeds; band: from the lowest of them to the highest.")
-        if 1 in seeds:
-            texts.append("Where there is no band there is one seed, and others may differ.")
+    texts += on_seeds(
+        [len(group.runs) for group in groups],
+        several="Line: mean over the seeds; band: from the lowest of them to the highest.",
+        one="Where there is no band there is one seed, and others may differ.",
+    )
     texts.append("Time: the training steps on the machine of each run, without evaluations.")
+    if any(run.steps_without_record for run in runs):
+        texts.append(
+            "Where not every step was recorded, the loss is the mean of those that were, and the others count as long as the median."
+        )
     return texts

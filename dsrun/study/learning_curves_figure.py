@@ -38,8 +38,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Curves:
-    """One setting: its lines of either kind."""
+    """One setting: its lines of either kind. `label` also says how it ended if not as it should."""
 
+    setting: str
     label: str
     style: Style
     loss: list[Line]

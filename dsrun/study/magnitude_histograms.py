@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.magnitude_figures import draw_distribution, draw_multiples
 from dsrun.study.magnitude_panels import histogram_rows
-from dsrun.study.magnitude_profile import Profile, profile
+from dsrun.study.magnitude_profile import STRAIGHT, Profile, profile
 from dsrun.study.magnitude_settings import Setting, read_settings, total_of
 from dsrun.study.number_words import counted, listed, percent, power_of_two
 from dsrun.study.run_record import RunRecord
@@ -115,8 +115,8 @@ def _change(settings: Sequence[Setting]) -> list[str]:
 def _medians(setting: Setting, title: str) -> tuple[int, int] | None:
     """The medians' exponents at the first and the last step; of what carries the loss scale without it."""
     first, last = (profile(total_of(table.get(title, {}))) for table in (setting.first, setting.last))
-    if not first or not last:
-        return None
+    if not first or not last or (title in SCALED and not setting.has_one_scale):
+        return None  # of seeds with other scales the median of all is of no scale
     scales = (setting.first_scale, setting.loss_scale) if title in SCALED else (1.0, 1.0)
     return first.median - _exponent(scales[0]), last.median - _exponent(scales[1])
 
@@ -128,6 +128,8 @@ def _exponent(scale: float) -> int:
 def _beside(first: Setting, other: Setting) -> str:
     moved = {title: _apart(first, other, title) for title in first.last if title in other.last}
     words = [f"{title} {abs(by)} {'smaller' if by < 0 else 'larger'}" for title, by in moved.items() if by]
+    if not words and not (first.has_one_scale and other.has_one_scale):
+        return f"Beside {first.group.label} the medians in {other.group.label} are in the same binades, the loss scale apart."
     if not words:
         return (
             f"Beside {first.group.label} no difference seen in {other.group.label}: every median is in the same binade."
@@ -136,6 +138,8 @@ def _beside(first: Setting, other: Setting) -> str:
 
 
 def _apart(first: Setting, other: Setting, title: str) -> int:
+    if title in SCALED and not (first.has_one_scale and other.has_one_scale):
+        return 0
     a, b = profile(first.total(title)), profile(other.total(title))
     return b.median - a.median if a and b else 0
 
@@ -149,8 +153,10 @@ def _steps(settings: Sequence[Setting]) -> str:
         words += f", the area {settings[0].group.label}"
     seeds = max(len(setting.group.runs) for setting in settings)
     words += f"; up to {counted(seeds, 'seed')} together" if seeds > 1 else ""
-    scales = list(dict.fromkeys(f"{s.loss_scale:g}" for s in settings if s.loss_scale != 1))
+    scales = list(dict.fromkeys(f"{scale:g}" for s in settings for scale in s.last_scales if scale != 1))
     words += f"; errors and gradients carry the loss scale of {listed(scales)}" if scales else ""
+    mixed = [s.group.label for s in settings if not s.has_one_scale]
+    words += f", which in {listed(mixed)} is not the same in all seeds" if mixed else ""
     return f"{words}. Shares are of all values; bars at the edges: zeros, and values that are not finite."
 
 
@@ -209,11 +215,21 @@ def _shape(profiles: Mapping[str, Profile]) -> str:
 
 
 def _tails(profiles: Mapping[str, Profile]) -> str:
-    slopes = {title: own.slope for title, own in profiles.items() if own.slope is not None}
-    if not slopes:
-        return ""
-    words = listed([f"{slope:.2f} ({title})" for title, slope in slopes.items()])
-    return (
-        f"Towards zero the shares fall as powers of the magnitude, with exponents {words}; 1 is a share that "
-        "halves with each binade, as of numbers whose density near zero is finite."
-    )
+    below = {title: own.below for title, own in profiles.items() if own.below}
+    straight = [
+        f"{t.slope:.2f} ({title}, R² {t.straightness:.3f})" for title, t in below.items() if t.straightness >= STRAIGHT
+    ]
+    bent = [f"{title} (R² {t.straightness:.3f})" for title, t in below.items() if t.straightness < STRAIGHT]
+    above = [f"{own.above.slope:.2f} ({title})" for title, own in profiles.items() if own.is_power_law and own.above]
+    texts = []
+    if straight:
+        texts.append(
+            f"Towards zero the shares fall as powers of the magnitude, with exponents {listed(straight)}; 1 is a share that halves with "
+            "each binade, as of any numbers whose density near zero is finite, normal ones too."
+        )
+    if bent:
+        texts.append(
+            f"Towards zero no power, since log2 of the shares is no straight line of the exponent: {listed(bent)}."
+        )
+    texts.append(f"Above the peak {f'powers: {listed(above)}' if above else 'none falls as a power'}.")
+    return " ".join(texts)

@@ -38,8 +38,23 @@ class Setting:
     last_step: int
     last: Table
     ranges: dict[str, Range]
-    first_scale: float
-    loss_scale: float
+    first_scales: tuple[float, ...]
+    last_scales: tuple[float, ...]
+
+    @property
+    def has_one_scale(self) -> bool:
+        """Whether the seeds had the same loss scale, at the first step and at the last."""
+        return len(self.first_scales) == 1 == len(self.last_scales)
+
+    @property
+    def first_scale(self) -> float:
+        """The first seed's."""
+        return self.first_scales[0]
+
+    @property
+    def loss_scale(self) -> float:
+        """The first seed's at the last step."""
+        return self.last_scales[0]
 
     def total(self, title: str) -> Tally:
         """All layers of a kind at the last step."""
@@ -64,7 +79,7 @@ def _read(group: Group, style: Style) -> Setting | None:
     first, last = (together(read_layers(run, step) for run in watching) for step in (whole[0], whole[-1]))
     ranges = {title: last.ranges[kind] for title, kind in KINDS.items() if kind in last.ranges}
     return Setting(
-        group, style, first.step, _table(first), last.step, _table(last), ranges, first.loss_scale, last.loss_scale
+        group, style, first.step, _table(first), last.step, _table(last), ranges, first.loss_scales, last.loss_scales
     )
 
 

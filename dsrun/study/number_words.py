@@ -40,6 +40,17 @@ def listed(names: Sequence[str], most: int | None = None) -> str:
     return f"{comma.join(names[:-1])} and {names[-1]}"
 
 
+def on_seeds(counts: Sequence[int], *, several: str, one: str) -> list[str]:
+    """What a caption says of the seeds.
+
+    Args:
+        counts: seeds of each setting. several: the sentence if any setting has more than one. one: the sentence if others have one.
+    """
+    if set(counts) == {1}:
+        return [f"One seed{' each' if len(counts) > 1 else ''}: other seeds may differ."]
+    return [text for text in (several, one if 1 in counts else "") if text]
+
+
 def counted(number: int, word: str) -> str:
     """`1 step`, `1,200 steps`."""
     return f"{number:,} {word}{'' if number == 1 else 's'}"

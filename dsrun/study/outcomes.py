@@ -5,6 +5,7 @@ from typing import Literal
 
 from dsrun.errors import DivergedError
 from dsrun.study.run_record import RunRecord
+from dsrun.study.run_state import told_state
 
 Kind = Literal["complete", "diverged", "unfinished"]
 
@@ -18,15 +19,19 @@ class Outcome:
 
 
 def outcome(run: RunRecord) -> Outcome:
-    """Complete, diverged, or unfinished: stopped, failed, killed, or still going on."""
-    step = run.status.get("step", run.last_step)
-    if run.state == "done":
+    """Complete, diverged, or unfinished: stopped, failed, killed, or still going on.
+
+    By the status alone and not by `run.state`, which knows from a lock on this machine that a run was killed: a report has the same words
+    everywhere.
+    """
+    state = told_state(run.status)
+    if state == "done":
         return Outcome("complete", "is complete")
-    if run.exit_code == DivergedError.exit_code:
-        return Outcome("diverged", f"diverged at step {step}")
-    if run.state == "new" or not run.last_step:
+    if state == "diverged" or run.exit_code == DivergedError.exit_code:
+        return Outcome("diverged", f"diverged at step {run.step}")
+    if state == "new" or not run.last_step:
         return Outcome("unfinished", "has not begun")
     why = {"running": "was killed or is still going on", "killed": "was killed", "stopped": "was stopped"}.get(
-        run.state, run.state
+        state, state
     )
-    return Outcome("unfinished", f"{why} at step {step}")
+    return Outcome("unfinished", f"{why} at step {run.step}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsrun.errors import UsageError
+from dsrun.study.styles import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,15 +22,6 @@ if TYPE_CHECKING:
     from dsrun.study.scaling_model import ScalingPanel
 
 SUFFIXES = (".png", ".svg")
-_COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#56b4e9",
-    "#e69f00",
-    "#555555",
-)  # Okabe and Ito: seen by all eyes
 
 
 def check_suffix(output: Path) -> None:
@@ -52,7 +44,7 @@ def draw_formats(rows: Sequence[dict[str, Any]], output: Path) -> None:
         pale_top = top if normal is None else normal
         axes.barh(place, max(pale_top - smallest, 0.3), left=smallest, color="#9ecae1", height=0.6)
         if normal is not None:
-            axes.barh(place, max(top - normal, 0.3), left=normal, color=_COLOURS[0], height=0.6)
+            axes.barh(place, max(top - normal, 0.3), left=normal, color=COLOURS[0], height=0.6)
         note = f"p = {row['precision']}" if row["kind"] in ("float", "block") else f"{row['values']:,} values"
         axes.text(top + 3, place, note + (", times a scale" if row["scale"] else ""), va="center", fontsize=7)
     axes.set_yticks(range(len(rows)), [row["format"] for row in reversed(rows)], fontsize=8)
@@ -111,7 +103,7 @@ def _draw_magnitude_panel(axes: "Axes", panel: "Panel") -> None:
             shares = np.full(len(span), np.nan)
             shares[curve.exponents - span[0]] = curve.shares
             shares[-1] = shares[-2]
-            colour, style = _COLOURS[place % len(_COLOURS)], "-" if place < len(_COLOURS) else "--"
+            colour, style = COLOURS[place % len(COLOURS)], "-" if place < len(COLOURS) else "--"
             axes.step(span, shares, style, where="post", color=colour, lw=1.2, label=f"{curve.label}{zeros}")
         else:
             axes.plot([], [], color="#999999", label=f"{curve.label}: all zero")
@@ -151,7 +143,7 @@ def _draw_scaling_panel(axes: "Axes", panel: "ScalingPanel") -> None:
     ideal = [first.tflop_per_second * count / first.devices for count in counts]
     axes.plot(counts, ideal, color="black", lw=0.8, label="ideal")
     for place, series in enumerate(panel.series):
-        colour, marker = _COLOURS[place], "os"[place % 2]
+        colour, marker = COLOURS[place], "os"[place % 2]
         rates = [point.tflop_per_second for point in series.points]
         axes.plot([p.devices for p in series.points], rates, "--", color=colour, lw=1.0, label=series.name)
         for point in series.points:

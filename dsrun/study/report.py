@@ -34,7 +34,6 @@ from dsrun.study.magnitude_histograms import magnitude_distribution, magnitude_h
 from dsrun.study.report_page import Item, is_page, render_page
 from dsrun.study.run_record import RunRecord, Split
 from dsrun.study.runs_table import notes, run_names
-from dsrun.study.styles import FLOAT32, label_of
 from dsrun.study.swallowed_updates import swallowed_updates
 from dsrun.study.underflow_by_layer import underflow_by_layer
 from dsrun.study.underflow_overflow import underflow_overflow
@@ -155,11 +154,6 @@ def with_baseline_first(runs: Sequence[RunRecord], baseline: str | None) -> list
             return own + [run for run in runs if all(run is not other for other in own)]
     labels = ", ".join(repr(group.label) for group in groups)
     raise UsageError(f"--baseline {baseline}: no run and no setting of that name. The settings are {labels}.")
-
-
-def usual_baseline(runs: Sequence[RunRecord]) -> str | None:
-    """The setting whose numbers are all float32, for runs that nobody put into an order; None if there is none."""
-    return next((group.label for group in group_runs(runs) if label_of(group.config) == FLOAT32), None)
 
 
 def choose_split(runs: Sequence[RunRecord], split: Split | None) -> Split:

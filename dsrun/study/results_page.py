@@ -13,11 +13,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dsrun.study.groups import Group, differing_keys, group_runs, short_names, shown
+from dsrun.study.groups import Group, differing_keys, group_runs, short_names, shown, usual_baseline
 from dsrun.study.results_record import RecordedRun, Section
 from dsrun.study.run_record import Split
 from dsrun.study.statistics import Difference, Rate, difference, rate_interval, why_not_paired
-from dsrun.study.styles import FLOAT32, label_of
 
 MOST_KEYS = 12  # that are listed as differing
 LONGEST_LABEL = 48  # beyond it a group is called by its run's folder, and the table of what differs tells the rest
@@ -74,7 +73,7 @@ def _claims(section: Section) -> str:
 
 def with_baseline_first(groups: Sequence[Group]) -> list[Group]:
     """The first that is plain float32, where one is, before the others; as `dsrun report` does for a folder."""
-    plain = next((group for group in groups if label_of(group.config) == FLOAT32), groups[0]) if groups else None
+    plain = usual_baseline(groups)
     return sorted(groups, key=lambda group: group is not plain)
 
 

@@ -4,6 +4,12 @@ A folder may be of a run that is still going on, was killed, diverged, or was ma
 empty or NaN, and never a guess. Whatever compares, draws or lists runs starts here, so that a report can be remade for any old run,
 anywhere.
 
+A file may be damaged, or a stranger's, so figures are bounded here, once: what no training writes (a time below zero, a loss scale of 0, a
+number that no float32 holds) is NaN or None like what is absent. Steps are bounded where events are read.
+
+With `training.log_every_steps` above 1 most steps leave no record. Those that were skipped all do, so they are counted among all steps;
+the time of the others is taken to be that of the median one.
+
 Two runs are of the same experiment if their configs are equal; paths of data are compared by the digests of the manifests in
 `provenance.json` and not by name, since a folder may have been copied from another machine.
 """
@@ -18,7 +24,7 @@ import numpy as np
 
 from dsrun.errors import DataError
 from dsrun.evaluation.results import Evaluation, own_results, read_results
-from dsrun.record.events import number, read_events
+from dsrun.record.events import LARGEST_COUNT, number, read_events
 from dsrun.record.magnitudes import Magnitudes, file_of, load_magnitudes, watched_steps
 from dsrun.record.provenance import read_provenance
 from dsrun.record.run_dir import RunDir
@@ -28,6 +34,17 @@ from dsrun.study.run_state import result_on_test, state_of
 CHECKPOINT_DIGESTS = "checkpoint digests"
 
 Split = Literal["dev", "test"]
+LARGEST_FLOAT = 2.0**128  # beyond every float32
+LARGEST_OPERATIONS = 2**80
+_COUNTED = (0.0, LARGEST_COUNT)
+# Smallest and largest figure of a column that a training may write; others as float32 has them.
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "loss_scale": (2.0**-149, LARGEST_FLOAT),
+    **dict.fromkeys(
+        ("epoch", "skipped_steps", "seconds", "data_wait_seconds", "utterances", "audio_seconds"), _COUNTED
+    ),
+}
+_DEEPEST = 8  # of costs.json
 
 
 @dataclass(frozen=True)
@@ -52,7 +69,8 @@ class StepSeries:
     def of(cls, events: Sequence[Mapping[str, Any]]) -> "StepSeries":
         """The `step` events as columns."""
         steps = [event for event in events if event["event"] == "step"]
-        return cls(*(np.array([_number(event.get(field.name)) for event in steps], float) for field in fields(cls)))
+        columns = [(field.name, _BOUNDS.get(field.name, (-LARGEST_FLOAT, LARGEST_FLOAT))) for field in fields(cls)]
+        return cls(*(np.array([bounded(event.get(name), *ends) for event in steps], float) for name, ends in columns))
 
     def __len__(self) -> int:
         return len(self.step)
@@ -106,6 +124,12 @@ class RunRecord:
         steps = [event["step"] for event in self.events]
         return max([*steps, *self.hashes.steps[-1:].tolist()], default=0)
 
+    @property
+    def step(self) -> int:
+        """How far it came, as its status says, which may know a later step than there is a record of."""
+        said = self.status.get("step")
+        return said if type(said) is int and 0 <= said < LARGEST_COUNT else self.last_step
+
     @cached_property
     def steps(self) -> StepSeries:
         """Figures of the training steps."""
@@ -114,7 +138,7 @@ class RunRecord:
     @cached_property
     def evaluations(self) -> list[dict[str, Any]]:
         """The evaluations on dev during training, in order of steps."""
-        found = [e for e in self.events if e["event"] == "eval" and number(e.get("cer")) is not None]
+        found = [e for e in self.events if e["event"] == "eval" and not np.isnan(bounded(e.get("cer"), 0.0))]
         return sorted(found, key=lambda event: event["step"])
 
     @property
@@ -173,11 +197,14 @@ class RunRecord:
     def costs(self) -> dict[str, Any]:
         """What a step costs in bytes and operations (costs.json); {} for a run of before there was such a file.
 
+        A number that is no count of anything is None.
+
         Raises:
             DataError: the file is damaged.
         """
         path = self.path / "costs.json"
-        return read_provenance(path) if path.is_file() else {}
+        found = read_provenance(path) if path.is_file() else {}
+        return {key: _counts(value) for key, value in found.items()}
 
     @property
     def seconds_a_step(self) -> float | None:
@@ -187,9 +214,23 @@ class RunRecord:
 
     @property
     def training_seconds(self) -> float | None:
-        """All steps together, compilation included, evaluations not."""
+        """All steps together, compilation included, evaluations not; one that was not recorded counts as the median one."""
         known = self.steps.seconds[np.isfinite(self.steps.seconds)]
-        return float(known.sum()) if len(known) else None
+        if self.seconds_a_step is None:
+            return None
+        return float(known.sum()) + self.steps_without_record * self.seconds_a_step
+
+    @property
+    def steps_without_record(self) -> int:
+        """Up to the last recorded step, as `training.log_every_steps` leaves them."""
+        recorded = self.steps.step
+        return max(int(recorded[-1]) - len(recorded), 0) if len(recorded) else 0
+
+    @cached_property
+    def elapsed(self) -> np.ndarray:
+        """Seconds of training up to each recorded step, counted as in `training_seconds`."""
+        missing = np.maximum(np.diff(self.steps.step, prepend=0.0) - 1, 0)
+        return np.cumsum(np.nan_to_num(self.steps.seconds) + missing * (self.seconds_a_step or 0.0))
 
     @property
     def commit(self) -> str | None:
@@ -279,9 +320,19 @@ def test_rate(test: Any, status: Mapping[str, Any], metric: str) -> float | None
     return number(result_on_test(test, status).get(metric))
 
 
-def _number(value: Any) -> float:
-    """A figure of a column; true is 1, false 0."""
-    if isinstance(value, bool):
-        return float(value)
-    found = number(value)
-    return float("nan") if found is None else found
+def bounded(value: Any, low: float = -LARGEST_FLOAT, high: float = LARGEST_FLOAT) -> float:
+    """A figure of a file; NaN for what is none, or lies outside."""
+    return float(value) if isinstance(value, int | float) and low <= value <= high else float("nan")
+
+
+def _counts(value: Any, depth: int = 1) -> Any:
+    """Of what JSON holds the numbers that count something; None instead of others, and of what is nested deeper than dsrun writes."""
+    if depth > _DEEPEST:
+        return None
+    if isinstance(value, Mapping):
+        return {key: _counts(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_counts(item, depth + 1) for item in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value if 0 <= value < LARGEST_OPERATIONS else None
+    return value

@@ -95,7 +95,7 @@ def _progress(run: RunRecord) -> dict[str, Any]:
     return {
         "state": found.kind,
         "seed": run.seed,
-        "steps": run.status.get("step", run.last_step),
+        "steps": run.step,
         "best dev CER": run.best["cer"] if run.best else None,
         "at step": run.best["step"] if run.best else None,
     }

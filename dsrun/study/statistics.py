@@ -64,7 +64,7 @@ from dsrun.evaluation.comparison import FEWEST_TO_TELL
 from dsrun.evaluation.error_rate import ErrorCount, bootstrap_interval
 from dsrun.evaluation.results import BOOTSTRAP_SEED, Evaluation
 from dsrun.study.groups import Group
-from dsrun.study.run_record import RunRecord, Split
+from dsrun.study.run_record import RunRecord, Split, bounded
 
 Unit = Literal["characters", "words"]
 TAIL = 0.025  # on each side of a 95% interval
@@ -168,8 +168,8 @@ def known_rate(run: RunRecord, split: Split, unit: Unit) -> float | None:
         return counts.rate
     if split == "test":
         return run.test_rate(METRIC[unit])
-    rate = run.best.get(METRIC[unit]) if run.best else None
-    return float(rate) if isinstance(rate, int | float) else None
+    rate = bounded(run.best.get(METRIC[unit]), 0.0) if run.best else np.nan
+    return None if np.isnan(rate) else float(rate)
 
 
 def difference(group: Group, baseline: Group, split: Split, unit: Unit) -> Difference | None:

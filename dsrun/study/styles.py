@@ -38,7 +38,7 @@ _FAMILIES = (
     ("float_e", SKY, "h"),
 )
 _MARKERS = "osD^v<>pPXh*"
-_SPARE = (BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE, GREY)
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE, GREY)  # of what has none of its own, in this order
 
 Dash = str | tuple[float, tuple[float, ...]]
 NEAREST: Dash = "-"
@@ -113,7 +113,7 @@ def distinct_styles(configs: Sequence[Mapping[str, Any]]) -> list[Style]:
     colours, markers = {style.colour for style in wanted}, {style.marker for style in wanted}
 
     def free(taken: tuple[str, str]) -> tuple[str, str]:
-        colour = next((one for one in _SPARE if one not in colours), taken[0])
+        colour = next((one for one in COLOURS if one not in colours), taken[0])
         marker = next((one for one in _MARKERS if one not in markers), taken[1])
         colours.add(colour)
         markers.add(marker)

@@ -21,7 +21,7 @@ from dsrun.study.exhibit import Exhibit
 from dsrun.study.groups import Group, group_runs, settings_of
 from dsrun.study.heat_maps import Block, HeatMap, draw_heat_maps
 from dsrun.study.number_words import at_most, counted, listed, percent
-from dsrun.study.run_record import RunRecord
+from dsrun.study.run_record import RunRecord, bounded
 from dsrun.study.watched import LayerSeries, chosen_steps, layer_series
 
 MOST_GROUPS = 8  # of panels that anybody compares
@@ -73,7 +73,8 @@ def swallowed_updates(runs: Sequence[RunRecord]) -> Exhibit | None:
 
 
 def _find(group: Group) -> _Found | None:
-    heights = {event["step"]: _number(event.get("swallowed_share")) for run in group.runs for event in run.watches}
+    shares = {event["step"]: bounded(event.get("swallowed_share")) for run in group.runs for event in run.watches}
+    heights = {step: share for step, share in shares.items() if np.isfinite(share)}
     watching = [run for run in group.runs if run.watched_steps]
     skipped = {int(step) for run in watching for step in run.steps.step[run.steps.finite == 0]}
     watched = chosen_steps(watching, heights)
@@ -83,10 +84,6 @@ def _find(group: Group) -> _Found | None:
     series = layer_series(watching, "update", steps)
     found = _Found(group, series, len(watched) - len(steps))
     return found if np.isfinite(series.overall("swallowed", "updates")) else None
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else -1.0
 
 
 def _shown(found: list[_Found]) -> list[_Found]:
@@ -188,7 +185,7 @@ def _small_print(found: Sequence[_Found], shown: Sequence[_Found], runs: Sequenc
     skipped = sum(one.skipped for one in found)
     text = f"Up to {counted(steps, 'watched step')}, one colour scale"
     text += f"; {counted(skipped, 'skipped step')} left out" if skipped else ""
-    text += f"; a panel is the mean over up to {seeds} seeds" if seeds > 1 else ""
+    text += f"; a panel has the updates of up to {seeds} seeds together" if seeds > 1 else ""
     left = [one.group.label for one in found if one not in shown]
     blind = len(group_runs(runs)) - len(found)
     return [

@@ -118,7 +118,9 @@ def _answer(readers: Sequence[Reader], split: Split) -> str:
     if all(same == common for same, common in alike.values()):
         what = label if len(alike) == 1 else "Every setting"
         return f"{what} reads all {common} {split} utterances letter for letter as {first.label} does."
-    least = "" if len(alike) == 1 else ", the fewest of all settings"
+    shares = [one[0] / max(one[1], 1) for one in alike.values()]
+    is_alone = shares.count(min(shares)) == 1
+    least = "" if len(alike) == 1 else ", the fewest of all settings" if is_alone else ", as few as any"
     return f"{label} reads {same} of {common} {split} utterances letter for letter as {first.label} does{least}."
 
 

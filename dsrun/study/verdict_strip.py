@@ -13,6 +13,7 @@ from markupsafe import Markup
 from dsrun.evaluation.page import visible
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.groups import group_runs
+from dsrun.study.number_words import on_seeds
 from dsrun.study.run_record import RunRecord, Split
 from dsrun.study.statistics import why_not_paired
 from dsrun.study.style_marks import style_mark
@@ -55,19 +56,21 @@ def answer(found: Sequence[Verdict]) -> str:
     first, split = found[0], found[0].split
     if len(found) == 1:
         return _alone(first)
+    if first.word in ("diverged", "unfinished"):
+        return f"No verdict: the baseline, {first.group.label}, {'diverged' if first.word == 'diverged' else 'is unfinished'}."
     if split not in first.rates:
         return f"No verdict: the baseline, {first.group.label}, has no results on {split}."
     texts = []
     for word, text in _WORDS.items():
-        if labels := [one.group.label for one in found[1:] if one.word == word]:
-            texts.append(f"{text} {_listed(labels)}")
-    return f"Against {first.group.label}, by CER on {split}: {'; '.join(texts)}."
+        if own := [one for one in found[1:] if one.word == word]:
+            texts.append(f"{text} {_listed(own)}")
+    return f"Against {_with_end(first)}, by CER on {split}: {'; '.join(texts)}."
 
 
 def _alone(one: Verdict) -> str:
     if rate := one.rates.get(one.split):
         seeds = f", {len(rate.seeds)} seeds together" if len(rate.seeds) > 1 else ""
-        return f"{one.group.label}: CER {rate.value:.4f} on {one.split}{interval(rate)}{seeds}."
+        return f"{_with_end(one)}: CER {rate.value:.4f} on {one.split}{interval(rate)}{seeds}."
     best = [run.best["cer"] for run in one.group.runs if run.best]
     if best:
         return f"{one.group.label}: the lowest CER on dev during training was {min(best):.4f}; not scored on {one.split} yet."
@@ -79,9 +82,22 @@ def interval(rate: "Rate") -> str:
     return "" if rate.low is None or rate.high is None else f" ({rate.low:.4f} to {rate.high:.4f})"
 
 
-def _listed(labels: Sequence[str]) -> str:
-    """With strokes between, since labels have commas of their own."""
-    return " / ".join(labels) if len(labels) <= MOST_LISTED else f"{len(labels)} settings"
+def _listed(found: Sequence[Verdict]) -> str:
+    """With strokes between, since labels have commas of their own; and which of them are judged by a part of their runs."""
+    if len(found) <= MOST_LISTED:
+        return " / ".join(map(_with_end, found))
+    in_part = sum(bool(one.ended) for one in found)
+    return f"{len(found)} settings" + (f" (not all runs of {in_part} of them are complete)" if in_part else "")
+
+
+def _with_end(one: Verdict) -> str:
+    return f"{one.group.label} ({one.ended})" if one.ended else one.group.label
+
+
+def on_ended(found: Sequence[Verdict]) -> list[str]:
+    """That a setting's other runs do not count, where some of its runs came to their end."""
+    own = [_with_end(one) for one in found if one.counted is not one.group]
+    return [f"Rates and differences are of the complete runs alone: {' / '.join(own)}."] if own else []
 
 
 def _about(found: Sequence[Verdict]) -> list[str]:
@@ -90,11 +106,9 @@ def _about(found: Sequence[Verdict]) -> list[str]:
         texts.append(rule(found[0]))
     if apart := [why for one in found[1:] if one.word == "not comparable" and (why := _why(one, found[0]))]:
         texts.append(f"Not comparable: {apart[0]}.")
-    seeds = {len(one.group.runs) for one in found}
-    if seeds == {1}:
-        texts.append(f"One seed{' each' if len(found) > 1 else ''}: other seeds may differ.")
-    elif 1 in seeds:
-        texts.append("Where there is one seed, others may differ.")
+    texts += on_ended(found)
+    seeds = [len(one.counted.runs) for one in found]
+    texts += on_seeds(seeds, several="", one="Where there is one seed, others may differ.")
     if any(one.time for one in found[1:]):
         texts.append("Time: the median step's against the baseline's, as measured where each ran.")
     if any(one.bytes for one in found):
@@ -103,13 +117,14 @@ def _about(found: Sequence[Verdict]) -> list[str]:
 
 
 def _why(one: Verdict, first: Verdict) -> str | None:
-    return why_not_paired(one.group, first.group, one.split)
+    return why_not_paired(one.counted, first.counted, one.split)
 
 
 def _row(one: Verdict) -> dict[str, Any]:
     row: dict[str, Any] = {
         "setting": one.group.label,
         "runs": len(one.group.runs),
+        "runs that count": len(one.counted.runs),
         "verdict": one.word,
         "not complete": one.ended or None,
     }

@@ -2,8 +2,9 @@
 
 The baseline is the first setting. A setting is *better* or *worse* if the 95% interval of the paired difference of character error
 rates (`statistics.difference`, which says what it is over) lies on one side of zero; otherwise *no difference was seen*, which is not
-that there is none: the utterances or the seeds may be too few to show it. A setting of which no run came to its end is *diverged*
-or *unfinished*, whatever its rates: they are of a network that was not trained as long.
+that there is none: the utterances or the seeds may be too few to show it. Only runs that came to their end count, in rates and in
+differences: the others are networks that were not trained as long. A setting of which none did is *diverged* or *unfinished*, and its
+rates, of the best checkpoints that there are, are shown and not compared. Against a baseline without such a run nothing is judged.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from typing import Literal, cast
 
 import numpy as np
 
+from dsrun.study.costs import bytes_by_role
 from dsrun.study.groups import Group
 from dsrun.study.outcomes import outcome
-from dsrun.study.run_record import Split
+from dsrun.study.run_record import RunRecord, Split
 from dsrun.study.statistics import Difference, Rate, difference, rate_interval
 from dsrun.study.styles import Style, distinct_styles
 
@@ -40,12 +42,14 @@ class Verdict:
     """One setting.
 
     Fields:
+        counted: the group with the runs that came to their end alone, or all of them if none did.
         style: how it is drawn. word: of `split`. ended: how many of its runs did not come to their end, in words, or "".
         rates, differences: CER by split, where there is one; differences are to the baseline.
         time: a step's, relative to the baseline's. seconds: a step's. bytes: of weights and optimizer's state in their formats.
     """
 
     group: Group
+    counted: Group
     style: Style
     split: Split
     word: Word
@@ -111,13 +115,16 @@ def chance(p: float) -> str:
 def _verdict(
     group: Group, baseline: Group, style: Style, split: Split, first: float | None, *, is_alone: bool
 ) -> Verdict:
-    rates = {own: found for own in SPLITS if (found := rate_interval(group, own, "characters"))}
+    counted, held_against = _counted(group), _counted(baseline)
+    is_judged = group is not baseline and all(map(_is_complete, (*counted.runs, *held_against.runs)))
+    rates = {own: found for own in SPLITS if (found := rate_interval(counted, own, "characters"))}
     differences = {
-        own: gap for own in SPLITS if group is not baseline and (gap := difference(group, baseline, own, "characters"))
+        own: gap for own in SPLITS if is_judged and (gap := difference(counted, held_against, own, "characters"))
     }
     seconds = _seconds(group)
     return Verdict(
         group,
+        counted,
         style,
         split,
         _word(group, split in rates, differences.get(split), is_baseline=group is baseline, is_alone=is_alone),
@@ -128,6 +135,15 @@ def _verdict(
         seconds / first if seconds and first else None,
         _bytes(group),
     )
+
+
+def _counted(group: Group) -> Group:
+    complete = tuple(filter(_is_complete, group.runs))
+    return group if len(complete) in (0, len(group.runs)) else Group(group.label, group.config, complete)
+
+
+def _is_complete(run: RunRecord) -> bool:
+    return outcome(run).kind == "complete"
 
 
 def _word(group: Group, is_scored: bool, found: Difference | None, *, is_baseline: bool, is_alone: bool) -> Word:
@@ -161,10 +177,6 @@ def _seconds(group: Group) -> float | None:
 def _bytes(group: Group) -> int | None:
     """What is kept from step to step, so without the gradient, if every value took no more than its format needs."""
     for run in group.runs:
-        roles = run.costs.get("bytes")
-        if isinstance(roles, dict):
-            sizes = [
-                role.get("as_formats") for name, role in roles.items() if name != "gradient" and isinstance(role, dict)
-            ]
-            return sum(size for size in sizes if isinstance(size, int))
+        if sizes := bytes_by_role(run, "as_formats", sections=["bytes"]):
+            return sum(size for role, size in sizes.items() if role != "gradient")
     return None

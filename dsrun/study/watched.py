@@ -77,10 +77,13 @@ class Range:
 
 @dataclass(frozen=True)
 class LayerStep:
-    """One watched step: tallies by kind and layer, in the network's order, and each kind's commonest format."""
+    """One watched step: tallies by kind and layer, in the network's order, and each kind's commonest format.
+
+    `loss_scales` are those of the seeds that are added here, each once: a dynamic scale may be another one with another seed.
+    """
 
     step: int
-    loss_scale: float
+    loss_scales: tuple[float, ...]
     tallies: Mapping[tuple[str, str], Tally]
     ranges: Mapping[str, Range]
 
@@ -95,13 +98,14 @@ class LayerStep:
 
 
 def together(steps: Iterable[LayerStep]) -> LayerStep:
-    """The same step of several seeds, added."""
+    """The same step of several seeds, added. What carries a loss scale is added as the format met it, whatever the seeds' scales."""
     first, *others = steps
+    scales = tuple(dict.fromkeys(scale for one in (first, *others) for scale in one.loss_scales))
     tallies = dict(first.tallies)
     for other in others:
         for key, tally in other.tallies.items():
             tallies[key] = tallies[key] + tally if key in tallies else tally
-    return LayerStep(first.step, first.loss_scale, tallies, first.ranges)
+    return LayerStep(first.step, scales, tallies, first.ranges)
 
 
 def read_layers(run: RunRecord, step: int) -> LayerStep:
@@ -135,7 +139,7 @@ def by_layer(found: Magnitudes) -> LayerStep:
     ranges = {kind: _range(found, np.flatnonzero(found.kind == kind)) for kind in dict.fromkeys(map(str, found.kind))}
     if "activation" in ranges:
         ranges[HANDED_ON] = ranges["activation"]
-    return LayerStep(found.step, found.loss_scale, tallies, ranges)
+    return LayerStep(found.step, (found.loss_scale,), tallies, ranges)
 
 
 def _tally(found: Magnitudes, places: np.ndarray) -> Tally:

@@ -37,7 +37,7 @@ def test_bytes_that_the_formats_need_and_times_are_compared_with_the_first_setti
     exhibit = bytes_and_time(runs)
     # 1000 x 4 + 4000 + 500 x 4 beside 1000 x 2 + 4000 + 500 x 2.
     assert exhibit.caption.startswith(
-        "float16 needs 0.7 of the bytes of float32 and takes 1.5 of its time a step here."
+        "float16 needs 0.7 of the bytes of float32 and takes 1.5 times its time a step here."
     )
     assert "emulated" in exhibit.caption
     rows = {(row["setting"], row["what"]): row["value"] for row in exhibit.rows}

@@ -159,7 +159,7 @@ def test_the_distribution_says_whether_it_is_peaked(tmp_path):
     assert found.caption.startswith(
         "All kinds are peaked: of the parameters 7 binades hold 99%, the fullest, 2⁻³, 50.0%"
     )
-    assert "exponents 1.00 (parameters)" in found.caption
+    assert "exponents 1.00 (parameters, R² 1.000)" in found.caption
     flat = [t | {"counts": {-n: 50 for n in range(30)}} for t in network_tensors()]
     run_of(tmp_path / "b", [magnitudes_of(3, flat)])
     assert magnitude_distribution(open_runs([tmp_path / "b"])).caption.startswith(

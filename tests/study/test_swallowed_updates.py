@@ -53,7 +53,7 @@ def test_of_stochastic_rounding_alone_it_says_what_nearest_would_do(tmp_path):
 
 def test_seeds_share_a_panel_and_runs_that_watched_nothing_have_none(tmp_path):
     found = exhibit(tmp_path, {}, {"config": {"seed": 2}})
-    assert "mean over up to 2 seeds" in found.caption
+    assert "a panel has the updates of up to 2 seeds together" in found.caption
     assert {row["seeds"] for row in found.rows} == {2}
     assert exhibit(tmp_path / "none", {"steps": ()}) is None
 

@@ -56,10 +56,10 @@ def test_a_layer_hands_on_its_last_activation_and_the_commonest_format_counts():
     assert step.ranges["activation"].format == "float16"
 
 
-def test_the_loss_scale_and_the_layers_of_the_first_seed_stay_when_seeds_are_added():
-    one, two = (by_layer(magnitudes_of(3, network_tensors(), loss_scale=8.0)) for _ in range(2))
+def test_every_seeds_loss_scale_and_the_layers_of_the_first_stay_when_seeds_are_added():
+    one, two = (by_layer(magnitudes_of(3, network_tensors(), loss_scale=scale)) for scale in (8.0, 4.0))
     both = together([one, two])
-    assert (both.loss_scale, both.layers) == (8.0, ["features", "front_end", "gru_0", "output"])
+    assert (both.loss_scales, both.layers) == ((8.0, 4.0), ["features", "front_end", "gru_0", "output"])
     assert both.total("weight").finite == 2 * one.total("weight").finite
 
 
