@@ -18,7 +18,8 @@ for bfloat16 without a master, 0.010 for CTC in float16, 0.017 and 0.029 for bin
 Methods: percentile, studentised and BCa bootstrap over utterances (seeds summed); the pigeonhole bootstrap (Owen 2007), which draws
 utterances and seeds crosswise; two-way cluster-robust variance (Cameron, Gelbach and Miller 2011), t with min(U, S) - 1 degrees of
 freedom; V_u + V_s with Satterthwaite's degrees of freedom; the wider of two t intervals; and V_u + V_s with Cochran and Cox's weighted t,
-which `dsrun compare` uses (`dsrun.study.statistics.compare_errors`, called here as it is).
+which `dsrun compare` uses (`dsrun.study.statistics.compare_errors`, called here as it is); `other seeds` is the same as it is used for
+groups without common seeds.
 """
 
 import argparse
@@ -42,7 +43,17 @@ DRAWS = 1000  # of a bootstrap
 SEEDS = (1, 2, 3, 5)
 EFFECTS = (0.0, 0.005, 0.01, 0.03)
 INTERACTION = 0.3
-METHODS = ("percentile", "studentised", "bca", "pigeonhole", "two-way", "satterthwaite", "wider t", "cochran-cox")
+METHODS = (
+    "percentile",
+    "studentised",
+    "bca",
+    "pigeonhole",
+    "two-way",
+    "satterthwaite",
+    "wider t",
+    "cochran-cox",
+    "other seeds",
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,8 @@ def intervals(generator: np.random.Generator, pair: Pair) -> dict[str, tuple[flo
     found["cochran-cox"] = (used.low, used.high)
     if seeds == 1:
         return found
+    unpaired = compare_errors(pair.ours, pair.theirs, lengths, seeds=range(seeds), is_paired=False)
+    found["other seeds"] = (unpaired.low, unpaired.high)
     drawn_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS)
     found["pigeonhole"] = _percentiles(((drawn @ errors.T) * drawn_seeds).sum(axis=1) / (seeds * drawn_total))
     v_s = (errors.sum(axis=1) / total).var(ddof=1) / seeds

@@ -269,7 +269,8 @@ def test_names_are_fit_for_a_folder_and_different_whatever_the_values():
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_a_shipped_sweep_is_valid_opens_with_its_claim_and_has_two_seeds_or_more(path):
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert any(line.startswith("# Claim:") for line in lines[:10])
+    heads = [line.split(":")[0] for line in lines[:12] if line.startswith(("# Claim:", "# Measured:", "# Run:"))]
+    assert heads == ["# Claim", "# Measured", "# Run"], "a claim that nobody measured says so"
     assert f"# Run:      dsrun sweep configs/sweeps/{path.name}" in "\n".join(lines[:10])
     found = load_sweep(path)
     assert len({v.folder for v in found.variations}) == len(found.variations)
