@@ -6,8 +6,8 @@
     claims.py, on_*.py       what the talk says, how it is tested, the rule of the verdict, and the verdict, from FOLDER alone
     pages.py                 talk.json, talk.md and talk.html, from FOLDER alone
 
-A rule is text and code side by side, and neither has seen the number: it says from which interval `agrees`, `differs` or `cannot tell`
-follows. Figures stay what they are: the verdict of a claim may change from machine to machine, its rule does not. What needs hardware
+A rule is text and code side by side: it says from which interval `agrees`, `differs` or `cannot tell` follows. Rules were written before
+the folder at hand, and not before everything: `pages.KNOWN`, which stands in the table, says what was known. Figures stay what they are: the verdict of a claim may change from machine to machine, its rule does not. What needs hardware
 that is not here, or a command that is not built, is `not testable here`, with the reason. Slides' numbers are given where they are known.
 
 The three slips of the talk's own arithmetic (slides 34, 37 and 40) are claims like the others, and differ.

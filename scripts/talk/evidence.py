@@ -112,8 +112,9 @@ class Evidence:
         runs = self.sweep.complete.get(variation)
         if not runs:
             diverged = self.diverged(variation)
-            how = f"diverged with {in_seeds(diverged)}" if diverged else "has no complete run"
-            raise MissingError(f"{variation} {how}: {self._why(variation)}")
+            if diverged:
+                raise MissingError(f"{variation} has no complete run: {in_seeds(diverged)} diverged")
+            raise MissingError(f"{variation} has no complete run: {self._why(variation)}")
         from dsrun.study.groups import Group
 
         return Group(variation, runs[0].config, tuple(runs))

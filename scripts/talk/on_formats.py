@@ -90,9 +90,11 @@ def recovered(narrow: str, remedy: str) -> Judge:
     def judge(evidence: Evidence) -> Judged:
         nearest = f"{narrow}_nearest"
         own, lost = _versus(evidence, remedy), _versus(evidence, nearest)
+        if own.is_lost:  # beside what has no error rate there is nothing
+            return Judged("differs", f"{own.words}; {lost.words}", {"to_float32": own.numbers})
         gain = _versus(evidence, nearest, remedy)
         words = [_rates(evidence, BASELINE, remedy, nearest), own.words, lost.words, gain.words]
-        if lost.loses() != "agrees":
+        if lost.found and lost.found.low <= 0:
             words.append("no loss of nearest was seen, so none that could be brought back")
         numbers = {"to_float32": own.numbers, "nearest_to_float32": lost.numbers, "gain": gain.numbers}
         return Judged(brings_back(own.as_good(), lost.loses(), gain.loses()), "; ".join(words), numbers)

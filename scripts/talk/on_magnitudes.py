@@ -187,7 +187,13 @@ def swallowed(variation: str) -> Any:
     """A judge of the updates that were lost to nearest."""
 
     def judge(evidence: Evidence) -> Judged:
-        group, diverged = evidence.group(variation), evidence.diverged(variation)
+        diverged = evidence.diverged(variation)
+        try:
+            group = evidence.group(variation)
+        except MissingError as error:
+            if not diverged:
+                raise
+            return Judged("cannot tell", str(error))
         shares = {run.seed: _lost(run) for run in group.runs}
         values = [share for share, _ in shares.values()]
         verdict: Verdict = "agrees" if min(values) >= 0.1 else "differs" if max(values) < 0.01 else "cannot tell"

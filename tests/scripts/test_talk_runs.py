@@ -35,6 +35,20 @@ def test_training_that_diverges_with_every_seed_is_the_strongest_loss(tmp_path):
     assert found.verdict == "agrees"
     assert "seeds 1, 2, 3 diverged, counted as lost" in found.measured
     assert found.numbers["diverged"] == [1, 2, 3]
+    assert _judged(tmp_path, "lost_fixed16").verdict == "cannot tell"  # what it swallowed is of no trained network
+
+
+def test_a_remedy_that_diverges_is_none_and_one_that_holds_where_nearest_diverges_is_one(tmp_path):
+    for seed in (1, 2):
+        _run(tmp_path, "float32", seed)
+        _run(tmp_path, "bfloat16_stochastic", seed, diverged=True)
+        _run(tmp_path, "bfloat16_nearest", seed, read="bad")
+        _run(tmp_path, "fixed16_stochastic", seed)
+        _run(tmp_path, "fixed16_nearest", seed, diverged=True)
+    assert _judged(tmp_path, "recovers_bfloat16").verdict == "differs"
+    found = _judged(tmp_path, "recovers_fixed16")
+    assert found.verdict == "agrees"
+    assert "fixed16_nearest none (seeds 1, 2 diverged)" in found.measured
 
 
 def test_a_survivor_is_not_as_good_as_float32(tmp_path):
