@@ -38,6 +38,8 @@ SETTINGS: dict[Any, Any] = {
     "path.simplify_threshold": 0.1,
 }
 _COORDINATES = re.compile(r'(?<= )(?:d|x|y|points)="[^"]*"|translate\([^)]*\)')  # a scale of 0.015625 stays as it is
+_CLIP_PATH = re.compile(r'\s*<clipPath id="(p[0-9a-f]{10})">(.*?)</clipPath>', re.DOTALL)
+_CLIP_NAME = re.compile(r'(?<=[#"])p[0-9a-f]{10}(?=[)"])')
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}(?![\de])")
 
 
@@ -101,7 +103,26 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
 def _svg(figure: "Figure") -> bytes:
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return _COORDINATES.sub(_shortened, file.getvalue()).encode()
+    return _with_own_ids(_COORDINATES.sub(_shortened, file.getvalue())).encode()
+
+
+def _with_own_ids(svg: str) -> str:
+    """Clip paths called p1, p2, ... by their place in the file, those of one rectangle together.
+
+    Matplotlib makes their names of the rectangle's bounds, whose last bits are a matrix product's and not the same in every process.
+    """
+    names: dict[str, str] = {}
+    by_content: dict[str, str] = {}
+
+    def once(found: re.Match[str]) -> str:
+        content = _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.2f}", found[2])
+        is_new = content not in by_content
+        names[found[1]] = by_content.setdefault(content, f"p{len(by_content) + 1}")
+        return f'\n  <clipPath id="{names[found[1]]}">{content}</clipPath>' if is_new else ""
+
+    # The rectangles stand behind what they clip, so they are read first.
+    svg = _CLIP_PATH.sub(once, svg)
+    return _CLIP_NAME.sub(lambda found: names.get(found[0], found[0]), svg)
 
 
 def _png(figure: "Figure") -> bytes:

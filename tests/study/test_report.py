@@ -5,6 +5,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -339,3 +340,26 @@ def test_an_exhibit_may_be_markup_alone(tmp_path):
 def test_check_output_accepts_a_new_name_and_its_own_page(made, tmp_path):
     check_output(tmp_path / "new.html")
     check_output(made[1])
+
+
+def test_the_last_bits_of_a_place_change_no_byte_of_a_figure():
+    # Matplotlib names a clip path after its rectangle, and a matrix product may end on other last bits in another process.
+    def drawn(left, *others):
+        def figure(width):
+            from matplotlib.figure import Figure
+
+            found = Figure(figsize=(width, 2))
+            for place in (left, *others):
+                axes = found.add_axes((place, 0.2, 0.3, 0.6))
+                axes.plot([0, 3], [0, 1])
+                axes.set_xlim(1, 2)
+            return found
+
+        return draw(Exhibit("one", "One", "One.", "One.", [], draw=figure)).wide
+
+    moved = np.nextafter(0.1, 1)
+    assert moved != 0.1
+    assert drawn(0.1, 0.6) == drawn(moved, 0.6)
+    assert drawn(0.1, 0.1) == drawn(0.1, moved)  # two names for one rectangle
+    text = drawn(0.1, 0.6).decode()
+    assert {*re.findall(r"url\(#(\w+)\)", text)} == {*re.findall(r'<clipPath id="(\w+)"', text)} == {"p1", "p2"}
