@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from dsrun.cli_tables import printable_lines
@@ -72,6 +73,7 @@ def describe_run(path: Path) -> dict[str, Any]:
     run.require_own_contents()  # a pipe would never answer
     config = _config(run)
     status, told = run.read_status(), read_told(run.events)
+    seconds, recorded = told.training_seconds(), sum(told.seconds)
     best = min((cer for cer in told.dev_cers if cer is not None), default=None)
     return {
         "run": str(path),
@@ -86,8 +88,8 @@ def describe_run(path: Path) -> dict[str, Any]:
         "storage": config.get("arithmetic.storage.format"),
         "compute": config.get("arithmetic.compute.format"),
         "seed": config.get("seed"),
-        "minutes": told.seconds / 60 if told.seconds is not None else None,
-        "data_wait": told.wait / told.seconds if told.seconds and told.wait is not None else None,
+        "minutes": None if seconds is None else seconds / 60,
+        "data_wait": told.wait / recorded if recorded and told.wait is not None else None,
         "determinism": _determinism(config, told),
     }
 
@@ -98,10 +100,22 @@ class Told:
 
     path: Path
     dev_cers: list[float | None] = field(default_factory=list)
-    seconds: float | None = None
+    seconds: list[float] = field(default_factory=list)  # of the steps that are on record
     wait: float | None = None
     changed_at: list[int] = field(default_factory=list)
     steps: list[tuple[int, bytes]] = field(default_factory=list)  # number and text of each step's line
+
+    def training_seconds(self) -> float | None:
+        """As `RunRecord.training_seconds`: steps that `training.log_every_steps` left out count as the median one.
+
+        Raises:
+            DataError: the last step's line is no record.
+        """
+        if not self.seconds:
+            return None
+        place, line = self.steps[-1]
+        missing = max(int(parse_record(line, f"{self.path}:{place}")["step"]) - len(self.steps), 0)
+        return sum(self.seconds) + missing * median(self.seconds)
 
     def losses(self, most: int = MOST_LOSSES) -> list[float | None]:
         """Of training steps, evenly spread, so many at most."""
@@ -128,7 +142,7 @@ def read_told(path: Path) -> Told:
                 record = parse_record(line, f"{path}:{place}")
                 seconds, wait = number(record.get("seconds")), number(record.get("data_wait_seconds"))
             if seconds is not None:
-                told.seconds = (told.seconds or 0.0) + seconds
+                told.seconds.append(seconds)
                 told.wait = told.wait if wait is None else (told.wait or 0.0) + wait
         elif not line.startswith(NOT_READ):
             _take(told, parse_record(line, f"{path}:{place}"))

@@ -104,7 +104,7 @@ def test_numbers_cut_out_of_lines_are_those_that_the_events_have(tmp_path):
     records = [event for event in events if event["event"] == "step"]
     assert told.losses() == [event["loss"] for event in records]
     assert told.losses(most=5) == told.losses()[::2]
-    assert told.seconds == pytest.approx(sum(event["seconds"] for event in records))
+    assert told.seconds == [event["seconds"] for event in records]
     assert told.wait == pytest.approx(sum(event.get("data_wait_seconds", 0) for event in records))
     assert told.dev_cers == [event["cer"] for event in events if event["event"] == "eval"]
     assert told.changed_at == [9]
@@ -148,3 +148,12 @@ def test_a_folder_whose_name_is_no_text_is_listed_with_its_bytes_escaped(tmp_pat
     stdout.flush()
     assert end.value.code in (0, None)
     assert b"a\\udcff" in stdout.buffer.getvalue()
+
+
+def test_minutes_count_the_steps_that_left_no_record(tmp_path):
+    folder = write_run_folder(tmp_path / "a", steps=120)
+    lines = (folder / "events.jsonl").read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["step"] % 10 == 0]
+    (folder / "events.jsonl").write_text("".join(line + "\n" for line in kept))
+    assert list_runs([tmp_path])[0]["minutes"] == 1.0
+    assert list_runs([tmp_path])[0]["data_wait"] == pytest.approx(0.02)
