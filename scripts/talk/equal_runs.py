@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dsrun.errors import EXIT_STOPPED
+from dsrun.errors import EXIT_INTERRUPTED, EXIT_STOPPED
 from dsrun.record.events import read_events
 
 CONFIG = "configs/prompts_bfloat16_stochastic.yaml"
@@ -83,9 +83,9 @@ class Bench:
         process = self._start(run, sets, devices)
         try:
             yield process
-        except (KeyboardInterrupt, SystemExit) as error:
+        except SystemExit as error:  # by a signal, see `main`
             if process.poll() is None:
-                process.send_signal(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+                process.send_signal(signal.SIGINT if error.code == EXIT_INTERRUPTED else signal.SIGTERM)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=GRACE)
             raise
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_STOPPED))
+    signal.signal(signal.SIGINT, lambda number, frame: sys.exit(EXIT_INTERRUPTED))
     options.folder.mkdir(parents=True, exist_ok=True)
     bench = Bench(options.folder, options.set)
     first = bench.train("first")

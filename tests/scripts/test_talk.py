@@ -464,7 +464,12 @@ def test_a_signal_stops_the_step_and_keeps_what_was_done(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ending", "code"), [(SystemExit(75), -signal.SIGTERM), (subprocess.TimeoutExpired("x", 1), -signal.SIGKILL)]
+    ("ending", "code"),
+    [
+        (SystemExit(75), -signal.SIGTERM),
+        (SystemExit(130), -signal.SIGINT),
+        (subprocess.TimeoutExpired("x", 1), -signal.SIGKILL),
+    ],
 )
 def test_no_training_of_part_bits_outlives_it(tmp_path, monkeypatch, ending, code):
     bench = equal_runs.Bench(tmp_path, ())
