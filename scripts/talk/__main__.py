@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.talk.claims import MissingError
+from scripts.talk.claims import DAMAGE, MissingError
 from scripts.talk.parts import Part, Settings, all_parts
 from scripts.talk.running import Running, StoppedError, UsageError, alone_in, begin, say
 
@@ -133,8 +133,9 @@ def report(settings: Settings) -> bool:
     try:
         for path in write_pages(settings.folder):
             print(path)
-    except (DsrunError, OSError, ImportError) as error:
-        say(f"{REPORT}: FAILED: {error}")
+    except (*DAMAGE, ImportError) as error:
+        what = error if isinstance(error, DsrunError | OSError) else f"{type(error).__name__}: {error}"
+        say(f"{REPORT}: FAILED: {what}; talk.json and talk.md are written first, and need no figure")
         return False
     return True
 
