@@ -29,6 +29,7 @@ TELL_EVERY = 30.0  # seconds
 GRACE = 300.0  # for a stopped step to write its checkpoint
 MOST_WORDS = 300  # of a reason
 PLAN = 0.03  # of a part: what the plan weighs beside what is seen
+OVERDUE = 0.25  # of the time that a part took so far
 # What these say changes bits, and dsrun refuses what it does not know.
 OWN_VARIABLES = ("XLA_FLAGS", "NPROC", "PJRT_NPROC")
 
@@ -247,27 +248,21 @@ class Running:
         took = (time.monotonic() - begun) / 60
         share = f"{part.progress():.0%} done, " if part.progress else ""
         say(
-            f"{part.name}: {step.name}; {share}{in_minutes(took)} so far; about {in_minutes(self._left(part, took))} left in all"
+            f"{part.name}: {step.name}; {share}{in_minutes(took)} so far; {in_minutes(self._left(part, took))} left in all at this pace"
         )
 
     def _left(self, now: Part, took: float) -> float:
         """Minutes: of this part by what it has done since this process came to it, of later ones by the plan at this machine's pace."""
+        planned = now.minutes * self._pace()
         share = now.progress() if now.progress else 0.0
         begun = min(self.before.get(now.name, 0.0), share)
-        own = (
-            minutes_left(now.minutes * self._pace(), took, begun, share)
-            if now.progress
-            else now.minutes * self._pace() - took
-        )
+        # A part whose progress nobody sees and that is over its plan takes a while yet, and not none.
+        own = minutes_left(planned, took, begun, share) if now.progress else max(planned - took, OVERDUE * took)
+        # One that is slower than planned says the same of later ones, which run on the same cores.
+        whole = now.minutes * (1 - begun)
+        pace = max(self._pace(), (took + own) / whole if whole else 1.0)
         later = self.chosen[self.chosen.index(now.name) + 1 :]
-        # A part that is slower than planned says the same of the later ones, which run on the same cores.
-        pace = max(
-            self._pace(),
-            (took + own) / now.minutes / (1 - begun) if now.progress and now.minutes and begun < 1 else 1.0,
-        )
-        return max(own, 0.0) + pace * sum(
-            self.parts[name].minutes for name in later if not self._is_done(self.parts[name])
-        )
+        return own + pace * sum(self.parts[name].minutes for name in later if not self._is_done(self.parts[name]))
 
     def _pace(self) -> float:
         """Minutes over planned minutes of the parts that are done, at least 1."""

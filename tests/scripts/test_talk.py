@@ -420,6 +420,13 @@ def test_the_time_left_begins_with_the_plan_and_follows_what_is_seen_without_a_l
     assert minutes_left(40, took=10, begun=0.5, share=0.75) == pytest.approx(10, rel=0.1)
 
 
+def test_a_part_over_its_plan_is_not_said_to_end_at_once_and_slows_the_later_ones(tmp_path):
+    now, later = (replace(_part(tmp_path, 0), name=name, minutes=2) for name in ("now", "later"))
+    running = Running(Settings(tmp_path), {"now": now, "later": later}, ["now", "later"])
+    assert running._left(now, 0.5) == pytest.approx(1.5 + 2)
+    assert running._left(now, 8.0) == pytest.approx(2 + 2 * (8 + 2) / 2)
+
+
 def test_a_log_cannot_colour_the_terminal(capsys):
     say("\x1b[31mred\x1b[0m\u202eback")
     assert capsys.readouterr().err.strip().endswith("[U+001B][31mred[U+001B][0m[U+202E]back")
