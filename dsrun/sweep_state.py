@@ -71,32 +71,32 @@ def run_folders(sweep: Sweep, folder: Path) -> list[Path]:
     by_digits: dict[str, list[Path]] = {}
     for path in sorted(present):
         by_digits.setdefault(path.name.rsplit("-", 1)[-1], []).append(path)
-    usual = [folder / variation.folder for variation in sweep.variations]
-    taken = set(usual) & set(present)
+    found = [folder / variation.folder for variation in sweep.variations]
+    reserved = set(found) & set(present)
     for place, variation in enumerate(sweep.variations):
-        if usual[place] not in taken:
-            candidates = [path for digits in variation.possible_digits for path in by_digits.get(digits, ())]
-            usual[place] = next(
-                (path for path in candidates if path not in taken and _holds(path, variation)), usual[place]
-            )
-            taken.add(usual[place])
-    return usual
+        usual = found[place]
+        others = [path for digits in variation.possible_digits for path in by_digits.get(digits, ())]
+        if others := [path for path in others if path not in reserved]:
+            likeness = {path: _likeness(path, variation) for path in [usual, *others]}
+            found[place] = max(likeness, key=likeness.__getitem__)  # of equals the first
+            reserved.add(found[place])
+    return found
 
 
-def _holds(path: Path, variation: Variation) -> bool:
-    """Whether a run folder is of this variation, perhaps with other paths."""
+def _likeness(path: Path, variation: Variation) -> int:
+    """2 for a run folder of this variation, 1 for one with other paths, 0 for none or another."""
     try:
         config = load_config(path / "config.yaml").config
         if config == variation.resolved.config:
-            return True
+            return 2
         if config_hash(config) != variation.hash:
-            return False
+            return 0
         has_same_data = _has_same_data(path, variation)
     except DsrunError:
-        return False
+        return 0
     if has_same_data is None:
-        return not variation.has_twins or path.name.endswith(f"-{variation.digits}")
-    return has_same_data
+        has_same_data = not variation.has_twins or path.name.endswith(f"-{variation.digits}")
+    return int(has_same_data)
 
 
 def _has_same_data(path: Path, variation: Variation) -> bool | None:
@@ -139,7 +139,7 @@ def state_of(variation: Variation, path: Path) -> RunState:
     if not run.config.is_file():
         return RunState("new")
     is_same = run.config.read_bytes() == variation.yaml.encode()
-    if not is_same and not _holds(path, variation):
+    if not is_same and not _likeness(path, variation):
         return RunState("differs", note="the folder holds a run of another config, or on other data")
     try:
         run.require_own_contents()

@@ -1,6 +1,7 @@
 """How often do intervals of a difference hold? Simulated pairs of groups of runs, with chance of utterances and of seeds.
 
     python scripts/interval_coverage.py                 the table: methods by seeds and size of the seeds' effect (minutes)
+    python scripts/interval_coverage.py --other-seeds   coverage of the method in use for groups without common seeds
     python scripts/interval_coverage.py --pairs 100     pairs of groups written as run folders, through `dsrun compare --json`
     python scripts/interval_coverage.py --calibrate     what the simulation looks like beside results in run folders
 
@@ -18,8 +19,7 @@ for bfloat16 without a master, 0.010 for CTC in float16, 0.017 and 0.029 for bin
 Methods: percentile, studentised and BCa bootstrap over utterances (seeds summed); the pigeonhole bootstrap (Owen 2007), which draws
 utterances and seeds crosswise; two-way cluster-robust variance (Cameron, Gelbach and Miller 2011), t with min(U, S) - 1 degrees of
 freedom; V_u + V_s with Satterthwaite's degrees of freedom; the wider of two t intervals; and V_u + V_s with Cochran and Cox's weighted t,
-which `dsrun compare` uses (`dsrun.study.statistics.compare_errors`, called here as it is); `other seeds` is the same as it is used for
-groups without common seeds.
+which `dsrun compare` uses (`dsrun.study.statistics.compare_errors`, called here as it is).
 """
 
 import argparse
@@ -109,8 +109,6 @@ def intervals(generator: np.random.Generator, pair: Pair) -> dict[str, tuple[flo
     found["cochran-cox"] = (used.low, used.high)
     if seeds == 1:
         return found
-    unpaired = compare_errors(pair.ours, pair.theirs, lengths, seeds=range(seeds), is_paired=False)
-    found["other seeds"] = (unpaired.low, unpaired.high)
     drawn_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS)
     found["pigeonhole"] = _percentiles(((drawn @ errors.T) * drawn_seeds).sum(axis=1) / (seeds * drawn_total))
     v_s = (errors.sum(axis=1) / total).var(ddof=1) / seeds
@@ -183,6 +181,22 @@ def print_table(seed: int, simulations: int) -> None:
             found = coverage(seed, simulations, seeds, effect)
             cells = [f"{100 * found[m][0]:.1f} ({1000 * found[m][1]:.0f})" if m in found else "" for m in METHODS]
             print(f"| {seeds} | {effect:.3f} | " + " | ".join(cells) + " |", flush=True)
+
+
+def print_other_seeds(seed: int, simulations: int) -> None:
+    """Coverage of zero in per cent where groups are not paired by seed."""
+    print(f"{simulations} pairs a figure, seed {seed}; seeds on each side, then effects {', '.join(map(str, EFFECTS))}")
+    corpora = [corpus_lengths(split) for split in ("test", "dev")]
+    for seeds in SEEDS[1:]:
+        shares = []
+        for effect in EFFECTS:
+            generator = np.random.Generator(np.random.Philox([seed, seeds, round(1e4 * effect)]))
+            pairs = (draw_pair(generator, corpora[n % 2], seeds=seeds, effect=effect) for n in range(simulations))
+            found = [
+                compare_errors(pair.ours, pair.theirs, pair.lengths, seeds=range(seeds), is_paired=False) for pair in pairs
+            ]
+            shares.append(sum(not one.is_seen for one in found) / simulations)
+        print(f"{seeds}: {', '.join(f'{share:.1%}' for share in shares)}", flush=True)
 
 
 def texts_of(errors: np.ndarray, lengths: np.ndarray) -> list[tuple[str, str, str]]:
@@ -282,9 +296,12 @@ def main() -> None:
     parser.add_argument("--effect", type=float, default=0.01, help="of the seeds, with --pairs")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--calibrate", nargs="*", type=Path, metavar="RUN")
+    parser.add_argument("--other-seeds", action="store_true")
     options = parser.parse_args()
     if options.calibrate is not None:
         print_calibration(options.seed, options.calibrate)
+    elif options.other_seeds:
+        print_other_seeds(options.seed, options.simulations)
     elif options.pairs:
         print_pairs(options.seed, options.pairs, options.planted, options.effect)
     else:

@@ -385,6 +385,19 @@ def test_data_of_one_name_in_two_places_are_two_runs_with_two_folders(tmp_path):
     assert [task.run == first.run for task in tasks_of()] == [False, False, True, False]
 
 
+def test_a_folder_of_the_usual_name_with_other_data_does_not_hide_the_run(tmp_path):
+    """The sweep named `a`, then both, now `b` alone, whose usual name is the one that `a` had alone."""
+    a, b = write_manifests(tmp_path, "a", "b")
+    both = Path(FILE).read_text()
+    Path(FILE).write_text(both.replace(f", {b}", ""))
+    leave_run(tasks_of()[0], "done")
+    Path(FILE).write_text(both)
+    of_b = tasks_of()[2]
+    leave_run(of_b, "done")
+    Path(FILE).write_text(both.replace(f"{a}, ", ""))
+    assert tasks_of()[0].run == of_b.run
+
+
 def test_a_run_on_other_data_of_the_same_name_is_not_taken_for_this_one(tmp_path):
     """The sweep named `a` before, and names `b` now: the manifests' digests tell, where the folder has them."""
     manifests = write_manifests(tmp_path, "a", "b")
