@@ -193,7 +193,8 @@ def print_other_seeds(seed: int, simulations: int) -> None:
             generator = np.random.Generator(np.random.Philox([seed, seeds, round(1e4 * effect)]))
             pairs = (draw_pair(generator, corpora[n % 2], seeds=seeds, effect=effect) for n in range(simulations))
             found = [
-                compare_errors(pair.ours, pair.theirs, pair.lengths, seeds=range(seeds), is_paired=False) for pair in pairs
+                compare_errors(pair.ours, pair.theirs, pair.lengths, seeds=range(seeds), is_paired=False)
+                for pair in pairs
             ]
             shares.append(sum(not one.is_seen for one in found) / simulations)
         print(f"{seeds}: {', '.join(f'{share:.1%}' for share in shares)}", flush=True)
