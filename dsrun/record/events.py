@@ -114,12 +114,13 @@ def parse_record(line: bytes, place: str) -> dict[str, Any]:
         record = json.loads(line.decode())
     except (ValueError, RecursionError) as error:  # of JSON, or of UTF-8
         raise DataError(f"{place}: not JSON ({error}). Remove the line or take the file from a copy.") from error
-    if not isinstance(record, dict) or not _is_step(record.get("step")) or not isinstance(record.get("event"), str):
+    if not isinstance(record, dict) or not is_step(record.get("step")) or not isinstance(record.get("event"), str):
         raise DataError(f"{place}: not a record with `event` and `step`. Remove the line or take the file from a copy.")
     return record
 
 
-def _is_step(value: Any) -> bool:
+def is_step(value: Any) -> bool:
+    """Whether a file's value can be the number of a step."""
     return type(value) is int and 0 <= value < MOST_STEPS
 
 

@@ -47,7 +47,7 @@ from typing import Any, Literal
 
 from dsrun.errors import DataError, UsageError
 from dsrun.record.durable import FULL, LineFile, cannot_write, require_own, write_atomically
-from dsrun.record.events import LARGEST_COUNT
+from dsrun.record.events import is_step
 
 State = Literal["new", "incomplete", "complete", "differs"]
 Mode = Literal["automatic", "resume", "overwrite"]
@@ -259,7 +259,7 @@ class RunDir:
         """
         try:
             status = json.loads(self.status.read_bytes())
-            if not isinstance(status, dict) or not _is_step(status.get("step", 0)):
+            if not isinstance(status, dict) or not is_step(status.get("step", 0)):
                 raise ValueError("no object with a step")
         except FileNotFoundError:
             return {}
@@ -351,10 +351,6 @@ class RunDir:
             + "\n".join(lines)
             + "\nChoose another --run-dir, or --overwrite to remove the run that is there."
         )
-
-
-def _is_step(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= LARGEST_COUNT
 
 
 def _is_alive(process: int) -> bool:
