@@ -935,6 +935,7 @@ PATH_KEYS = (
     "augment.noise.manifest",
     "augment.reverb.manifest",
 )
+_OF_A_MASTER = {f"arithmetic.master.{name}" for name in Master.model_fields if name != "format"}
 
 
 @dataclass(frozen=True)
@@ -998,9 +999,11 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def render_origins(resolved: Resolved) -> list[dict[str, Any]]:
-    """Rows of key, value, origin: `default`, `base.yaml:7` or `--set #2`."""
+    """Rows of key, value, origin: `default`, `base.yaml:7` or `--set #2`; without what has no meaning, as subnormals of no master copy."""
     return [
-        {"key": key, "value": value, "origin": resolved.origins[key]} for key, value in flatten(resolved.config).items()
+        {"key": key, "value": value, "origin": resolved.origins[key]}
+        for key, value in flatten(resolved.config).items()
+        if resolved.config.arithmetic.master.format != "none" or key not in _OF_A_MASTER
     ]
 
 
@@ -1088,7 +1091,11 @@ def _make_paths_absolute(tree: Node) -> None:
 
 
 def _origin(tree: Node, key: str) -> str:
+    """Where a value was written. `master: none` is short for a section, and its line is that of `arithmetic.master.format`."""
+    section, name = key.rpartition(".")[::2]
     node = tree.find(key)
+    if node is None and name == "format" and (short := tree.find(section)) and not isinstance(short.value, dict):
+        node = short
     return node.place.origin if node else "default"
 
 

@@ -317,6 +317,17 @@ def test_layers_are_default_then_base_then_file_then_set(folder: Path):
     assert rows["data.alphabet"] == (str(folder / "abc.txt"), "--set #3")
 
 
+def test_the_origin_of_no_master_is_the_line_that_says_so_and_a_master_that_is_not_there_has_no_settings(folder: Path):
+    (folder / "y.yaml").write_text("base: x.yaml\narithmetic:\n  master: none\n")
+    for sets, value, origin in (([], "none", "y.yaml:3"), (["arithmetic.master=none"], "none", "--set #1")):
+        rows = {row["key"]: (row["value"], row["origin"]) for row in render_origins(load_config("y.yaml", sets))}
+        assert {key: row for key, row in rows.items() if ".master" in key} == {
+            "arithmetic.master.format": (value, origin)
+        }
+    rows = {row["key"] for row in render_origins(load_config("x.yaml"))}
+    assert "arithmetic.master.subnormals" in rows
+
+
 def test_a_problem_in_the_base_is_reported_in_the_base(folder: Path):
     (folder / "x.yaml").write_text(COMPLETE.replace("seed: 1", "sed: 1"))
     (folder / "y.yaml").write_text("base: x.yaml\nmodel: {layer: 3}\n")
