@@ -53,13 +53,15 @@ def report(
     from dsrun.study.groups import group_runs, usual_baseline
     from dsrun.study.report import check_output, make_report, write_report
 
+    if output is not None:
+        check_output(output)  # before the runs are read
     records = open_runs(runs)
     if baseline is None and not any((run / "config.yaml").is_file() for run in runs):
         plain = usual_baseline(group_runs(records))
         baseline = plain.label if plain else None
     page = output or default_page([record.path for record in records])
     if output is None and page.parent.name == "report" and len(records) == 1:
-        page.parent.mkdir(exist_ok=True)
+        _make_folder(page.parent)
     check_output(page)
     found = make_report(
         records,
@@ -87,6 +89,16 @@ def default_page(runs: list[Path]) -> Path:
     if len({run.resolve().parent for run in runs}) > 1:
         raise UsageError("These runs are in different folders: say where the page goes, e.g. -o report.html.")
     return runs[0].parent / "report.html"
+
+
+def _make_folder(folder: Path) -> None:
+    """Raises UsageError where a run folder takes none."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot be made ({error.strerror}). Say where the page goes, e.g. -o report.html."
+        ) from None
 
 
 def read_bench(path: Path) -> dict[str, Any]:

@@ -22,10 +22,10 @@ COMMAND = "dsrun results {records}/*.json -o {page}"
 
 def results(
     paths: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(metavar="RUN|FOLDER|RECORD.json...", help="Run folders, folders of run folders, records."),
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The page, a .md file.")],
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The page, a .md file.")] = None,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Take all runs together as one section of this name.")
     ] = None,
@@ -41,8 +41,15 @@ def results(
     of the same name is made anew. Absolute paths are shortened: from the last folder named data, configs, runs or scripts on, else to
     the file's name.
     """
+    if not paths or output is None:
+        missing = [
+            what for what, given in (("run folders or records", paths), ("the page, -o FILE.md", output)) if not given
+        ]
+        raise UsageError(f"Say {' and '.join(missing)}. {EXAMPLE}")
     if output.suffix != ".md":
         raise UsageError(f"{output}: write a name that ends in .md.")
+    if not check:
+        _require_writable(output.parent)
     folder = output.parent / "results"
     records = dict(_records_of(paths, name))
     if len(records) < len(paths) and name is None:
@@ -131,6 +138,14 @@ def _require_own(output: Path) -> None:
     """Raises UsageError for somebody's file."""
     if output.is_file() and not output.read_text(encoding="utf-8", errors="replace").startswith(FIRST_LINE):
         raise UsageError(f"{output}: there already, and no results page. Choose another name, or move that file away.")
+
+
+def _require_writable(folder: Path) -> None:
+    """Raises UsageError, before runs are read, where nothing can be written."""
+    from dsrun.record.durable import why_not_writable
+
+    if cannot := why_not_writable(folder):
+        raise UsageError(f"{cannot} Say where the page goes with -o.")
 
 
 def _require_current(there: dict[str, str], records: dict[str, str], output: Path, page: str) -> None:

@@ -40,14 +40,16 @@ def runs(
     training spent waiting for data.
     """
     form = form_of(json_output=json_output, csv_output=csv_output, markdown=markdown)
+    from dsrun.inspection import without_files_of_sweeps
     from dsrun.run_listing import list_runs
 
     if unknown := [name for name in state or () if name not in STATES]:
         raise UsageError(f"--state {unknown[0]}: write one of {', '.join(STATES)}.")
-    places = folders or [Path("runs")]
+    places = without_files_of_sweeps(folders or [Path("runs")])
     for folder in places:
         if not folder.is_dir() and folders:  # before the first run there is no `runs`
-            raise UsageError(f"{folder}: no such folder. Give the folder that holds run folders.")
+            what = "a file, not a folder" if folder.exists() else "no such folder"
+            raise UsageError(f"{folder}: {what}. Give the folder that holds run folders.")
     rows = list_runs(places)
     chosen = in_order([row for row in rows if not state or row["state"] in state], sort)
     if not chosen:

@@ -16,7 +16,7 @@ import typer
 
 from dsrun.cli_options import JsonOption, SetOption
 from dsrun.cli_scores import print_scores
-from dsrun.cli_tables import print_table
+from dsrun.cli_tables import print_table, printable_lines
 from dsrun.errors import CannotWriteError, DataError, DivergedError, UsageError
 from dsrun.record.runtime import processors
 from dsrun.training.stop import StopRequest
@@ -97,17 +97,21 @@ def sweep(
         chosen = _chosen(tasks, only)
         if list_only:
             _print_list(chosen, found.labels, json_output)
+            _tell_of_other_runs(tasks, folder)
             return
         side_by_side, shares = gpus_of_jobs(gpus, jobs)
         if dry_run:
             _print_dry_run(chosen, side_by_side, json_output)
+            _tell_of_other_runs(tasks, folder)
             return
+        _require_room_for_runs(folder, chosen)
         again = _command_again(file, set, folder if folder != found.folder else None)
         stop.end_nothing_new()
         code = _train_all(
-            found, chosen, side_by_side, shares, stop, again, devices=devices, retry=retry, accept_changes=accept_changes,
-            json_output=json_output,
+            found, chosen, side_by_side, shares, stop, again, only=only or [], devices=devices, retry=retry,
+            accept_changes=accept_changes, json_output=json_output,
         )  # fmt: skip
+        _tell_of_other_runs(tasks, folder)
     if code:
         raise typer.Exit(code)
 
@@ -272,6 +276,7 @@ def _train_all(
     stop: StopRequest,
     again: str,
     *,
+    only: Sequence[str],
     devices: int | None,
     retry: bool,
     accept_changes: bool,
@@ -306,11 +311,37 @@ def _train_all(
     else:
         names = ("index", "name", "state", "step", "dev_cer", "test_cer", "run")
         print_table([{name: row[name] for name in names} for row in rows])
-    _tell_what_to_do(endings, again, stop.exit_code)
+    _tell_what_to_do(endings, again, only, stop.exit_code)
     return code
 
 
-def _tell_what_to_do(endings: Sequence[Any], again: str, stop_code: int) -> None:
+def _require_room_for_runs(folder: Path, tasks: Sequence[Any]) -> None:
+    """Raises UsageError where run folders are to be made or filled and cannot be."""
+    from dsrun.record.durable import why_not_writable
+    from dsrun.sweep_state import state_of
+
+    cannot = why_not_writable(folder)
+    if cannot and not all(state_of(task.variation, task.run).is_over for task in tasks):
+        raise UsageError(f"{cannot} Say where the run folders go with --folder.")
+
+
+def _tell_of_other_runs(tasks: Sequence[Any], folder: Path) -> None:
+    """Of runs in the folder that are none of the sweep's, as of before another `--set`: whoever reads the folder has them too."""
+    own = {task.run.name for task in tasks}
+    others = sorted(file.parent.name for file in folder.glob("*/config.yaml") if file.parent.name not in own)
+    if others:
+        some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        runs = f"{len(others)} other run{'s' * (len(others) != 1)}"
+        print(
+            printable_lines(
+                f"{folder} has {runs} than these, of another --set or of the file as it was: {some}. compare and report of the folder "
+                "take them in"
+            ),
+            file=sys.stderr,
+        )
+
+
+def _tell_what_to_do(endings: Sequence[Any], again: str, only: Sequence[str], stop_code: int) -> None:
     for ending in endings:
         if ending.how in ("failed", "diverged"):
             index, name = ending.task.variation.index, ending.task.variation.name
@@ -320,7 +351,9 @@ def _tell_what_to_do(endings: Sequence[Any], again: str, stop_code: int) -> None
     if busy := [ending.task.variation.name for ending in endings if ending.how == "in use"]:
         print(f"in use by another process: {', '.join(busy)}; the same command looks again", file=sys.stderr)
     if stop_code:
-        print("stopped by a signal; the same command goes on", file=sys.stderr)
+        same = shlex.join([*shlex.split(again), *(word for name in only for word in ("--only", name))])
+        caution = " (without its --set they would be other runs)" if "--set" in shlex.split(again) else ""
+        print(f"stopped by a signal; the same command goes on: {same}{caution}", file=sys.stderr)
 
 
 def _progress_line() -> Callable[[str, Any], None]:

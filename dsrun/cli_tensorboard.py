@@ -69,12 +69,12 @@ def replay(
     Raises:
         UsageError: not run folders, one with a name that leads out of it, an unknown detail of histograms, or an output in a run folder.
     """
-    from dsrun.inspection import read_values, run_folders
+    from dsrun.inspection import read_values, run_folders, without_files_of_sweeps
     from dsrun.study.replay import Replay
 
     if histograms not in ("kinds", "tensors", "none"):
         raise UsageError(f"--histograms {histograms}: write kinds, tensors or none.")
-    folders = list(dict.fromkeys(folder for path in paths for folder in run_folders(path)))
+    folders = list(dict.fromkeys(folder for path in without_files_of_sweeps(paths) for folder in run_folders(path)))
     for folder in folders:
         RunDir(folder).require_own_contents()  # what they hold is handed on, and a pipe would never answer
     names = _names(folders)

@@ -57,6 +57,8 @@ def watch(
     watched.look()
     if once:
         print_once(watched.runs, form)
+        if not watched.runs:
+            print(f"no run folders in {', '.join(map(str, watched.paths))}", file=sys.stderr)
         return
     console = Console()
     loop = Loop(watched, is_forever=forever)
@@ -78,12 +80,14 @@ class Watched:
     """
 
     def __init__(self, paths: Sequence[Path], *, waits: bool):
-        self.paths = paths
+        from dsrun.inspection import without_files_of_sweeps
+
+        self.paths = without_files_of_sweeps(paths)
         self._by_path: dict[Path, WatchedRun] = {}
         self._refused: set[Path] = set()
-        for path in paths:
+        for path in self.paths:
             if path.exists() and not path.is_dir():
-                raise UsageError(f"{path}: not a folder. Give a run folder, or a folder of run folders.")
+                raise UsageError(f"{path}: a file, not a folder. Give a run folder, or a folder of run folders.")
             if not path.exists() and not waits:
                 raise UsageError(f"{path}: no such folder. `dsrun runs` lists those there are; --forever waits for it.")
 
@@ -223,8 +227,6 @@ def print_once(runs: Sequence[WatchedRun], form: Form) -> None:
     from dsrun.study.styles import label_of
     from dsrun.watch_view import texts
 
-    if not runs:
-        print("no run folders", file=sys.stderr)
     rows = [run.row() for run in runs]
     figures = [row | {"arithmetic": label_of(run.config)} for run, row in zip(runs, rows, strict=True)]
     print_rows(

@@ -10,6 +10,7 @@ ruamel parses; values are resolved here, so that tags, anchors, aliases, duplica
 with its line. Size and depth are limited: a file that reaches the limits is not a config.
 """
 
+import difflib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -170,6 +171,13 @@ def at_key(dotted: str, node: Node) -> Node:
     return node
 
 
+def similar_file(path: Path) -> str:
+    """` (did you mean first.yaml?)` where a config of a similar name is in the folder, else nothing."""
+    there = {file.stem: file for file in sorted(path.parent.glob("*.y*ml"))}
+    close = difflib.get_close_matches(path.stem, there, n=1)
+    return f" (did you mean {there[close[0]]}?)" if close else ""
+
+
 def is_dotted_key(text: str) -> bool:
     """Whether text is names joined by dots."""
     return bool(_KEY.fullmatch(text))
@@ -231,7 +239,7 @@ def _base_path(base: Node, chain: list[Path]) -> Path:
         message = f"more than {MAX_BASES} files below each other; copy the settings into one file"
         raise Unusable(base.place, message, key="base")
     if not is_file:
-        message = f"no such file: {below} (paths are relative to the file that says them)"
+        message = f"no such file: {below}{similar_file(below)}; paths are relative to the file that says them"
         raise Unusable(base.place, message, key="base")
     return below
 
@@ -239,7 +247,7 @@ def _base_path(base: Node, chain: list[Path]) -> Path:
 def _read_text(path: Path, source: Source) -> str:
     place = Place(source)
     if not path.exists():
-        raise Unusable(place, "no such file; `dsrun configs list` shows those in configs/")
+        raise Unusable(place, f"no such file{similar_file(path)}; `dsrun configs list` shows those in configs/")
     if not path.is_file():
         raise Unusable(place, "is not a file; give one YAML file")
     try:

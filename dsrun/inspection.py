@@ -27,7 +27,7 @@ def open_runs(paths: Sequence[Path]) -> list[RunRecord]:
         DataError: a file in one is damaged.
     """
     folders: dict[Path, Path] = {}
-    for path in paths:
+    for path in without_files_of_sweeps(paths):
         for folder in run_folders(path):
             folders.setdefault(folder.resolve(), folder)
     return [open_run(folder) for folder in folders.values()]
@@ -36,6 +36,29 @@ def open_runs(paths: Sequence[Path]) -> list[RunRecord]:
 def is_run_folder(path: Path) -> bool:
     """Whether a run is in this very folder."""
     return (path / "config.yaml").is_file()
+
+
+def without_files_of_sweeps(paths: Sequence[Path]) -> list[Path]:
+    """The paths without a sweep's own `RUN.log` and `RUN.yaml` beside a run folder, so that `runs/formats/float16*` means the runs.
+
+    Raises:
+        UsageError: nothing else was given.
+    """
+    kept = [path for path in paths if not _is_file_of_sweep(path)]
+    if paths and not kept:
+        raise UsageError(
+            f"{paths[0]}: a file that a sweep keeps beside a run folder. Give the folder, {paths[0].with_suffix('')}."
+        )
+    return kept
+
+
+def _is_file_of_sweep(path: Path) -> bool:
+    # The config is written a moment before its run folder is made.
+    own = path.with_suffix("")
+    is_beside = is_run_folder(own) or (
+        own.with_name(f"{own.name}.log").is_file() and own.with_name(f"{own.name}.yaml").is_file()
+    )
+    return path.suffix in (".log", ".yaml") and path.is_file() and is_beside
 
 
 def run_folders(path: Path) -> list[Path]:
@@ -47,7 +70,8 @@ def run_folders(path: Path) -> list[Path]:
     if is_run_folder(path):
         return [path]
     if not path.is_dir():
-        raise UsageError(f"{path}: no such folder. `dsrun runs` lists the run folders there are.")
+        what = "a file, not a run folder" if path.exists() else "no such folder"
+        raise UsageError(f"{path}: {what}. `dsrun runs` lists the run folders there are.")
     found = sorted(file.parent for file in path.glob("*/config.yaml"))
     if not found:
         raise UsageError(

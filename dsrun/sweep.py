@@ -41,11 +41,7 @@ POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 30.0  # for the runs of a killed sweep, which are writing their checkpoints
 LAST_LINES = 6  # of what a failed run said
 
-_BEGINNINGS = {
-    "begun": "goes on from its last checkpoint",
-    "failed": "is tried again, from its last checkpoint",
-    "diverged": "is tried again, from its last checkpoint",
-}
+_BEGINNINGS = {"begun": "goes on", "failed": "is tried again", "diverged": "is tried again"}
 How = Literal["done", "diverged", "failed", "stopped", "in use", "left"]
 # What a run that was told to stop leaves with; below zero: by a signal before it listened to any.
 _STOPPED = (EXIT_STOPPED, EXIT_INTERRUPTED, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR1)
@@ -241,7 +237,7 @@ class Trainer:
             return False
         self._running.append(_Running(task, slot, process, time.monotonic(), size, is_fresh=state.kind == "new"))
         where = f" on GPU {slot.gpus}" if slot.gpus else ""
-        self.say(f"{self._name(task)}: {_BEGINNINGS.get(state.kind, 'starts')} {self._position()}{where}", None)
+        self.say(f"{self._name(task)}: {_beginning(task, state)} {self._position()}{where}", None)
         return True
 
     def _leave_alone(self, task: Task, state: RunState, note: str) -> bool:
@@ -288,7 +284,8 @@ class Trainer:
     ) -> None:
         code = {"diverged": DivergedError.exit_code}.get(how, 0) if exit_code is None else exit_code
         self._endings[task.variation.index] = Ending(task, how, state, code, seconds, was_trained)
-        parts = [f"{how} {note}".strip() if how != "stopped" else f"stopped {state}"]
+        stopped = f"stopped {state}" if state.step else "stopped before its first step, so nothing is kept"
+        parts = [f"{how} {note}".strip() if how != "stopped" else stopped]
         parts += [f"exit code {code}"] if how == "failed" else []
         parts += [f"dev CER {state.dev_cer:.4f}"] if state.dev_cer is not None else []
         parts += [f"{seconds / 60:.1f} min"] if was_trained else []
@@ -296,7 +293,7 @@ class Trainer:
         self.say(f"{self._name(task)}: {', '.join(parts)}{self._remaining(was_trained)}", how)
 
     def _position(self) -> str:
-        begun = len(self._endings) + len(self._running)
+        begun = len(self._endings) + len(self._running) + len(self._in_use)
         return f"({begun} of {len(self.tasks)})"
 
     def _remaining(self, was_trained: bool) -> str:
@@ -320,7 +317,11 @@ class Trainer:
         """Hand the signal on; an orderly end is theirs."""
         number = signal.SIGINT if self.stop.exit_code == EXIT_INTERRUPTED else signal.SIGTERM
         if self._running:
-            self.say(f"stopping: waiting for {len(self._running)} to write a checkpoint", "stopped")
+            tasks = [running.task for running in self._running]
+            early = sum(not state_of(task.variation, task.run).step for task in tasks)
+            waits = [f"waiting for {len(tasks) - early} to write a checkpoint"] if early < len(tasks) else []
+            waits += [f"{early} before the first step, with nothing to keep"] if early else []
+            self.say(f"stopping: {'; '.join(waits)}", "stopped")
         for running in self._running:
             with suppress(ProcessLookupError):
                 running.process.send_signal(number)
@@ -339,6 +340,15 @@ def exit_code_of(endings: Sequence[Ending], stop_code: int) -> int:
     if failed:
         return max(failed)
     return EXIT_STOPPED if any(ending.how in ("stopped", "in use", "left") for ending in endings) else 0
+
+
+def _beginning(task: Task, state: RunState) -> str:
+    """How a run is begun, from what it has left."""
+    if state.kind not in _BEGINNINGS:
+        return "starts"
+    folder = task.run / "checkpoints"
+    is_kept = folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir())
+    return f"{_BEGINNINGS[state.kind]} from {'its last checkpoint' if is_kept else 'its beginning, as it has no checkpoint'}"
 
 
 def typical_seconds(states: Sequence[RunState]) -> float | None:

@@ -46,8 +46,9 @@ from dsrun.config_file import (
     merge_over,
     read_file,
     read_sets,
+    similar_file,
 )
-from dsrun.config_messages import listing
+from dsrun.config_messages import did_you_mean, listing
 from dsrun.errors import ConfigError
 from dsrun.sweep_names import LONGEST_NAME, labels_of, names_of, shown
 from dsrun.sweep_sections import Choice, SectionReader
@@ -134,6 +135,8 @@ def load_sweep(path: str | Path, sets: Sequence[str] = ()) -> Sweep:
         ConfigError: the text lists every problem as `file:line:column  dotted.key: message`.
     """
     reader = SectionReader(Path(path))
+    if not reader.path.exists():
+        raise ConfigError(f"{path}: no such file{similar_file(reader.path)}; sweep files are in configs/sweeps/")
     try:
         tree = read_file(reader.path, reader.problems)
     except Unusable as error:
@@ -235,14 +238,35 @@ def _leave_out(
     for entry, values in without:
         found = [combination.name for combination in combinations if _is_described(combination, values)]
         if not found:
-            reader.refuse(
-                entry, "without", "leaves out nothing: no run has these values, written as here; remove it or mend it"
-            )
+            _refuse_without(reader, combinations, entry, values)
         left_out |= set(found)
     kept = [combination for combination in combinations if combination.name not in left_out]
     if combinations and not kept:
         reader.refuse(without[0][0], "without", "leaves out every run")
     return kept
+
+
+def _refuse_without(
+    reader: SectionReader, combinations: Sequence[_Combination], entry: Node, values: Mapping[str, Node]
+) -> None:
+    """Name the parts of an entry that no run has, each with those that there are; or that it is all of them together."""
+    parts = [key for key in values if not any(_is_described(one, {key: values[key]}) for one in combinations)]
+    for key in parts:
+        wanted = shown(values[key].plain())
+        there = list(dict.fromkeys(shown(value) for one in combinations for value in _values_at(one, key)))
+        hint = did_you_mean(wanted, there) if there else "; values count that are written, here or in the base"
+        reader.refuse(values[key], f"without: {key}", f"leaves out nothing: no run has {wanted}{hint}")
+    if combinations and not parts:
+        reader.refuse(
+            entry, "without", "leaves out nothing: no run has all of these values together; remove it or mend it"
+        )
+
+
+def _values_at(combination: _Combination, key: str) -> list[Any]:
+    if key == "name":
+        return list(combination.given)
+    node = combination.tree.find(key)
+    return [] if node is None or isinstance(node.value, dict | list) else [node.value]
 
 
 def _is_described(combination: _Combination, values: Mapping[str, Node]) -> bool:

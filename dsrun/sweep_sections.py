@@ -4,6 +4,7 @@ On the roof beside `sweep_file.py`, which says what a sweep file is and puts the
 each run makes one: the entries of `list`, the rows of a `zip`, the values of a key of the grid.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,17 +69,25 @@ class SectionReader:
         }
 
     def values(self, node: Node, key: str) -> list[Node]:
-        if isinstance(node.value, list) and node.value:
-            return node.value
-        self.refuse(node, key, "must be a list of values, such as [1, 2, 3]")
-        return []
+        if not isinstance(node.value, list):
+            self.refuse(node, key, "must be a list of values, such as [1, 2, 3]")
+            return []
+        if not node.value:
+            self.refuse(node, key, "is empty; write the values, such as [1, 2, 3], or remove it")
+        return node.value
 
     def grid_axes(self, node: Node | None) -> list[list[Choice]]:
-        return [[Choice({key: value}) for value in values] for key, values in self.columns(node, "grid").items()]
+        self.refuse_empty(node, "grid")
+        axes = []
+        for key, values in self.columns(node, "grid").items():
+            self.refuse_equal_choices([[value] for value in values], f"grid: {key}")
+            axes.append([Choice({key: value}) for value in values])
+        return axes
 
     def zip_axes(self, node: Node | None) -> list[list[Choice]]:
         if node is None:
             return []
+        self.refuse_empty(node, "zip")
         parts = node.value if isinstance(node.value, list) else [node]
         return [axis for part in parts if (axis := self.zip_axis(part))]
 
@@ -96,7 +105,8 @@ class SectionReader:
                 return []
         called = [self.name(name, "zip: name") for name in names] or [None] * count
         self.refuse_equal_names(called, names)
-        rows = zip(*columns.values(), strict=True)
+        rows = list(zip(*columns.values(), strict=True))
+        self.refuse_equal_choices(rows, f"zip: {', '.join(columns)}")
         return [Choice(dict(zip(columns, row, strict=True)), name) for row, name in zip(rows, called, strict=True)]
 
     def list_axes(self, node: Node | None) -> list[list[Choice]]:
@@ -117,6 +127,20 @@ class SectionReader:
                     node, "name", f"{name!r} is a name already, in line {seen[name].place.line}; choose another"
                 )
             seen |= {name: node} if name else {}
+
+    def refuse_empty(self, node: Node | None, key: str) -> None:
+        if node is not None and node.value in ({}, []):
+            self.refuse(node, key, "is empty; write `dotted.key: [values]` lines, or remove it")
+
+    def refuse_equal_choices(self, choices: Sequence[Sequence[Node]], key: str) -> None:
+        """Of an axis; they would be runs of one config, under names that nobody wrote."""
+        seen: dict[str, Node] = {}
+        for nodes in choices:
+            values = [json.dumps(node.plain(), ensure_ascii=False) for node in nodes]
+            if first := seen.get(text := ", ".join(values)):
+                where = "" if first.place.line == nodes[0].place.line else f", first in line {first.place.line}"
+                self.refuse(nodes[0], key, f"{text} twice{where}; remove one")
+            seen.setdefault(text, nodes[0])
 
     def name(self, node: Node, key: str) -> str | None:
         text = node.value

@@ -301,6 +301,13 @@ def test_somebodys_page_and_two_folders_of_one_name_are_refused(tmp_path):
     with pytest.raises(UsageError, match="two folders of the same name"):
         call(one, two, "-o", tmp_path / "RESULTS.md")
     (tmp_path / "RESULTS.md").write_text("# My notes\n")
+    for words, missing in (
+        ([], "Say run folders or records and the page, -o FILE.md. Example: dsrun results"),
+        ([tmp_path], "Say the page, -o FILE.md. Example"),
+        (["-o", tmp_path / "a.md"], "Say run folders or records. Example"),
+    ):
+        with pytest.raises(UsageError, match=missing):
+            call(*words)
     with pytest.raises(UsageError, match="no results page"):
         call(one, "-o", tmp_path / "RESULTS.md")
     call(one, two, "--name", "both", "-o", tmp_path / "PAGE.md")

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from dsrun.cli import app
 from dsrun.cli_watch import Loop, Watched, watch_in_lines
 from dsrun.errors import UsageError
+from dsrun.inspection import open_runs
 from dsrun.watch_view import detail, overview, plain_line
 from tests.study.run_folders import write_run_folder
 
@@ -55,6 +56,14 @@ def test_once_prints_a_row_a_run_and_json_is_one_document(tmp_path):
     lines = CliRunner().invoke(app, ["watch", str(tmp_path), "--once", "--csv"]).stdout.splitlines()
     assert lines[0].startswith("run,state,step,total_steps,")
     assert lines[1].startswith(f"{tmp_path / 'a'},done,8,,")
+
+
+def test_once_names_the_folder_that_has_no_runs_and_says_what_a_run_without_steps_does(tmp_path):
+    found = CliRunner().invoke(app, ["watch", str(tmp_path), "--once"])
+    assert found.stderr.strip() == f"no run folders in {tmp_path}"
+    write_run_folder(tmp_path / "a", steps=0, dev_cer=(), state="running")
+    found = CliRunner().invoke(app, ["watch", str(tmp_path), "--once"])
+    assert "no step yet: it loads the data and compiles" in found.stdout
 
 
 def test_runs_that_are_given_and_have_ended_are_left_at_once(tmp_path, capsys):
@@ -109,6 +118,23 @@ def test_a_path_that_is_not_there_is_a_mistake_unless_one_waits_for_it(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="not a folder"):
         Watched([tmp_path / "file"], waits=True)
+
+
+def test_the_log_and_the_config_that_a_sweep_keeps_beside_a_run_are_no_paths_of_runs(tmp_path):
+    run = write_run_folder(tmp_path / "a-rate=0.5-123456", steps=3, state="done")
+    beside = [run.with_name(f"{run.name}{ending}") for ending in (".log", ".yaml")]
+    for file in beside:
+        file.touch()
+    paths = sorted(tmp_path.glob("a*"))
+    watched = Watched(paths, waits=False)
+    watched.look()
+    assert [found.run.path for found in watched.runs] == [run]
+    assert [found.path for found in open_runs(paths)] == [run]
+    with pytest.raises(UsageError, match="a file that a sweep keeps beside a run folder. Give the folder"):
+        open_runs(beside)
+    (tmp_path / "other.log").touch()
+    with pytest.raises(UsageError, match="other.log: a file, not a run folder"):
+        open_runs([run, tmp_path / "other.log"])
 
 
 def test_a_run_of_another_config_under_the_same_name_is_another_run(tmp_path):

@@ -247,6 +247,7 @@ def test_a_file_that_is_no_config_is_refused_at_the_place(folder: Path, text: st
 
 def test_a_missing_file_and_a_folder_are_refused(folder: Path):
     assert refusal("none.yaml") == "none.yaml  no such file; `dsrun configs list` shows those in configs/"
+    assert "no such file (did you mean x.yaml?); `dsrun configs list`" in refusal("xx.yaml")
     assert refusal(".") == ".  is not a file; give one YAML file"
 
 

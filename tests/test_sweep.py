@@ -18,7 +18,7 @@ from corpus import REPOSITORY
 from dsrun import sweep
 from dsrun.cli import app
 from dsrun.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UsageError
-from dsrun.record import EventLog, RunDir
+from dsrun.record import EventLog, RunDir, durable
 from dsrun.sweep import Slot, Task, Trainer, exit_code_of, shared_slots, start_process
 from dsrun.sweep_file import load_sweep
 from dsrun.sweep_gpus import gpus_of_jobs, visible_gpus
@@ -122,6 +122,8 @@ def test_what_is_done_is_left_alone_and_the_rest_is_started_in_order():
     tasks = tasks_of()
     leave_run(tasks[0], "done", cer=0.4)
     leave_run(tasks[2], "running", step=5)
+    (tasks[2].run / "checkpoints" / "step_5").mkdir(parents=True)
+    leave_run(tasks[3], "running", step=0)
     machine = Machine()
     endings, text = train(machine)
     assert machine.started == ["a-seed=2", "b-seed=1", "b-seed=2"]
@@ -130,6 +132,7 @@ def test_what_is_done_is_left_alone_and_the_rest_is_started_in_order():
     assert exit_code_of(endings, 0) == 0
     assert "[0] a-seed=1: done already, dev CER 0.4000" in text
     assert "b-seed=1: goes on from its last checkpoint (3 of 4)" in text
+    assert "b-seed=2: goes on from its beginning, as it has no checkpoint (4 of 4)" in text
     assert "b-seed=2: done, dev CER 0.2500" in text
     assert "2 left, about 1 min" in text
     again = Machine()
@@ -178,7 +181,9 @@ def test_a_signal_is_handed_on_once_and_the_sweep_waits_for_the_checkpoints(code
 
     def start_then_signal(task, slot):
         process = start(task, slot)
-        stop.exit_code = code if len(machine.started) == 2 else 0
+        if len(machine.started) == 2:
+            leave_run(task, "running")
+            stop.exit_code = code
         return process
 
     machine.start = start_then_signal
@@ -186,7 +191,7 @@ def test_a_signal_is_handed_on_once_and_the_sweep_waits_for_the_checkpoints(code
     assert machine.told == [("a-seed=1", number), ("a-seed=2", number)]
     assert [ending.how for ending in endings] == ["stopped", "stopped", "left", "left"]
     assert exit_code_of(endings, stop.exit_code) == code
-    assert "waiting for 2 to write a checkpoint" in text
+    assert "stopping: waiting for 1 to write a checkpoint; 1 before the first step, with nothing to keep" in text
     assert "a-seed=1: stopped at step 9" in text
     again = Machine()
     train(again)
@@ -200,6 +205,8 @@ def test_a_run_that_another_process_has_is_left_to_it_and_the_others_are_trained
         fcntl.flock(lock, fcntl.LOCK_EX)
         machine = Machine()
         endings, text = train(machine)
+    assert "b-seed=1: starts (3 of 4)" in text, "the one in use is the second"
+    assert "b-seed=2: starts (4 of 4)" in text
     assert machine.started == ["a-seed=1", "b-seed=1", "b-seed=2"]
     assert [ending.how for ending in endings] == ["done", "in use", "done", "done"]
     assert "a-seed=2: in use by another process" in text
@@ -513,6 +520,27 @@ def test_the_list_shows_every_run_and_how_far_it_is():
     assert rows[0]["run"] == str(tasks[2].run)
 
 
+def test_runs_of_another_set_in_the_folder_are_told_where_the_sweep_is_shown():
+    leave_run(tasks_of("training.epochs=2")[0], "done")
+    leave_run(tasks_of()[1], "done")
+    name = tasks_of("training.epochs=2")[0].run.name
+    assert f"runs/four has 1 other run than these, of another --set or of the file as it was: {name}. " in (
+        dsrun("sweep", FILE, "--list").stderr
+    )
+    assert "1 other run" in dsrun("sweep", FILE, "--list", "--only", "b-*").stderr, "those not chosen are the sweep's"
+
+
+def test_a_folder_that_takes_no_runs_is_refused_with_the_option_for_another(monkeypatch):
+    monkeypatch.setattr(durable.os, "access", lambda path, mode: Path(path).name != "ro")
+    Path("ro").mkdir()
+    assert (
+        refusal("sweep", FILE, "--folder", "ro/x")
+        == "ro: dsrun cannot write there. Say where the run folders go with --folder."
+    )
+    Path("file").touch()
+    assert "file: a file, and no folder." in refusal("sweep", FILE, "--folder", "file/x")
+
+
 def test_the_list_needs_no_jax():
     code = f"import sys\nsys.argv = ['dsrun', 'sweep', '{FILE}', '--list']\n"
     code += "from dsrun.cli import app\ntry: app()\nexcept SystemExit: pass\n"
@@ -617,7 +645,11 @@ main()
 @pytest.mark.parametrize(
     ("numbers", "code", "says"),
     [
-        ([signal.SIGTERM], EXIT_STOPPED, "stopped by a signal; the same command goes on"),
+        (
+            [signal.SIGTERM],
+            EXIT_STOPPED,
+            f"the same command goes on: dsrun sweep {FILE} --only '*seed=1'",
+        ),
         ([signal.SIGINT, signal.SIGINT], EXIT_INTERRUPTED, "stopped by a second Ctrl-C"),
     ],
 )
@@ -630,7 +662,7 @@ def test_a_signal_ends_the_command_in_order_and_a_second_ctrl_c_at_once(numbers,
         assert process.stdout.readline() == "ready\n"
         process.send_signal(numbers[0])
         for number in numbers[1:]:
-            assert any("waiting for 2 to write a checkpoint" in line for line in process.stderr)
+            assert any("stopping: 2 before the first step, with nothing to keep" in line for line in process.stderr)
             process.send_signal(number)
         text = process.stderr.read()
         process.wait()

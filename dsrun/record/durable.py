@@ -54,6 +54,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise cannot_write(path, error) from error
 
 
+def why_not_writable(folder: Path) -> str | None:
+    """Why nothing can be made in a folder, or in the first that is there above it; None if something can, as far as rights say."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        return f"{folder}: a file, and no folder."
+    # False on a file system that is read-only too, whoever asks.
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder}: dsrun cannot write there."
+
+
 def open_to_replace(path: Path) -> BinaryIO:
     """A new file for writing; what had its name is gone, be it a link."""
     path.unlink(missing_ok=True)

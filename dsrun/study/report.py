@@ -12,6 +12,7 @@ order.
 """
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dsrun.errors import UsageError
-from dsrun.record.durable import require_own, write_atomically
+from dsrun.record.durable import require_own, why_not_writable, write_atomically
 from dsrun.study.bytes_and_time import bytes_and_time
 from dsrun.study.ctc_posterior import ctc_posterior
 from dsrun.study.determinism_strip import determinism_strip
@@ -176,7 +177,11 @@ def check_output(page: Path) -> None:
     if page.suffix not in (".html", ".htm"):
         raise UsageError(f"{page}: write a name that ends in .html.")
     if not page.parent.is_dir():
-        raise UsageError(f"{page}: the folder {page.parent} does not exist.")
+        raise UsageError(
+            f"{page}: the folder {page.parent} does not exist. `mkdir -p {shlex.quote(str(page.parent))}` makes it."
+        )
+    if cannot := why_not_writable(page.parent):
+        raise UsageError(f"{cannot} Say where the page goes, e.g. -o report.html.")
     if page.is_dir():
         raise UsageError(f"{page}: a folder. Choose another name.")
     require_own(page)

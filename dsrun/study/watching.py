@@ -178,7 +178,8 @@ class WatchedRun:
         reason = str(self.status.get("reason") or "")
         if self.state in ("stopped", "failed", "diverged"):
             return reason or f"exit code {self.status.get('exit_code')}"
-        return (self.problems[-1:] or self.notes[-1:] or [""])[0]
+        early = "no step yet: it loads the data and compiles" if self.state == "running" and not self.step else ""
+        return (self.problems[-1:] or self.notes[-1:] or [early])[0]
 
     def row(self, now: float | None = None) -> dict[str, Any]:
         """Everything a line shows."""

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from dsrun.cli import app
 from dsrun.errors import UsageError
 from dsrun.inspection import open_runs
+from dsrun.record import durable
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.figure_files import Picture, draw
 from dsrun.study.report import check_output, figures_folder, make_report, with_baseline_first, write_report
@@ -243,12 +245,26 @@ def test_wrong_input_is_refused_with_a_way_out(tmp_path):
     assert "no such folder" in refusal(str(tmp_path / "missing"))
     assert "neither a run folder" in refusal(str(tmp_path / "empty"))
     assert "ends in .html" in refusal(str(run), "-o", str(tmp_path / "page.pdf"))
-    assert "does not exist" in refusal(str(run), "-o", str(tmp_path / "no" / "page.html"))
+    assert f"does not exist. `mkdir -p {tmp_path / 'no'}` makes it" in refusal(
+        str(run), "-o", str(tmp_path / "no" / "page.html")
+    )
     assert "The settings are 'float32'" in refusal(str(run), "--baseline", "float64")
     assert "no run has results on it" in refusal(str(run), "--split", "test")
     assert "no JSON report" in refusal(str(run), "--bench", str(run / "config.yaml") + "x")
     other = write_run_folder(tmp_path / "elsewhere" / "run")
     assert "different folders" in refusal(str(run), str(other))
+
+
+def test_where_nothing_can_be_written_is_refused_with_the_option_and_before_runs_are_read(tmp_path, monkeypatch):
+    run = write_run_folder(tmp_path / "ro" / "run")
+    monkeypatch.setattr(durable.os, "access", lambda path, mode: Path(path).name != "ro")
+    said = f"{tmp_path / 'ro'}: dsrun cannot write there. Say where the page goes, e.g. -o report.html."
+    assert refusal(str(tmp_path / "no run"), "-o", str(tmp_path / "ro" / "page.html")) == said
+    (run / "report").touch()
+    assert (
+        refusal(str(run))
+        == f"{run / 'report'}: cannot be made (File exists). Say where the page goes, e.g. -o report.html."
+    )
 
 
 def test_nobodys_file_is_replaced(tmp_path):
