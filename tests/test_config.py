@@ -236,7 +236,7 @@ def test_all_problems_come_at_once_in_the_order_of_lines(folder: Path):
         ("? [1, 2]\n: 3\n", "bad.yaml:1:3  a key must be a word"),
         ("seed: 1111111111111111111\n", "bad.yaml:1:7  seed: 111111111111111111...: more than 18 digits"),
         ('data: {train: "\\ud800"}\n', "bad.yaml:1:15  data.train: half a surrogate pair"),
-        ("base: missing.yaml\n", "bad.yaml:1:1  base: no such file: missing.yaml (paths are relative to"),
+        ("base: missing.yaml\n", "bad.yaml:1:1  base: no such file: missing.yaml; paths are relative to"),
         ("base: 3\n", "bad.yaml:1:1  base: must be the path of another config"),
         ("base: bad.yaml\n", "bad.yaml:1:1  base: goes round in a circle: bad.yaml -> bad.yaml"),
     ],
