@@ -225,7 +225,15 @@ def _incomplete(runs: Sequence[RunRecord]) -> Iterable[str]:
         if state == "diverged":
             yield f"diverged, so scored by the best checkpoint before if there is one: {_some(names)}"
         elif state != "done":
-            yield f"not done ({state}), so their rates are of the best checkpoint so far: {_some(names)}"
+            bare = [run.name for run in runs if run.state == state and not _has_rates(run)]
+            if scored := [name for name in names if name not in bare]:
+                yield f"not done ({state}), so their rates are of the best checkpoint so far: {_some(scored)}"
+            if bare:
+                yield f"not done ({state}) and not evaluated yet, so without rates: {_some(bare)}"
+
+
+def _has_rates(run: RunRecord) -> bool:
+    return any(known_rate(run, split, "characters") is not None for split in SPLITS)
 
 
 def _other_data(groups: Sequence[Group], baseline: Group) -> Iterable[str]:
@@ -239,8 +247,8 @@ def _other_data(groups: Sequence[Group], baseline: Group) -> Iterable[str]:
 def _not_paired(groups: Sequence[Group], baseline: Group, splits: Sequence[Split]) -> Iterable[str]:
     for split in splits:
         without = [run.name for group in groups for run in group.runs if run.results(split) is None]
-        if without:
-            yield f"no differences on {split} without results by utterance, which `dsrun eval` makes: {_some(without)}"
+        for why, names in _without_results([run for group in groups for run in group.runs], split).items():
+            yield f"no differences on {split} {why}: {_some(names)}"
         reasons: dict[str, list[str]] = {}
         for group in groups:
             is_told = any(run.name in without for run in (*group.runs, *baseline.runs))
@@ -249,6 +257,21 @@ def _not_paired(groups: Sequence[Group], baseline: Group, splits: Sequence[Split
                 reasons.setdefault(reason, []).append(group.label)
         for reason, labels in reasons.items():
             yield f"no difference on {split} for {_some(labels)}: {reason}"
+
+
+def _without_results(runs: Sequence[RunRecord], split: Split) -> dict[str, list[str]]:
+    """Names of runs without results by utterance, by why and what to do; what has no checkpoint cannot be scored."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        if run.results(split) is not None:
+            continue
+        why = "without results by utterance, which `dsrun eval` makes"
+        if run.state in ("new", "running"):
+            why = "yet of runs that are not over"
+        elif run.state != "done" and not _has_rates(run):
+            why = "of runs that ended before an evaluation"
+        found.setdefault(why, []).append(run.name)
+    return found
 
 
 def _decoders(runs: Sequence[RunRecord], splits: Sequence[Split]) -> Iterable[str]:

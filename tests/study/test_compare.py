@@ -198,6 +198,21 @@ def test_what_makes_a_comparison_worth_less_is_said(tmp_path):
         assert words in notes
 
 
+def test_of_a_run_without_an_evaluation_no_rate_is_spoken_of_and_no_command_is_named_that_needs_a_checkpoint(tmp_path):
+    write(tmp_path / "a", {}, 1, 0.2)
+    for name, state, steps in (("begun", "running", 0), ("ended", "stopped", 3)):
+        write_run_folder(tmp_path / name, config=FLOAT16 | {"seed": name}, steps=steps, dev_cer=(), state=state)
+    notes = json.loads(run(tmp_path, "--json"))["notes"]
+    for words in (
+        "not done (running) and not evaluated yet, so without rates: begun",
+        "not done (stopped) and not evaluated yet, so without rates: ended",
+        "no differences on dev yet of runs that are not over: begun",
+        "no differences on dev of runs that ended before an evaluation: ended",
+    ):
+        assert words in notes
+    assert not any("best checkpoint so far" in note or "dsrun eval" in note for note in notes)
+
+
 def test_other_utterances_have_rates_and_no_difference(tmp_path):
     write(tmp_path / "english", {}, 1, 0.2)
     italian = {"test": [("u00", "perché no", "perche no")], "dev": [("u00", "già", "gia")]}
