@@ -130,8 +130,8 @@ def gradients_below_float16(evidence: Evidence) -> Judged:
     )
     words = (
         f"at step {', '.join(dict.fromkeys(map(str, steps)))}, the last at which they were watched, {_percent(zero)} of the weights' "
-        f"gradients become 0 in float16 (below 2^-25), {_percent(subnormal)} "
-        f"lose bits (below 2^-14), without a loss scale; the most that become 0 at any watched step: {_share(most)}"
+        f"gradients become 0 in float16 (below 2^-25), {_percent(subnormal)} lose bits (below 2^-14), without a loss scale; the most "
+        f"that become 0 at any watched step: {_share(most)}"
     )
     return with_seeds(group, verdict, words, {"zero": zero, "below_normal": subnormal, "most_zero": most})
 

@@ -47,8 +47,8 @@ def _in_words(when: str, rows: list[dict[str, Any]]) -> str:
     facts = _facts(rows)
     low, high = facts["underflow_interval"]
     return (
-        f"{when} p is 10^{facts['log10_median']:.0f} in the middle and 10^{facts['log10_smallest']:.0f} at least; plain products are 0 "
-        f"in {facts['underflow']:.0%} [{low:.0%}, {high:.0%}] of {facts['utterances']} utterances in float32, in "
+        f"{when} p is 10^{facts['log10_median']:.0f} in the middle and 10^{facts['log10_smallest']:.0f} at the smallest; plain "
+        f"products are 0 in {facts['underflow']:.0%} [{low:.0%}, {high:.0%}] of {facts['utterances']} utterances in float32, in "
         f"{facts['underflow_float16']:.0%} in float16, in {facts['underflow_float64']:.0%} in float64"
     )
 
