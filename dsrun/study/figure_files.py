@@ -41,6 +41,7 @@ _COORDINATES = re.compile(r'(?<= )(?:d|x|y|points)="[^"]*"|translate\([^)]*\)') 
 _CLIP_PATH = re.compile(r'\s*<clipPath id="(p[0-9a-f]{10})">(.*?)</clipPath>', re.DOTALL)
 _CLIP_NAME = re.compile(r'(?<=[#"])p[0-9a-f]{10}(?=[)"])')
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}(?![\de])")
+_MINUS_ZERO = re.compile(r"-0(?:\.0+)?(?![\d.e])")
 
 
 @dataclass(frozen=True)
@@ -135,4 +136,5 @@ def _png(figure: "Figure") -> bytes:
 
 def _shortened(coordinates: re.Match[str]) -> str:
     text = _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.2f}", coordinates[0])
-    return " ".join(text.split())
+    # The edge of a part of a figure is 0 but for the last bits of a matrix product, of either sign: 1e-14 is written 0, -1e-14 as -0.
+    return " ".join(_MINUS_ZERO.sub("0", text).split())

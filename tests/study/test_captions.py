@@ -9,6 +9,7 @@ from dsrun.record import EventLog
 from dsrun.study.bytes_and_time import bytes_and_time
 from dsrun.study.determinism_strip import determinism_strip
 from dsrun.study.error_rates import error_rates
+from dsrun.study.figure_files import _COORDINATES, _shortened
 from dsrun.study.groups import group_runs
 from dsrun.study.learning_curves import learning_curves
 from dsrun.study.loss_scale import loss_scale
@@ -174,3 +175,9 @@ def test_seeds_with_other_loss_scales_are_said_to_have_them_and_have_no_common_m
     caption = magnitude_histograms(open_runs([tmp_path]))[0].caption
     assert "the loss scale of 16 and 1024, which in float16 is not the same in all seeds" in caption
     assert "errors" not in caption.partition("From step")[2].partition(".")[0]
+
+
+def test_a_coordinate_that_is_zero_but_for_its_last_bits_is_written_as_zero_whatever_their_sign():
+    one, other = (f'<path d="M {zero} 101.8449 L -0.25 {zero} L -0.5 -10 {zero} z "/>' for zero in ("0", "-0"))
+    assert _COORDINATES.sub(_shortened, other) == _COORDINATES.sub(_shortened, one)
+    assert _COORDINATES.sub(_shortened, other) == '<path d="M 0 101.84 L -0.25 0 L -0.5 -10 0 z "/>'
