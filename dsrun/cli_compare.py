@@ -29,7 +29,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Group or run that others are compared with; default the first, of folders of runs the plain float32.",
+            help="Group or run that others are compared with. Default: the first, or of a folder of runs the first scored plain float32.",
         ),
     ] = None,
     split: Annotated[Literal["dev", "test"] | None, typer.Option(help="Compare on this alone; default both.")] = None,
@@ -53,7 +53,7 @@ def compare(
     form = form_of(json_output=json_output, csv_output=csv_output, markdown=markdown)
     from dsrun.inspection import is_run_folder, open_runs
     from dsrun.study.compare import SPLITS, baseline_of, compare_groups
-    from dsrun.study.groups import group_runs, usual_baseline
+    from dsrun.study.groups import group_runs
 
     records = open_runs(runs)
     if len(records) < 2:
@@ -61,11 +61,9 @@ def compare(
             f"{records[0].path}: one run has nothing to be compared with. Name another, or a sweep's folder; `dsrun eval` scores one run."
         )
     groups = group_runs(records)
-    first = baseline_of(groups, baseline)
-    if baseline is None and not any(map(is_run_folder, runs)):  # nobody put them into an order
-        first = usual_baseline(groups) or first
+    first, why = baseline_of(groups, baseline, is_ordered=is_run_folder(runs[0]))
     groups.sort(key=lambda group: group is not first)
-    document = compare_groups(groups, first, splits=(split,) if split else SPLITS, all_keys=all_keys)
+    document = compare_groups(groups, first, splits=(split,) if split else SPLITS, all_keys=all_keys, why_baseline=why)
     metrics = (metric,) if metric else METRICS
     if form == "json":
         print_rows("json", [], [], document=document)
@@ -103,7 +101,8 @@ def print_comparison(document: Mapping[str, Any], metrics: Sequence[Metric]) -> 
             )
             print_fitting(rows)
     print(
-        "\ncosts; weights changed: share of the last watched step's updates that changed their weight; MB kept from step to step"
+        "\ncosts; ms: the median over the steps of all seeds together; weights changed: share of the last watched step's updates that "
+        "changed their weight; MB kept from step to step"
     )
     print_fitting([_costs_row(group, name) for group, name in zip(groups, names, strict=True)])
     for note in document["notes"]:

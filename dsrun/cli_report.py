@@ -32,7 +32,7 @@ def report(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Run or setting that the others are compared with. Default: the first; of a folder of runs the float32 one if there is.",
+            help="Run or setting that others are compared with. Default: the first, or of a folder of runs the first scored plain float32.",
         ),
     ] = None,
     split: Annotated[
@@ -49,16 +49,17 @@ def report(
 
     Reads run folders alone, so it works for any old run, without the data and without a GPU. The same folders give the same page.
     """
-    from dsrun.inspection import open_runs
+    from dsrun.inspection import is_run_folder, open_runs
     from dsrun.study.groups import group_runs, usual_baseline
     from dsrun.study.report import check_output, make_report, write_report
 
     if output is not None:
         check_output(output)  # before the runs are read
     records = open_runs(runs)
-    if baseline is None and not any((run / "config.yaml").is_file() for run in runs):
-        plain = usual_baseline(group_runs(records))
-        baseline = plain.label if plain else None
+    why = None
+    if baseline is None and not is_run_folder(runs[0]):  # nobody put them into an order
+        first, why = usual_baseline(group_runs(records))
+        baseline = first.label
     page = output or default_page([record.path for record in records])
     if output is None and page.parent.name == "report" and len(records) == 1:
         _make_folder(page.parent)
@@ -67,6 +68,7 @@ def report(
         records,
         title=title,
         baseline=baseline,
+        why_baseline=why,
         split=split,
         benches=[read_bench(path) for path in bench or []],
         tell=_tell,

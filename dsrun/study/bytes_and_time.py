@@ -1,10 +1,11 @@
-"""What a setting's step keeps in memory and how long it takes.
+"""What a setting keeps in memory, from step to step and within one, and how long a step takes.
 
 Bytes are counted and not measured (`costs.json`), by role: as the arrays carry the values, and as the formats themselves would need. An
 emulated format is carried in float32, so it saves nothing yet, and its time says nothing about hardware that has the format: what is
-drawn as needed is what such hardware would keep. Runs of before there was a `costs.json` have no bytes here.
+drawn as needed is what such hardware would keep. Settings are compared by what they keep from step to step (`costs.py`), as verdicts and
+`compare` do; the bars have the gradient and activations too. Runs of before there was a `costs.json` have no bytes here.
 
-Time is the median over all steps of a setting's runs, and its spread the middle half of them; the few steps that compile a batch
+Time is the median over the steps (`costs.step_seconds`), and its spread the middle half of them; the few steps that compile a batch
 shape lie far outside. Steps of different batch shapes take different times, which is most of the spread. Times of runs from
 different devices, or from different commits of dsrun, do not compare, and then the caption compares none.
 """
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dsrun.study.bytes_figure import draw_bytes_and_time
-from dsrun.study.costs import Kind, bytes_by_role
+from dsrun.study.costs import Kind, bytes_by_role, bytes_kept, step_seconds
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.groups import Group, group_runs
 from dsrun.study.run_record import RunRecord
@@ -38,12 +39,18 @@ ROLES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A group: bytes by role, as carried and as the formats need ({}: not known), and seconds a step: quartiles, and each run's median."""
+    """A group.
+
+    Fields:
+        carried, needed: bytes by role, of arrays and as the formats need; {} where not known. kept: of `needed` from step to step.
+        seconds: a step's quartiles. by_run: each run's median.
+    """
 
     group: Group
     style: Style
     carried: Mapping[str, int]
     needed: Mapping[str, int]
+    kept: int | None
     seconds: tuple[float, float, float] | None
     by_run: tuple[float, ...]
     is_emulated: bool
@@ -80,11 +87,12 @@ def bytes_and_time(runs: Sequence[RunRecord]) -> Exhibit | None:
 def _setting(group: Group, style: Style) -> Setting:
     run = next((run for run in group.runs if run.costs), group.runs[0])
     steps = [run.steps.seconds[np.isfinite(run.steps.seconds)] for run in group.runs]
-    known = np.concatenate(steps) if steps else np.empty(0)
+    known = step_seconds(group.runs)
     quartiles = tuple(float(q) for q in np.quantile(known, [0.25, 0.5, 0.75])) if len(known) else None
     medians = tuple(float(np.median(own)) for own in steps if len(own))
     is_emulated = run.costs.get("carrier", group.config.get("arithmetic.carrier")) == "emulated"
-    return Setting(group, style, _bytes(run, "as_carried"), _bytes(run, "as_formats"), quartiles, medians, is_emulated)  # type: ignore[arg-type]
+    sizes = (_bytes(run, "as_carried"), _bytes(run, "as_formats"), bytes_kept(group.runs, "as_formats"))
+    return Setting(group, style, *sizes, quartiles, medians, is_emulated)  # type: ignore[arg-type]
 
 
 def _bytes(run: RunRecord, kind: Kind) -> dict[str, int]:
@@ -117,30 +125,33 @@ def _answer(settings: Sequence[Setting], *, may_compare: bool) -> str:
     first, others = settings[0], settings[1:]
     if not others:
         parts = []
-        if first.carried:
-            parts.append(f"keeps {size_text(sum(first.carried.values()))} in its arrays")
-            if first.needed != first.carried:
-                parts[-1] += f", of which its formats need {size_text(sum(first.needed.values()))}"
+        if first.kept is not None:
+            parts.append(f"keeps {size_text(first.kept)} from step to step, as its formats need")
         if first.seconds:
-            parts.append(f"takes {milliseconds(first.seconds[1])} (the median)")
-        return f"A step of {first.label} {' and '.join(parts)}."
+            parts.append(f"takes {milliseconds(first.seconds[1])} a step (the median)")
+        return f"{first.label} {' and '.join(parts)}."
     texts = []
-    base = sum(first.needed.values())
-    compared = [(one, sum(one.needed.values())) for one in others if one.needed and base]
+    compared = [(one, one.kept) for one in others if one.kept is not None and first.kept]
     if compared:
         one, size = min(compared, key=lambda pair: pair[1])
-        texts.append(
-            f"needs {_times(size / base)} the bytes of {first.label}"
-            if size != base
-            else f"needs the bytes of {first.label}"
-        )
+        texts.append(_kept(size, first))
     else:
         one = others[0]
     if may_compare and (ratio := _time_ratio(one, first)) is not None:
-        texts.append(f"takes {_times(ratio, digits=3)} its time a step here")
+        texts.append(f"takes {_times(ratio)} its time a step here")
     if not texts:
         return "Times and bytes of these settings cannot be compared."
-    return f"{_rank([size for _, size in compared], base)}{one.label} {' and '.join(texts)}."
+    return f"{_rank([size for _, size in compared], first.kept or 0)}{one.label} {' and '.join(texts)}."
+
+
+def _kept(size: int, first: Setting) -> str:
+    assert first.kept
+    if size == first.kept:
+        return f"keeps as many bytes from step to step as {first.label} ({size_text(size)})"
+    return (
+        f"keeps {_times(size / first.kept)} the bytes of {first.label} from step to step ({size_text(size)} against "
+        f"{size_text(first.kept)})"
+    )
 
 
 def _rank(sizes: Sequence[int], base: int) -> str:
@@ -149,13 +160,13 @@ def _rank(sizes: Sequence[int], base: int) -> str:
         return ""
     least = min(sizes)
     if least > base:
-        return "None needs fewer bytes than the first setting: of the others, "
+        return "None keeps fewer bytes than the first setting: of the others, "
     return "With the fewest bytes of all, " if [*sizes, base].count(least) == 1 else "With as few bytes as any, "
 
 
-def _times(ratio: float, *, digits: int = 2) -> str:
-    """`0.7 of`, `2 times`."""
-    return f"{ratio:.{digits}g} of" if ratio <= 1 else f"{ratio:.{digits}g} times"
+def _times(ratio: float) -> str:
+    """`0.70 of`, `2.00 times`: as many digits as a verdict's."""
+    return f"{ratio:.2f} of" if ratio <= 1 else f"{ratio:.2f} times"
 
 
 def _time_ratio(one: Setting, first: Setting) -> float | None:
@@ -173,8 +184,8 @@ def _about(settings: Sequence[Setting], reasons: Sequence[str]) -> list[str]:
         )
     if any(one.carried for one in settings):
         texts.append(
-            "Bytes are counted from shapes, by role; activations are those of one shard of the longest batch shape that the backward pass "
-            "reads, a lower bound."
+            "Bytes are counted from shapes, by role. The bars also have what a step holds meanwhile: a shard's gradient, and of its "
+            "activations, in the longest batch shape, those that the backward pass reads, a lower bound."
         )
     if missing := [one.label for one in settings if not one.carried]:
         texts.append(
@@ -182,7 +193,8 @@ def _about(settings: Sequence[Setting], reasons: Sequence[str]) -> list[str]:
         )
     if any(one.seconds for one in settings):
         texts.append(
-            "Times: the median over steps and their middle half; hollow marks are single runs, where there are several."
+            "Times: the median over the steps of all seeds together, and their middle half; hollow marks are single runs, where there are "
+            "several."
         )
     return texts
 
@@ -193,6 +205,8 @@ def _rows(one: Setting, first: Setting) -> list[dict[str, Any]]:
         for kind, sizes in (("carried", one.carried), ("needed", one.needed))
         for role, size in sorted(sizes.items(), key=lambda item: list(ROLES).index(item[0]))
     ]
+    if one.kept is not None:
+        rows.append({"setting": one.label, "what": "bytes needed, kept from step to step", "value": one.kept})
     if one.seconds:
         for name, value in zip(("lower quartile", "median", "upper quartile"), one.seconds, strict=True):
             rows.append({"setting": one.label, "what": f"seconds a step, {name}", "value": value})

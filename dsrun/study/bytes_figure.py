@@ -79,7 +79,7 @@ def _draw_bytes(axes: "Axes", settings: Sequence[Any], room: float) -> None:
             axes.text(left, y, text, va="center", fontsize=8, parse_math=False)
     _name_rows(axes, settings)
     axes.set_xlim(0, room * most / factor or 1.0)
-    axes.set_title("bytes", loc="left", fontsize=9, fontweight="bold")
+    axes.set_title("bytes in a step", loc="left", fontsize=9, fontweight="bold")
     axes.set_xlabel(unit, fontsize=8.5)
 
 

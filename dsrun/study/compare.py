@@ -4,8 +4,8 @@ Everything is in one document of JSON's types (`compare_groups`), which the comm
 report draws. Nothing is averaged over groups and nothing left out in silence: what makes a number worth less than it looks (a run that is
 not done, other data, another decoder, another machine, a single seed) is a sentence in `notes`.
 
-Times are of the run's own machine. Bytes are of what a training step keeps from step to step, from `costs.json`, as the formats need and
-as the arrays have them; runs of before there was such a file have none.
+Times are of the run's own machine. Bytes are of what is kept from step to step (`costs.py`), as the formats need and as the arrays have
+them; runs of before there was a costs.json have none.
 """
 
 import json
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from dsrun.errors import UsageError
-from dsrun.study.costs import bytes_by_role, count_of
-from dsrun.study.groups import Group, differing_keys, settings_of
+from dsrun.study.costs import bytes_kept, count_of, seconds_a_step
+from dsrun.study.groups import Group, differing_keys, settings_of, usual_baseline
 from dsrun.study.run_record import RunRecord, Split, bounded
 from dsrun.study.statistics import (
     METRIC,
@@ -38,28 +38,37 @@ UNITS: tuple[Unit, ...] = ("characters", "words")
 MOST_NAMED = 4
 
 
-def baseline_of(groups: Sequence[Group], name: str | None) -> Group:
-    """The group that others are compared with: the first, or the one with this label, or with a run of this name or path.
+def baseline_of(groups: Sequence[Group], name: str | None, *, is_ordered: bool = True) -> tuple[Group, str | None]:
+    """The group that others are compared with, and what must be said of the choice.
+
+    Args:
+        name: a group's label, or a run's name or path. is_ordered: whether somebody put the runs into an order; then, without a name,
+            it is the first, else the usual one.
 
     Raises:
         UsageError: there is none of that name.
     """
     if name is None:
-        return groups[0]
+        return (groups[0], None) if is_ordered else usual_baseline(groups)
     for group in groups:
         if group.label == name or any(name in (run.name, str(run.path), str(run.path.resolve())) for run in group.runs):
-            return group
+            return group, None
     resolved = Path(name).resolve()
     for group in groups:
         if any(run.path.resolve() == resolved for run in group.runs):
-            return group
+            return group, None
     raise UsageError(
         f"--baseline {name}: no group or run of that name. There are: {'; '.join(group.label for group in groups)}."
     )
 
 
 def compare_groups(
-    groups: Sequence[Group], baseline: Group, *, splits: Sequence[Split] = SPLITS, all_keys: bool = False
+    groups: Sequence[Group],
+    baseline: Group,
+    *,
+    splits: Sequence[Split] = SPLITS,
+    all_keys: bool = False,
+    why_baseline: str | None = None,
 ) -> dict[str, Any]:
     """The document; see the module. Groups in their order.
 
@@ -84,7 +93,7 @@ def compare_groups(
         "splits": list(splits),
         "keys": keys,
         "groups": found,
-        "notes": [*notes(groups, baseline, splits), *_chance(found)],
+        "notes": [*filter(None, [why_baseline]), *notes(groups, baseline, splits), *_wide(found), *_chance(found)],
     }
 
 
@@ -167,15 +176,16 @@ def changed_share(run: RunRecord) -> float | None:
 
 
 def costs_of(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """Minutes of training and milliseconds of a step (means over runs that are done), parameters, bytes."""
+    """Minutes of training (mean over the runs that are done), milliseconds of a step, parameters, bytes kept from step to step."""
     done = [run for run in runs if run.state == "done"] or list(runs)
     counted = count_of(runs[0].costs.get("parameters"))
-    sizes = {kind: bytes_by_role(runs[0], kind, sections=["bytes"]) for kind in ("as_formats", "as_carried")}
+    seconds = seconds_a_step(runs)
     return {
         "minutes": _mean(_minutes(run) for run in done),
-        "milliseconds_a_step": _mean(_milliseconds(run) for run in done),
+        "milliseconds_a_step": None if seconds is None else 1000 * seconds,
         "parameters": parameters_listed(runs[0]) if counted is None else counted,
-        **{f"bytes_{kind}": sum(found.values()) if found else None for kind, found in sizes.items()},
+        "bytes_as_formats": bytes_kept(runs, "as_formats"),
+        "bytes_as_carried": bytes_kept(runs, "as_carried"),
     }
 
 
@@ -321,6 +331,16 @@ def _mixed(groups: Sequence[Group]) -> Iterable[str]:
 
 def _seeds(seeds: Sequence[Any]) -> str:
     return f"seed{'s' * (len(seeds) != 1)} {_some(map(str, seeds))}"
+
+
+def _wide(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """Rates whose interval over seeds goes below zero, where no rate is."""
+    rates = [rate for entry in found for of in entry["rates"].values() for rate in of.values() if rate]
+    if any(rate["seeds_interval"] and rate["seeds_interval"][0] < 0 for rate in rates):
+        yield (
+            "an interval over seeds that goes below zero says that the seeds are too few and too unlike to tell their mean: it is "
+            "Student's t of so many, and not cut"
+        )
 
 
 def _chance(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:

@@ -1,12 +1,20 @@
-"""Bytes of a training step by role, as a run's `costs.json` has them."""
+"""What a step costs, defined once for verdicts, `compare` and the exhibit of bytes and time.
 
-from collections.abc import Sequence
+* Bytes, by role, are those of a run's `costs.json`: as arrays carry the values, or as the formats themselves need. *Kept from step to step*
+  are weights, their copies, the optimizer's state and the statistics of normalisation; the gradient is not, nor are activations.
+* The time of a step is the median of a setting's steps, all seeds together: of the runs that are done, or of all of them if none is.
+"""
+
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
+
+import numpy as np
 
 from dsrun.record.events import LARGEST_COUNT
 from dsrun.study.run_record import RunRecord
 
 Kind = Literal["as_carried", "as_formats"]
+WITHIN_A_STEP = ("gradient",)  # of the section of bytes
 
 
 def bytes_by_role(run: RunRecord, kind: Kind, *, sections: Sequence[str]) -> dict[str, int]:
@@ -26,6 +34,30 @@ def bytes_by_role(run: RunRecord, kind: Kind, *, sections: Sequence[str]) -> dic
             if size is not None:
                 found[str(name)] = size
     return found
+
+
+def bytes_kept(runs: Iterable[RunRecord], kind: Kind) -> int | None:
+    """What a setting keeps from step to step, of the first of its runs that says it; None if none does.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    for run in runs:
+        if sizes := bytes_by_role(run, kind, sections=["bytes"]):
+            return sum(size for role, size in sizes.items() if role not in WITHIN_A_STEP)
+    return None
+
+
+def step_seconds(runs: Sequence[RunRecord]) -> np.ndarray:
+    """Seconds of every recorded step of a setting: of its runs that are done, or of all of them if none is."""
+    timed = [run for run in runs if run.state == "done"] or runs
+    return np.concatenate([np.empty(0), *(run.steps.seconds[np.isfinite(run.steps.seconds)] for run in timed)])
+
+
+def seconds_a_step(runs: Sequence[RunRecord]) -> float | None:
+    """The median of `step_seconds`, so the few steps that compiled a batch shape do not count."""
+    known = step_seconds(runs)
+    return float(np.median(known)) if len(known) else None
 
 
 def count_of(value: Any) -> int | None:

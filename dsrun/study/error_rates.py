@@ -13,7 +13,7 @@ from dsrun.study.groups import group_runs
 from dsrun.study.labels import LABEL_POINTS, LINE_INCHES, broken, text_width
 from dsrun.study.number_words import on_seeds
 from dsrun.study.run_record import RunRecord, Split
-from dsrun.study.verdict_strip import interval, on_ended
+from dsrun.study.verdict_strip import interval, on_ended, on_left_out
 from dsrun.study.verdicts import SPLITS, Verdict, chance, signed, verdicts
 from dsrun.study.whiskers import Whisker, draw_whiskers
 
@@ -76,7 +76,7 @@ def _about(found: Sequence[Verdict], splits: Sequence[Split]) -> list[str]:
     seeds = [max(len(rate.seeds) for rate in one.rates.values()) for one in found if one.rates]
     one = "Where there is none there is one seed, and others may differ."
     texts += on_seeds(seeds, several="Hollow marks are single seeds.", one=one)
-    texts += on_ended(found)
+    texts += [*on_ended(found), *(text for own in splits for text in on_left_out(found, own))]
     if methods := {gap.method for one in found for gap in one.differences.values()}:
         texts.append(f"Those of differences: {'; '.join(sorted(methods))}. Left of zero is fewer errors.")
     missing = [one.group.label for one in found if not one.rates]

@@ -49,6 +49,7 @@ WITHOUT_EFFECT = frozenset(
 APART = ((), ("commit",), ("folder",), ("device",), ("commit", "folder"), ("commit", "device"), ("folder", "device"))
 ARITHMETIC = "arithmetic."
 MOST_NAMED = 3  # settings in a label besides the arithmetic
+QUIET = ("data.dev", "data.test", "training.evaluate_every_epochs")  # named only where nothing else tells groups apart
 LONGEST_LABEL = 68
 
 
@@ -130,9 +131,37 @@ def _words(run: RunRecord) -> dict[str, str]:
     }
 
 
-def usual_baseline(groups: Sequence[Group]) -> Group | None:
-    """The first whose numbers are all float32, for runs that nobody put into an order; None if there is none."""
-    return next((group for group in groups if label_of(group.config) == FLOAT32), None)
+def usual_baseline(groups: Sequence[Group]) -> tuple[Group, str | None]:
+    """The group that others are compared with where nobody named one or put runs into an order, and what must be said of the choice.
+
+    It is the first plain float32 that was scored and is done. Where none is, what comes nearest: float32 that was scored and is not done,
+    then other numbers, scored and done, then whatever was scored.
+    """
+    ranks = [_rank(group) for group in groups]
+    best = min(range(len(groups)), key=lambda number: ranks[number])
+    chosen, (is_other, is_unscored, is_unfinished) = groups[best], ranks[best]
+    plain = [group for group in groups if label_of(group.config) == FLOAT32]
+    if is_unscored or len(groups) == 1:
+        return chosen, None
+    if is_other:
+        what = "no plain float32 was scored" if plain else "none is plain float32"
+        return chosen, f"baseline: {chosen.label}, since {what}; --baseline takes another"
+    if len(plain) > 1:
+        among = "that was scored" + ("" if is_unfinished else " and is done")
+        return (
+            chosen,
+            f"baseline: {chosen.label}, the first of {len(plain)} float32 settings {among}; --baseline takes another",
+        )
+    return chosen, None
+
+
+def _rank(group: Group) -> tuple[bool, bool, bool]:
+    """What a group lacks for a baseline; the fewer and later, the better."""
+    scored = [run for run in group.runs if run.best or run.results_path("dev") or run.results_path("test")]
+    is_unscored = not scored
+    # What was not scored is no float32 to compare with either.
+    is_other = is_unscored or label_of(group.config) != FLOAT32
+    return is_other, is_unscored, not any(run.state == "done" for run in scored)
 
 
 def settings_of(run: RunRecord) -> dict[str, Any]:
@@ -189,12 +218,12 @@ def _labels(groups: Sequence[Group]) -> list[str]:
     keys = differing_keys(groups)
     names = short_names(keys)
     labels = [label_of(group.config) for group in groups]
-    others = [key for key in keys if not key.startswith(ARITHMETIC) and key not in ("data.dev", "data.test")]
+    others = [key for key in keys if not key.startswith(ARITHMETIC) and key not in QUIET]
     if len(others) <= MOST_NAMED:
         for key in others:
             labels = _with(labels, groups, key, names[key])
     # What an older run lacks says less than what is set in all, so it comes later.
-    for key in sorted(keys, key=lambda key: not all(group.config.get(key) is not None for group in groups)):
+    for key in sorted(keys, key=lambda key: (key in QUIET, any(group.config.get(key) is None for group in groups))):
         if _splits(labels, groups, key):
             labels = _with(labels, groups, key, names[key], only_of=_repeated(labels))
     labels = [

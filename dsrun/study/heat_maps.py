@@ -2,7 +2,8 @@
 
 The colours are cividis: brightness grows evenly with the share, and eyes with any kind of colour vision see the same order (Nuñez et
 al. 2018). Grey is where there was nothing to take a share of. Cells are as wide as the steps are apart, for a step stands for those
-around it. The cells are rasterised, so that a figure with thousands of them stays small; letters and axes are not.
+around it; but fewer than `FEWEST` steps have a column each, equally wide and apart, named by its step: two watched steps say nothing of
+the many between them. The cells are rasterised, so that a figure with thousands of them stays small; letters and axes are not.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 COLOURS = "cividis"
 NOTHING = "#d9d9d9"
 LAYER_INCHES = 0.19  # of a row of cells: a letter of 8 points and some air
+FEWEST = 5  # steps that may stand for those between them
+GAP = 0.15  # of a column's width, on either side
 _BOLD = 1.16
 _SCALE_ENDS = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -98,13 +101,26 @@ def _draw_map(axes: "Axes", map: HeatMap, end: float) -> Any:
     layers = np.arange(len(map.layers) + 1)
     masked = np.ma.masked_invalid(map.shares)
     axes.set_facecolor(NOTHING)
-    cells = axes.pcolormesh(edges(map.steps), layers, masked, cmap=colours, vmin=0.0, vmax=end, rasterized=True)
+    look: Any = {"cmap": colours, "vmin": 0.0, "vmax": end, "rasterized": True}
+    is_sparse = len(map.steps) < FEWEST
+    if is_sparse:
+        axes.set_facecolor("white")
+        for place in range(len(map.steps)):
+            sides = [place - 0.5 + GAP, place + 0.5 - GAP]
+            cells = axes.pcolormesh(sides, layers, masked[:, place : place + 1], **look)
+        axes.set_xlim(-0.5, len(map.steps) - 0.5)
+    else:
+        cells = axes.pcolormesh(edges(map.steps), layers, masked, **look)
     axes.set_ylim(len(map.layers), 0)  # the first layer above
     axes.set_yticks(layers[:-1] + 0.5, map.layers, fontsize=8, parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.set_title(map.measure, fontsize=8, pad=3)
     axes.set_xlabel("step", fontsize=8, labelpad=1)
-    _few_ticks(axes, map.steps)
+    if is_sparse:
+        axes.set_xticks(range(len(map.steps)), [str(step) for step in map.steps], fontsize=8)
+        axes.tick_params(axis="x", length=0)
+    else:
+        _few_ticks(axes, map.steps)
     for spine in axes.spines.values():
         spine.set_visible(False)
     return cells

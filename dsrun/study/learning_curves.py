@@ -167,10 +167,14 @@ def _one_setting(group: Group) -> str:
             continue
         first = run.evaluations[0]
         seed = f" with seed {run.seed}" if len(group.runs) > 1 else ""
-        texts.append(
-            f"from {first['cer']:.3f} at step {first['step']} to {run.best['cer']:.3f} at step {run.best['step']}{seed}"
-        )
-    return f"Dev CER went {'; '.join(texts)}."
+        end = f"{run.best['cer']:.3f} at step {run.best['step']}"
+        if len(run.evaluations) == 1:
+            texts.append(f"was {end}, the only evaluation{seed}")
+        elif run.best is first:
+            texts.append(f"was lowest in the first of {len(run.evaluations)} evaluations, {end}{seed}")
+        else:
+            texts.append(f"went from {first['cer']:.3f} at step {first['step']} to {end}{seed}")
+    return f"Dev CER {'; '.join(texts)}."
 
 
 def _about(groups: Sequence[Group]) -> list[str]:

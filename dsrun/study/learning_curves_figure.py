@@ -21,6 +21,7 @@ LOG_FROM = 3.0  # largest by smallest value from which an axis is logarithmic
 LEFT, RIGHT, TOP, BELOW = 0.5, 0.14, 0.34, 0.52  # inches around a panel
 CER_HEIGHT, LOSS_HEIGHT = 2.9, 2.0
 NARROW_HEIGHT = 0.8  # of that
+EMPTY = 0.25  # of an axis: where no curve begins before, it does not begin at zero
 _UNITS = (("hours", 3600.0, 2.0), ("minutes", 60.0, 3.0), ("seconds", 1.0, 0.0))  # and how many make it the unit
 
 
@@ -120,16 +121,30 @@ def _draw_panel(axes: "Axes", curves: Sequence[Curves], panel: _Panel, scale: fl
             _draw_line(axes, each.style, line, getattr(line, panel.against) / scale, is_bold=panel.kind == "cer")
     _scale(axes, [line.value for line in lines])
     axes.margins(x=0.02)
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=_left(curves, panel.against) / scale)
     axes.set_xlabel(xlabel, labelpad=2)
     axes.set_title("dev CER" if panel.kind == "cer" else "train loss, nats", loc="left", fontweight="bold", pad=5)
     axes.grid(visible=True, color="#e4e4e8", lw=0.6)
     axes.locator_params(axis="x", nbins=5 if panel.width < 3 else 7)
 
 
+def _left(curves: Sequence[Curves], against: str) -> float:
+    """Where the axis of steps or of time begins, above and below alike: at zero, or shortly before the first curve if that is far off.
+
+    The first epoch compiles, and the first mean of the loss is at its end: of a short run that is most of the time.
+    """
+    places = [getattr(line, against) for each in curves for line in (*each.loss, *each.cer) if len(line.step)]
+    first = min((float(own[0]) for own in places), default=0.0)
+    last = max((float(own[-1]) for own in places), default=0.0)
+    return first - 0.05 * (last - first) if EMPTY * last < first < last else 0.0
+
+
 def _draw_line(axes: "Axes", style: Style, line: Line, x: np.ndarray, *, is_bold: bool) -> None:
     if line.low is not None and line.high is not None:
-        axes.fill_between(x, line.low, line.high, color=style.colour, alpha=0.16, lw=0)
+        if len(x) > 1:
+            axes.fill_between(x, line.low, line.high, color=style.colour, alpha=0.16, lw=0)
+        else:  # a band of no width cannot be seen
+            axes.vlines(x, line.low, line.high, color=style.colour, alpha=0.4, lw=4)
     known = np.flatnonzero(np.isfinite(line.value))
     if line.is_cut and len(known):
         axes.plot(x[known[-1]], line.value[known[-1]], "x", color=style.colour, ms=9, mew=1.8, zorder=5)

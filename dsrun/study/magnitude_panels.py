@@ -139,7 +139,7 @@ def label_exponents(axes: "Axes", span: Span, inches: float) -> None:
     apart = (high - low) * _LABEL_INCHES / inches  # from the middle of 0 or ∞ to the next label's
     zero, infinite = low + _BAR / 2, high - _BAR / 2
     last = infinite - apart if span.has_nonfinite else high
-    every = next((step for step in _ROUND if step >= 1.4 * apart), _ROUND[-1])  # both may be long
+    every = next((step for step in _ROUND if step >= 1.5 * apart), _ROUND[-1])  # both may be long
     exponents = [e for e in range(-300, 300, every) if zero + apart <= e <= last]
     ticks = [(zero, "0"), *((float(e), power_of_two(e)) for e in exponents)]
     ticks += [(infinite, "∞")] if span.has_nonfinite else []

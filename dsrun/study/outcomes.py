@@ -29,9 +29,9 @@ def outcome(run: RunRecord) -> Outcome:
         return Outcome("complete", "is complete")
     if state == "diverged" or run.exit_code == DivergedError.exit_code:
         return Outcome("diverged", f"diverged at step {run.step}")
-    if state == "new" or not run.last_step:
+    if state == "new":
         return Outcome("unfinished", "has not begun")
     why = {"running": "was killed or is still going on", "killed": "was killed", "stopped": "was stopped"}.get(
         state, state
     )
-    return Outcome("unfinished", f"{why} at step {run.step}")
+    return Outcome("unfinished", f"{why} at step {run.step}" if run.step else f"{why}, before its first step")

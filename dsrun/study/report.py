@@ -114,6 +114,7 @@ def make_report(
     *,
     title: str | None = None,
     baseline: str | None = None,
+    why_baseline: str | None = None,
     split: Split | None = None,
     benches: Sequence[Mapping[str, Any]] = (),
     tell: Tell = lambda text: None,
@@ -121,7 +122,7 @@ def make_report(
     """Find what the runs have to show; draws nothing yet.
 
     Args:
-        baseline: label of a setting, or a run's name, that others are compared with; default: the first.
+        baseline: label of a setting, or a run's name, that others are compared with; default: the first. why_baseline: a note on that.
         split: that verdicts are given on; default: test if any run was scored there, else dev.
         tell: takes a line on what is being done.
 
@@ -136,7 +137,8 @@ def make_report(
         tell(f"reading {name}")
         found = function(ordered)
         exhibits += [found] if isinstance(found, Exhibit) else found or []
-    return Report(title or _title(groups, ordered), ordered, groups, notes(ordered), exhibits)
+    about = [f"{why_baseline[0].upper()}{why_baseline[1:]}."] if why_baseline else []
+    return Report(title or _title(groups, ordered), ordered, groups, [*about, *notes(ordered)], exhibits)
 
 
 def with_baseline_first(runs: Sequence[RunRecord], baseline: str | None) -> list[RunRecord]:

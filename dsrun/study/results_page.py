@@ -72,9 +72,11 @@ def _claims(section: Section) -> str:
 
 
 def with_baseline_first(groups: Sequence[Group]) -> list[Group]:
-    """The first that is plain float32, where one is, before the others; as `dsrun report` does for a folder."""
-    plain = usual_baseline(groups)
-    return sorted(groups, key=lambda group: group is not plain)
+    """The usual baseline before the others; as `dsrun report` does for a folder."""
+    if not groups:
+        return []
+    first, _ = usual_baseline(groups)
+    return sorted(groups, key=lambda group: group is not first)
 
 
 def named(groups: Sequence[Group]) -> list[Group]:

@@ -60,7 +60,7 @@ def swallowed_updates(runs: Sequence[RunRecord]) -> Exhibit | None:
         return None
     shown = _shown(everything)
     blocks = [_block(found) for found in shown]
-    answer = _answer(everything)
+    answer = _answer(everything, is_all=len(everything) == len(group_runs(runs)))
     caption = [answer, *_where(everything), *_ways_out(everything), *_small_print(everything, shown, runs)]
     return Exhibit(
         "swallowed_updates",
@@ -101,11 +101,13 @@ def _block(found: _Found) -> Block:
     return Block(found.group.label, maps)
 
 
-def _answer(found: Sequence[_Found]) -> str:
+def _answer(found: Sequence[_Found], *, is_all: bool) -> str:
+    """The first sentence; of settings that watched no update it says nothing."""
     most = _most(found)
     if most.swallowed < NOTICED:
+        where = "here" if is_all else f"in {listed([one.group.label for one in found], MOST_NAMED)}"
         return (
-            f"No format swallows updates here: {at_most(most.swallowed)} of them ({most.group.label}) are below half an ulp of "
+            f"No format swallows updates {where}: {at_most(most.swallowed)} of them ({most.group.label}) are below half an ulp of "
             "their weight."
         )
     words = f"{percent(most.swallowed)} of the updates in {most.group.label}"
@@ -191,7 +193,7 @@ def _small_print(found: Sequence[_Found], shown: Sequence[_Found], runs: Sequenc
     return [
         f"{text}.",
         *([f"Without a panel, since they swallow less: {listed(left, MOST_NAMED)}."] if left else []),
-        *([f"{counted(blind, 'setting')} watched no update."] if blind else []),
+        *([f"Not seen: {counted(blind, 'setting')} watched no update."] if blind else []),
     ]
 
 

@@ -71,8 +71,10 @@ def underflow_overflow(runs: Sequence[RunRecord]) -> Exhibit | None:
     if not curves:
         return None
     panels, styles = _panels(curves), styles_of(everything)
-    answer = _answer(curves)
-    caption = [answer, *_ranges(curves), *_quiet(groups, curves), _names(panels)]
+    blind = [group.label for group in everything if all(curve.group is not group for curve in curves)]
+    answer = _answer(curves, is_all=not blind)
+    unseen = [f"Not seen: {listed(blind, MOST_NAMED)}, without a watched step."] if blind else []
+    caption = [answer, *unseen, *_ranges(curves), *_quiet(groups, curves), _names(panels)]
     return Exhibit(
         "underflow_overflow",
         "Underflow and overflow",
@@ -231,7 +233,8 @@ def _peaks(curves: Iterable[_Curve], measure: str) -> list[tuple[float, _Curve]]
     )
 
 
-def _answer(curves: Sequence[_Curve]) -> str:
+def _answer(curves: Sequence[_Curve], *, is_all: bool) -> str:
+    """The first sentence; of settings without a watched step it says nothing."""
     under, over = _peaks(curves, "underflow_share")[:1], _peaks(curves, "overflow_share")[:1]
     nonfinite = sum(float(curve.values.sum()) for curve in curves if curve.measure == NONFINITE)
     words = [_peak_words(pair, "underflow to zero") for pair in under if pair[0] > NOTICED]
@@ -243,7 +246,8 @@ def _answer(curves: Sequence[_Curve]) -> str:
             if highest == 0
             else "fewer than 1 value in 10,000 underflows or overflows"
         )
-        words = [f"{some} in any format at any watched step"]
+        labels = list(dict.fromkeys(curve.group.label for curve in curves))
+        words = [f"{some} in {'any format' if is_all else listed(labels, MOST_NAMED)} at any watched step"]
     words.append("every value seen is finite" if nonfinite == 0 else f"{_how_many(nonfinite)} values are not finite")
     text = "; ".join(words)
     return f"{text[0].upper()}{text[1:]}."

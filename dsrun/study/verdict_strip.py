@@ -24,14 +24,16 @@ if TYPE_CHECKING:
     from dsrun.study.statistics import Difference, Rate
 
 MOST_LISTED = 4
+MOST_SEEDS = 6
+# Of one setting, of several; {} are their names.
 _WORDS = {
-    "worse": "worse",
-    "better": "better",
-    "no difference seen": "no difference was seen for",
-    "diverged": "diverged",
-    "unfinished": "unfinished",
-    "not scored": "not scored",
-    "not comparable": "not comparable",
+    "worse": ("{} is worse", "{} are worse"),
+    "better": ("{} is better", "{} are better"),
+    "no difference seen": ("no difference was seen for {}", "no difference was seen for {}"),
+    "diverged": ("{} diverged", "{} diverged"),
+    "unfinished": ("{} is unfinished", "{} are unfinished"),
+    "not scored": ("{} is not scored", "{} are not scored"),
+    "not comparable": ("{} is not comparable", "{} are not comparable"),
 }
 
 
@@ -63,7 +65,7 @@ def answer(found: Sequence[Verdict]) -> str:
     texts = []
     for word, text in _WORDS.items():
         if own := [one for one in found[1:] if one.word == word]:
-            texts.append(f"{text} {_listed(own)}")
+            texts.append(text[len(own) > 1].format(_listed(own)))
     return f"Against {_with_end(first)}, by CER on {split}: {'; '.join(texts)}."
 
 
@@ -100,19 +102,44 @@ def on_ended(found: Sequence[Verdict]) -> list[str]:
     return [f"Rates and differences are of the complete runs alone: {' / '.join(own)}."] if own else []
 
 
+def on_left_out(found: Sequence[Verdict], split: Split) -> list[str]:
+    """Differences that are of a part of the seeds, with the rates that they are of: the column of rates has others."""
+    texts = []
+    for one in found:
+        gap = one.differences.get(split)
+        if gap and (gap.left_out or gap.baseline_left_out):
+            out = [(one, gap.left_out), (found[0], gap.baseline_left_out)]
+            those = " and ".join(f"{_seeds(seeds)} of {side.group.label}" for side, seeds in out if seeds)
+            texts.append(
+                f"The difference of {one.group.label} is of {_seeds(gap.seeds)} alone, which both have ({gap.rate:.4f} against "
+                f"{gap.baseline_rate:.4f}); {those} {'is' if len(gap.left_out + gap.baseline_left_out) == 1 else 'are'} in its rate only."
+            )
+    return texts
+
+
+def _seeds(seeds: Sequence[Any]) -> str:
+    listed = [str(seed) for seed in seeds[:MOST_SEEDS]]
+    more = f" and {len(seeds) - MOST_SEEDS} more" if len(seeds) > MOST_SEEDS else ""
+    return f"seed{'s' * (len(seeds) != 1)} {', '.join(listed)}{more}"
+
+
 def _about(found: Sequence[Verdict]) -> list[str]:
     texts = []
     if len(found) > 1:
         texts.append(rule(found[0]))
     if apart := [why for one in found[1:] if one.word == "not comparable" and (why := _why(one, found[0]))]:
         texts.append(f"Not comparable: {apart[0]}.")
-    texts += on_ended(found)
+    texts += [*on_ended(found), *on_left_out(found, found[0].split)]
     seeds = [len(one.counted.runs) for one in found]
     texts += on_seeds(seeds, several="", one="Where there is one seed, others may differ.")
     if any(one.time for one in found[1:]):
-        texts.append("Time: the median step's against the baseline's, as measured where each ran.")
+        texts.append(
+            "Time: the median over the steps of all seeds together against the baseline's, as measured where each ran."
+        )
     if any(one.bytes for one in found):
-        texts.append("Bytes: weights and the optimizer's state, as much as their formats need.")
+        texts.append(
+            "Bytes: kept from step to step (weights, optimizer's state, running statistics), as their formats need."
+        )
     return texts
 
 
@@ -138,6 +165,7 @@ def _row(one: Verdict) -> dict[str, Any]:
             f"{split} difference low": difference.low if difference else None,
             f"{split} difference high": difference.high if difference else None,
             f"{split} p": difference.p if difference else None,
+            f"{split} difference of seeds": " ".join(map(str, difference.seeds)) if difference else None,
         }
     return row | {"seconds a step": one.seconds, "time to baseline's": one.time, "bytes": one.bytes}
 

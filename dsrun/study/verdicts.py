@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-import numpy as np
-
-from dsrun.study.costs import bytes_by_role
+from dsrun.study.costs import bytes_kept, seconds_a_step
 from dsrun.study.groups import Group
 from dsrun.study.outcomes import outcome
 from dsrun.study.run_record import RunRecord, Split
@@ -45,7 +43,7 @@ class Verdict:
         counted: the group with the runs that came to their end alone, or all of them if none did.
         style: how it is drawn. word: of `split`. ended: how many of its runs did not come to their end, in words, or "".
         rates, differences: CER by split, where there is one; differences are to the baseline.
-        time: a step's, relative to the baseline's. seconds: a step's. bytes: of weights and optimizer's state in their formats.
+        time: a step's, relative to the baseline's. seconds: a step's. bytes: kept from step to step, as formats need.
     """
 
     group: Group
@@ -86,7 +84,7 @@ def verdicts(groups: Sequence[Group], split: Split) -> list[Verdict]:
     if not any(run.results_path(split) for group in groups for run in group.runs):
         other: Split = "dev" if split == "test" else "test"
         split = other if any(run.results_path(other) for group in groups for run in group.runs) else split
-    first = _seconds(groups[0])
+    first = seconds_a_step(groups[0].runs)
     styles = distinct_styles([group.config for group in groups])
     return [
         _verdict(group, groups[0], style, split, first, is_alone=len(groups) == 1)
@@ -121,7 +119,7 @@ def _verdict(
     differences = {
         own: gap for own in SPLITS if is_judged and (gap := difference(counted, held_against, own, "characters"))
     }
-    seconds = _seconds(group)
+    seconds = seconds_a_step(group.runs)
     return Verdict(
         group,
         counted,
@@ -133,7 +131,7 @@ def _verdict(
         differences,
         seconds,
         seconds / first if seconds and first else None,
-        _bytes(group),
+        bytes_kept(group.runs, "as_formats"),
     )
 
 
@@ -167,16 +165,3 @@ def _ended(group: Group) -> str:
         if kinds.count(kind) and len(kinds) > 1
     ]
     return ", ".join(texts)
-
-
-def _seconds(group: Group) -> float | None:
-    known = [run.seconds_a_step for run in group.runs if run.seconds_a_step]
-    return float(np.mean(known)) if known else None
-
-
-def _bytes(group: Group) -> int | None:
-    """What is kept from step to step, so without the gradient, if every value took no more than its format needs."""
-    for run in group.runs:
-        if sizes := bytes_by_role(run, "as_formats", sections=["bytes"]):
-            return sum(size for role, size in sizes.items() if role != "gradient")
-    return None

@@ -35,9 +35,9 @@ HALF = {"arithmetic.storage.format": "float16"}
 def test_bytes_that_the_formats_need_and_times_are_compared_with_the_first_setting(tmp_path):
     runs = open_runs([write(tmp_path / "a"), write(tmp_path / "b", width=2, seconds=0.75, **HALF)])
     exhibit = bytes_and_time(runs)
-    # 1000 x 4 + 4000 + 500 x 4 beside 1000 x 2 + 4000 + 500 x 2.
+    # 1000 x 4 + 4000 beside 1000 x 2 + 4000; activations are not kept.
     assert exhibit.caption.startswith(
-        "float16 needs 0.7 of the bytes of float32 and takes 1.5 times its time a step here."
+        "float16 keeps 0.75 of the bytes of float32 from step to step (6 kB against 8 kB) and takes 1.50 times its time a step here."
     )
     assert "emulated" in exhibit.caption
     rows = {(row["setting"], row["what"]): row["value"] for row in exhibit.rows}
@@ -53,14 +53,14 @@ def test_bytes_that_the_formats_need_and_times_are_compared_with_the_first_setti
 def test_times_of_other_devices_or_commits_are_not_compared(tmp_path, facts, words):
     runs = open_runs([write(tmp_path / "a"), write(tmp_path / "b", width=2, facts=facts, **HALF)])
     caption = bytes_and_time(runs).caption
-    assert caption.startswith("float16 needs 0.7 of the bytes of float32. ")
+    assert caption.startswith("float16 keeps 0.75 of the bytes of float32 from step to step (6 kB against 8 kB). ")
     assert words in caption
     assert "their times do not compare" in caption
 
 
 def test_an_older_run_has_times_alone_and_one_without_both_nothing(tmp_path):
     exhibit = bytes_and_time(open_runs([write(tmp_path / "a", costs=False)]))
-    assert exhibit.caption.startswith("A step of float32 takes 500 ms (the median).")
+    assert exhibit.caption.startswith("float32 takes 500 ms a step (the median).")
     assert "Bytes are not known of float32" in exhibit.caption
     assert bytes_and_time(open_runs([write_run_folder(tmp_path / "b", steps=0, dev_cer=[0.5])])) is None
 

@@ -1,12 +1,14 @@
 """Captions that would be wrong of runs that are not all alike: steps without a record, seeds that diverged, ties, other loss scales."""
 
 import json
+import shutil
 
 import pytest
 
 from dsrun.inspection import open_runs
 from dsrun.record import EventLog
 from dsrun.study.bytes_and_time import bytes_and_time
+from dsrun.study.compare import compare_groups
 from dsrun.study.determinism_strip import determinism_strip
 from dsrun.study.error_rates import error_rates
 from dsrun.study.figure_files import _COORDINATES, _shortened
@@ -14,6 +16,9 @@ from dsrun.study.groups import group_runs
 from dsrun.study.learning_curves import learning_curves
 from dsrun.study.loss_scale import loss_scale
 from dsrun.study.magnitude_histograms import magnitude_distribution, magnitude_histograms
+from dsrun.study.outcomes import outcome
+from dsrun.study.swallowed_updates import swallowed_updates
+from dsrun.study.underflow_overflow import underflow_overflow
 from dsrun.study.utterances import utterances
 from dsrun.study.verdict_strip import verdict_strip
 from dsrun.study.verdicts import verdicts
@@ -96,14 +101,17 @@ def sized(folder, size, seconds=0.5, **config):
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
-        ((400, 200, 100), "With the fewest bytes of all, float8_e4m3fn needs 0.25 of the bytes of float32"),
-        ((400, 200, 200), "With as few bytes as any, float16 needs 0.5 of the bytes of float32"),
+        (
+            (400, 200, 100),
+            "With the fewest bytes of all, float8_e4m3fn keeps 0.25 of the bytes of float32 from step to step",
+        ),
+        ((400, 200, 200), "With as few bytes as any, float16 keeps 0.50 of the bytes of float32"),
         (
             (100, 200, 400),
-            "None needs fewer bytes than the first setting: of the others, float16 needs 2 times the bytes",
+            "None keeps fewer bytes than the first setting: of the others, float16 keeps 2.00 times the bytes",
         ),
-        ((100, 100, 400), "With as few bytes as any, float16 needs the bytes of float32"),
-        ((0, 200, 400), "float16 takes 1 of its time a step here"),
+        ((100, 100, 400), "With as few bytes as any, float16 keeps as many bytes from step to step as float32"),
+        ((0, 200, 400), "float16 takes 1.00 of its time a step here"),
     ],
 )
 def test_the_fewest_bytes_are_those_of_no_other_setting_the_first_among_them(tmp_path, sizes, words):
@@ -120,6 +128,67 @@ def test_formats_of_one_family_have_other_colours_and_marks_beside_their_times(t
     times = bytes_and_time(runs).draw(10.0).axes[1]
     marks = {(line.get_marker(), line.get_color()) for line in times.lines if line.get_marker() not in ("None", "")}
     assert len(marks) == 2
+
+
+def test_verdict_compare_and_bytes_and_time_have_one_time_a_step_and_one_number_of_bytes_without_the_gradient(tmp_path):
+    """Of unlike seeds the mean of medians and the median of all steps are two numbers; the gradient is gone after the step."""
+    for seed, seconds in ((1, 0.2), (2, 0.4), (3, 1.2)):
+        sized(tmp_path / f"a{seed}", 1000, seed=seed)
+        folder = sized(tmp_path / f"b{seed}", 500, seconds, seed=seed, **FLOAT16)
+        costs = json.loads((folder / "costs.json").read_text())
+        costs["bytes"]["gradient"] = {"as_carried": 4000, "as_formats": 2000}
+        (folder / "costs.json").write_text(json.dumps(costs))
+    runs = open_runs([tmp_path])
+    groups = group_runs(runs)
+    found = verdicts(groups, "test")[1]
+    costs = compare_groups(groups, groups[0])["groups"][1]["costs"]
+    assert (found.bytes, costs["bytes_as_formats"], costs["bytes_as_carried"]) == (500, 500, 400)
+    assert (found.seconds, costs["milliseconds_a_step"], found.time) == pytest.approx((0.4, 400, 0.8))
+    assert bytes_and_time(runs).caption.startswith(
+        "float16 keeps 0.50 of the bytes of float32 from step to step (500 bytes against 1 kB) and takes 0.80 of its time a step here."
+    )
+
+
+def test_a_difference_of_some_of_the_seeds_says_which_in_the_caption(tmp_path):
+    for seed, wrong in ((1, 4), (2, 12)):
+        write_run_folder(tmp_path / f"a{seed}", config={"seed": seed}, texts=texts(wrong))
+    write_run_folder(tmp_path / "b", config=FLOAT16, texts=texts(4))
+    exhibit = verdict_strip(open_runs([tmp_path]))
+    rate = exhibit.rows[1]["test CER"]
+    assert (
+        f"The difference of float16 is of seed 1 alone, which both have ({rate:.4f} against {rate:.4f}); seed 2 of float32 is in its "
+        "rate only." in exhibit.caption
+    )
+    assert exhibit.rows[1]["test difference"] == 0
+    assert exhibit.rows[0]["test CER"] > rate
+    assert f"{rate:.4f} against {rate:.4f}, 1 seed in common" in str(exhibit.html)
+
+
+def test_bold_captions_speak_of_what_was_watched_alone(tmp_path):
+    write_watched_run(tmp_path / "a", [magnitudes_of(4, network_tensors("float32", changed=10))])
+    write_run_folder(tmp_path / "b", config=FLOAT16)
+    for exhibit in (swallowed_updates, underflow_overflow):
+        caption = exhibit(open_runs([tmp_path])).caption
+        assert "any format" not in caption
+        assert "Not seen" in caption
+    shutil.rmtree(tmp_path / "b")
+    assert "Not seen" not in underflow_overflow(open_runs([tmp_path])).caption
+
+
+def test_a_copy_of_a_run_before_its_first_step_has_begun(tmp_path):
+    runs = open_runs([write_run_folder(tmp_path / "a", steps=0, dev_cer=[0.5], state="running", status={"step": 0})])
+    assert outcome(runs[0]).text == "was killed or is still going on, before its first step"
+
+
+def test_a_single_evaluation_is_no_way_from_somewhere_to_somewhere(tmp_path):
+    for seed in (1, 2):
+        write_run_folder(tmp_path / str(seed), config={"seed": seed}, dev_cer=[0.2 * seed])
+    exhibit = learning_curves(open_runs([tmp_path]))
+    assert exhibit.caption.startswith(
+        "Dev CER was 0.200 at step 8, the only evaluation with seed 1; was 0.400 at step 8, the only evaluation with seed 2."
+    )
+    bars = [part for axes in exhibit.draw(10.0).axes for part in axes.collections if len(part.get_paths())]
+    assert any(path.get_extents().height == pytest.approx(0.2) for part in bars for path in part.get_paths())
 
 
 def texts(wrong):

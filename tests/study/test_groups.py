@@ -1,7 +1,7 @@
 """Runs by experiment, and short names that tell experiments apart."""
 
 from dsrun.inspection import open_runs
-from dsrun.study.groups import Group, differing_keys, group_runs, short_names, shown
+from dsrun.study.groups import Group, differing_keys, group_runs, short_names, shown, usual_baseline
 from tests.study.run_folders import write_run_folder
 
 FLOAT16 = {"arithmetic.storage.format": "float16"}
@@ -108,3 +108,31 @@ def test_shown_values_are_short(tmp_path):
     assert shown(group, "arithmetic.storage.format") == "float32"
     assert shown(group, "data.dev") == "corpus/dev bbbbbb"
     assert shown(group, "no.such") == "-"
+
+
+def test_the_usual_baseline_is_the_first_float32_that_was_scored_and_says_so_where_it_is_a_choice(tmp_path):
+    write_run_folder(tmp_path / "a", config={"training.epochs": 2}, steps=0, dev_cer=[0.5], state="running")
+    write_run_folder(tmp_path / "b", config={"arithmetic.storage.format": "float16"})
+    write_run_folder(tmp_path / "c", config={"training.epochs": 3})
+    groups = group_runs(open_runs([tmp_path]))
+    chosen, why = usual_baseline(groups)
+    assert [run.name for run in chosen.runs] == ["c"]
+    assert (
+        why
+        == f"baseline: {chosen.label}, the first of 2 float32 settings that was scored and is done; --baseline takes another"
+    )
+    assert usual_baseline(groups[1:]) == (groups[2], None)
+    chosen, why = usual_baseline(groups[:2])
+    assert [run.name for run in chosen.runs] == ["b"]
+    assert "no plain float32 was scored" in why
+
+
+def test_how_often_dev_is_evaluated_is_in_no_label_that_something_else_tells_apart(tmp_path):
+    for name, epochs, every in (("a", 15, 5), ("b", 2, 1)):
+        own = {"training.epochs": epochs, "training.evaluate_every_epochs": every}
+        write_run_folder(tmp_path / name, config=own)
+    assert [group.label for group in group_runs(open_runs([tmp_path]))] == ["float32, epochs 15", "float32, epochs 2"]
+    write_run_folder(tmp_path / "c", config={"training.epochs": 2, "training.evaluate_every_epochs": 2})
+    labels = [group.label for group in group_runs(open_runs([tmp_path]))]
+    assert labels[0] == "float32, epochs 15"
+    assert labels[2] == "float32, epochs 2, evaluate_every_epochs 2"

@@ -160,9 +160,9 @@ def test_captions_begin_with_the_answer_and_say_where_no_difference_was_seen(mad
     verdict, *_, rates = (e for e in made[0].exhibits if e.name in ("verdict", "error_rates"))
     first = verdict.caption.split(". ")[0]
     assert first.startswith(
-        "Against float32, by CER on test: worse float16, no master; no difference was seen for float16"
+        "Against float32, by CER on test: float16, no master is worse; no difference was seen for float16"
     )
-    assert "diverged fixed_q2.14" in first
+    assert "fixed_q2.14 diverged" in first
     assert "of 2 settings no difference was seen" in rates.caption.split(". ")[0]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dsrun.inspection import open_runs
-from dsrun.study.heat_maps import Block, HeatMap, edges, scale_end, where_most
+from dsrun.study.heat_maps import Block, HeatMap, draw_heat_maps, edges, scale_end, where_most
 from dsrun.study.swallowed_updates import MOST_GROUPS, swallowed_updates
 from tests.study.run_folders import magnitudes_of, network_tensors, write_watched_run
 
@@ -89,3 +89,11 @@ def test_only_settings_that_differ_in_nothing_else_are_compared(tmp_path):
     other = STOCHASTIC | {"model.hidden": 99}
     found = exhibit(tmp_path, {**run, "config": NO_MASTER}, {**run, "config": other})
     assert "with stochastic rounding" not in found.caption
+
+
+def test_two_watched_steps_are_two_columns_and_no_band(tmp_path):
+    maps = [HeatMap("m", ["a"], [1, 100], np.array([[0.1, 0.2]]))]
+    axes = draw_heat_maps(10.0, [Block("x", maps)], "share").axes[0]
+    first, second = sorted(tuple(cells.get_coordinates()[0, [0, -1], 0]) for cells in axes.collections)
+    assert first[1] < second[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "100"]

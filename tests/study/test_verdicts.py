@@ -62,7 +62,7 @@ def test_a_setting_of_which_one_seed_diverged_says_so_beside_its_verdict(tmp_pat
 def test_why_settings_are_not_comparable_is_in_the_caption(tmp_path):
     judged(tmp_path, texts=texts(8, prefix="now "))
     caption = verdict_strip(open_runs([tmp_path])).caption
-    assert caption.startswith("Against float32, by CER on test: not comparable float16.")
+    assert caption.startswith("Against float32, by CER on test: float16 is not comparable.")
     assert "b was scored on other utterances or references of test than a" in caption
 
 
