@@ -292,7 +292,7 @@ def _number(value: float | None, form: str) -> str | None:
 
 
 def _megabytes(size: int | None) -> str | None:
-    return None if size is None else f"{size / 1e6:.2f}"
+    return None if size is None else f"{size / 1e6:.3g}"
 
 
 def _counted(count: int, what: str) -> str:

@@ -21,6 +21,7 @@ from dsrun.study.bytes_figure import draw_bytes_and_time
 from dsrun.study.costs import Kind, bytes_by_role, bytes_kept, step_seconds
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.groups import Group, group_runs
+from dsrun.study.number_words import size_text
 from dsrun.study.run_record import RunRecord
 from dsrun.study.styles import Style, distinct_styles
 
@@ -218,14 +219,6 @@ def _rows(one: Setting, first: Setting) -> list[dict[str, Any]]:
             if len(one.by_run) > 1
         ]
     return rows
-
-
-def size_text(size: float) -> str:
-    """Bytes with three digits."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size:.0f} bytes"
 
 
 def milliseconds(seconds: float) -> str:

@@ -58,7 +58,7 @@ def _patch(role: str, name: str) -> Any:
 
 def _draw_bytes(axes: "Axes", settings: Sequence[Any], room: float) -> None:
     """`room`: of the longest bar and what stands behind it, in its lengths."""
-    from dsrun.study.bytes_and_time import size_text
+    from dsrun.study.number_words import size_text
 
     most = max(sum(sizes.values()) for one in settings for sizes in (one.carried, one.needed))
     unit, factor = next((u, f) for u, f in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("bytes", 1)) if most >= f or f == 1)

@@ -54,3 +54,11 @@ def on_seeds(counts: Sequence[int], *, several: str, one: str) -> list[str]:
 def counted(number: int, word: str) -> str:
     """`1 step`, `1,200 steps`."""
     return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def size_text(size: float) -> str:
+    """Bytes with three digits."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size:.0f} bytes"

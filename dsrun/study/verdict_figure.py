@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsrun.study.exhibit import is_narrow
 from dsrun.study.labels import INK, LABEL_POINTS, LINE_INCHES, broken, text_width
+from dsrun.study.number_words import size_text
 from dsrun.study.verdicts import Verdict
 from dsrun.study.whiskers import Whisker, draw_whiskers
 
@@ -70,7 +71,7 @@ def _columns(found: Sequence[Verdict]) -> list[tuple[str, float, list[tuple[str,
     if any(one.time for one in found[1:]):
         columns.append(("time", [("" if one.time is None else f"×{one.time:.2f}", INK) for one in found]))
     if any(one.bytes for one in found):
-        columns.append(("bytes", [("" if one.bytes is None else f"{one.bytes / 1e6:.3g} MB", INK) for one in found]))
+        columns.append(("bytes", [("" if one.bytes is None else size_text(one.bytes), INK) for one in found]))
     return [
         (head, max(text_width(text, LABEL_POINTS) for text in (head, *(text for text, _ in texts))) + 0.3, texts)
         for head, texts in columns

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from dsrun.evaluation.page import visible
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.groups import group_runs
-from dsrun.study.number_words import on_seeds
+from dsrun.study.number_words import on_seeds, size_text
 from dsrun.study.run_record import RunRecord, Split
 from dsrun.study.statistics import why_not_paired
 from dsrun.study.style_marks import style_mark
@@ -175,7 +175,7 @@ def _table(found: Sequence[Verdict]) -> Markup:
     environment.filters |= {
         "visible": visible,
         "style_mark": style_mark,
-        "megabytes": _megabytes,
+        "size_text": size_text,
         "signed": signed,
         "chance": chance,
     }
@@ -199,10 +199,6 @@ def _table(found: Sequence[Verdict]) -> Markup:
         classes={"no difference seen": "same", "not scored": "untold", "not comparable": "untold", "scored": "same"},
     )
     return Markup(text)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.3g} MB"
 
 
 class Whiskers:

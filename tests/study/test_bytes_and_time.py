@@ -11,8 +11,9 @@ from figure_checks import check_figure
 from run_folders import write_run_folder
 
 from dsrun.inspection import open_runs
-from dsrun.study.bytes_and_time import bytes_and_time, milliseconds, size_text
+from dsrun.study.bytes_and_time import bytes_and_time, milliseconds
 from dsrun.study.exhibit import WIDE
+from dsrun.study.number_words import size_text
 
 
 def role(values: int, carried: int, needed: int) -> dict:
