@@ -187,7 +187,7 @@ def _about(groups: Sequence[Group]) -> list[str]:
     texts.append(f"Bold: CER on dev, a marker an evaluation. Thin: train loss in nats an utterance, mean over {each}.")
     texts += on_seeds(
         [len(group.runs) for group in groups],
-        several="Line: mean over the seeds; band: from the lowest of them to the highest.",
+        several="Line: mean over the seeds; band, of a single evaluation a bar: from the lowest of them to the highest.",
         one="Where there is no band there is one seed, and others may differ.",
     )
     texts.append("Time: the training steps on the machine of each run, without evaluations.")
