@@ -21,8 +21,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dsrun.cli_tables import cell_text, print_table, printable, printable_lines
+from dsrun.cli_tables import cell_text, print_table, printable_lines
 from dsrun.errors import UsageError
+from dsrun.study.foreign_text import in_markdown
 
 Form = Literal["table", "json", "csv", "md"]
 Row = Mapping[str, Any]
@@ -31,7 +32,6 @@ CsvOption = Annotated[bool, typer.Option("--csv", help="Comma-separated values o
 MarkdownOption = Annotated[bool, typer.Option("--md", help="A Markdown table on stdout.")]
 
 _NUMBER = re.compile(r"[+-]?[\d.,]+%?([eE][+-]?\d+)?( [\[(].*)?")  # also one with its interval behind it
-_SPECIAL_IN_MARKDOWN = re.compile(r"[\\|`*<>]")
 GAP = 2  # spaces between columns
 
 
@@ -117,8 +117,8 @@ def markdown_text(rows: Sequence[Row]) -> str:
     names = list(rows[0])
     cells = [["" if row[name] is None else _one_line(row[name]) for name in names] for row in rows]
     is_number = [all(_NUMBER.fullmatch(line[column]) for line in cells if line[column]) for column in range(len(names))]
-    lines = [[escaped(str(name)) for name in names], ["---:" if right else "---" for right in is_number]]
-    lines += [[escaped(cell) for cell in line] for line in cells]
+    lines = [[in_markdown(str(name)) for name in names], ["---:" if right else "---" for right in is_number]]
+    lines += [[in_markdown(cell) for cell in line] for line in cells]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -127,15 +127,9 @@ def _one_line(value: Any) -> str:
     return " ".join(value.split()) if isinstance(value, str) else cell_text(value)
 
 
-def escaped(text: str) -> str:
-    """A text as a cell of a Markdown table that shows it letter by letter."""
-    shown = printable(" ".join(text.split()))
-    return _SPECIAL_IN_MARKDOWN.sub(lambda found: "\\" + found.group(), shown).replace("](", "]\\(")
-
-
 def json_text(value: Any) -> str:
     """JSON, with null for what it has no number for, and escapes for what a terminal would obey: the same strings when it is read."""
-    return _safe(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    return _safe(json.dumps(without_nonfinite(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _csv_cell(value: Any) -> Any:
@@ -150,7 +144,7 @@ def _csv_cell(value: Any) -> Any:
 
 def json_line(value: Any) -> str:
     """JSON on one line."""
-    return _safe(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False))
+    return _safe(json.dumps(without_nonfinite(value), ensure_ascii=False, allow_nan=False))
 
 
 def _safe(text: str) -> str:
@@ -162,9 +156,10 @@ def _safe(text: str) -> str:
     )
 
 
-def _finite(value: Any) -> Any:
+def without_nonfinite(value: Any) -> Any:
+    """Numbers that JSON does not have, infinities and NaN, as null."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): without_nonfinite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [without_nonfinite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dsrun.cli_options import finite
+from dsrun.cli_rows import without_nonfinite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -299,20 +300,11 @@ def _save(draw: "Callable[[dict[str, Any], float], Figure]", report: dict[str, A
     from dsrun.study.exhibit import WIDE
     from dsrun.study.plots import save_figure
 
-    save_figure(draw(_finite(report), WIDE), output)
+    save_figure(draw(without_nonfinite(report), WIDE), output)
 
 
 def print_json(report: dict[str, Any]) -> None:
-    print(json.dumps(_finite(report), indent=2, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """Numbers that JSON does not have, infinities and NaN, as null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+    print(json.dumps(without_nonfinite(report), indent=2, allow_nan=False))
 
 
 def _print_rows(rows: Sequence[dict[str, Any]], columns: str) -> None:

@@ -7,6 +7,8 @@ window, U+202E turns a line around. So whatever is printed goes through `printab
 from pathlib import Path
 from typing import Any
 
+from dsrun.study.foreign_text import printable
+
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Rows with equal keys as an aligned text table on stdout, full width whatever the terminal."""
@@ -26,13 +28,6 @@ def cell_text(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
-
-
-def printable(text: str) -> str:
-    """Control characters, which could move a terminal's cursor or turn its text around, as their escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def printable_lines(text: str) -> str:

@@ -32,6 +32,15 @@ def own_manifests(config: Config) -> dict[str, str | None]:
     return {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
 
 
+def all_manifests(config: Config) -> dict[str, str]:
+    """Paths of all manifests whose digests a run's provenance has: its splits, and noises and rooms where it is trained in some."""
+    names = own_manifests(config)
+    if config.augment:
+        noise, reverb = config.augment.noise, config.augment.reverb
+        names |= {name: part.manifest for name, part in (("noise", noise), ("reverb", reverb)) if part}
+    return {name: path for name, path in names.items() if path is not None}
+
+
 @dataclass(frozen=True)
 class DevResults:
     """The file of one run; make it with `of`."""

@@ -20,7 +20,7 @@ import jax
 from dsrun import build
 from dsrun.config import Config, Resolved, config_hash, default_run_dir, to_yaml
 from dsrun.costs import describe_bytes, training_costs
-from dsrun.dev_results import DevResults, own_manifests
+from dsrun.dev_results import DevResults, all_manifests, own_manifests
 from dsrun.errors import DataError, DsrunError, UsageError
 from dsrun.evaluation.decoders import GreedyDecoder
 from dsrun.evaluation.evaluate import Evaluator
@@ -756,11 +756,7 @@ def describe(resolved: Resolved, *, run_dir: Path | None, devices: int | None) -
 
 
 def _data_digests(config: Config) -> dict[str, str]:
-    names = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
-    if config.augment:
-        noise, reverb = config.augment.noise, config.augment.reverb
-        names |= {name: part.manifest for name, part in (("noise", noise), ("reverb", reverb)) if part}
-    return {name: file_digest(Path(path)) for name, path in names.items() if path is not None}
+    return {name: file_digest(Path(path)) for name, path in all_manifests(config).items()}
 
 
 def _loading_line(watchdog: Watchdog | None) -> Callable[[int, int], None]:

@@ -97,11 +97,10 @@ def read_values(run: Path) -> dict[str, Any]:
     Raises:
         UsageError: not a run folder, or no YAML that dsrun reads.
     """
-    file = run / "config.yaml"
-    if not file.is_file():
+    if not is_run_folder(run):
         raise UsageError(f"{run}: not a run folder (no config.yaml). `dsrun runs` lists those there are.")
     problems: list[Problem] = []
-    tree = read_tree(file, [], problems)
+    tree = read_tree(run / "config.yaml", [], problems)
     if tree is None or problems:
         raise UsageError("\n".join(map(str, problems)))
     return dotted(tree.plain())

@@ -22,7 +22,7 @@ from typing import Any
 from dsrun.cli_tables import printable_lines
 from dsrun.config_file import Problem, Source, Unusable, parse_yaml
 from dsrun.errors import DsrunError, UsageError
-from dsrun.inspection import read_values
+from dsrun.inspection import is_run_folder, read_values
 from dsrun.record import RunDir
 from dsrun.record.events import number, parse_record
 from dsrun.record.provenance import dotted
@@ -56,7 +56,7 @@ def list_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 def folders_of_runs(folder: Path) -> list[Path]:
     """The folder itself if it is a run's; else those in it and in the folders in it."""
-    if (folder / "config.yaml").is_file():
+    if is_run_folder(folder):
         return [folder]
     found = {file.parent for depth in ("*", "*/*") for file in folder.glob(f"{depth}/config.yaml")}
     return sorted(path for path in found if path.parent == folder or path.parent not in found)

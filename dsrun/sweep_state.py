@@ -17,7 +17,6 @@ last two parts alone, and if what its `provenance.json` says of the manifests is
 `b/en/train.jsonl`, and where a sweep has both, a folder without such proof is that of the paths that its digits say.
 """
 
-import hashlib
 import os
 import stat
 from collections.abc import Sequence
@@ -28,10 +27,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dsrun.config import config_hash, load_config
+from dsrun.dev_results import all_manifests
 from dsrun.errors import DataError, DsrunError
 from dsrun.record import RunDir, read_events
 from dsrun.record.events import number
 from dsrun.record.provenance import read_provenance
+from dsrun.speech import file_digest
 from dsrun.study import run_state
 from dsrun.study.run_record import test_rate
 from dsrun.sweep_file import Sweep, Variation
@@ -105,22 +106,19 @@ def _has_same_data(path: Path, variation: Variation) -> bool | None:
     Raises:
         DataError: provenance.json is damaged.
     """
-    file, config = RunDir(path).provenance, variation.resolved.config
+    file = RunDir(path).provenance
     digests = read_provenance(file).get("data") if file.is_file() else None
     if not isinstance(digests, dict):
         return None
-    manifests = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
-    if config.augment:
-        more = {"noise": config.augment.noise, "reverb": config.augment.reverb}
-        manifests |= {name: part.manifest for name, part in more.items() if part}
-    here = {name: digest_here(manifest) for name, manifest in manifests.items() if manifest and name in digests}
+    manifests = all_manifests(variation.resolved.config)
+    here = {name: digest_here(manifest) for name, manifest in manifests.items() if name in digests}
     compared = [digest == digests[name] for name, digest in here.items() if digest]
     return all(compared) if compared else None
 
 
 def digest_here(path: str) -> str | None:
     """SHA-256 of a manifest; None where it cannot be read."""
-    with suppress(OSError):
+    with suppress(OSError, DataError):
         about = os.stat(path)
         if stat.S_ISREG(about.st_mode):
             return _digest(path, about.st_size, about.st_mtime_ns)
@@ -129,8 +127,7 @@ def digest_here(path: str) -> str | None:
 
 @cache
 def _digest(path: str, size: int, changed: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(Path(path))
 
 
 def state_of(variation: Variation, path: Path) -> RunState:

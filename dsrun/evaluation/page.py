@@ -165,9 +165,13 @@ def visible(text: str) -> Markup:
     return Markup(start) + Markup("").join(_visible_character(character) for character in text)
 
 
+def is_unseen(character: str) -> bool:
+    """Whether it cannot be seen and changes how others look: controls, bidirectional marks, line separators, half a surrogate pair."""
+    return character in BIDI_CONTROLS or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+
+
 def _visible_character(character: str) -> Markup:
-    is_unseen = character in BIDI_CONTROLS or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-    return _code_point(character) if is_unseen else escape(character)
+    return _code_point(character) if is_unseen(character) else escape(character)
 
 
 def _code_point(character: str) -> Markup:

@@ -87,10 +87,9 @@ def bytes_and_time(runs: Sequence[RunRecord]) -> Exhibit | None:
 
 def _setting(group: Group, style: Style) -> Setting:
     run = next((run for run in group.runs if run.costs), group.runs[0])
-    steps = [run.steps.seconds[np.isfinite(run.steps.seconds)] for run in group.runs]
     known = step_seconds(group.runs)
     quartiles = tuple(float(q) for q in np.quantile(known, [0.25, 0.5, 0.75])) if len(known) else None
-    medians = tuple(float(np.median(own)) for own in steps if len(own))
+    medians = tuple(own for run in group.runs if (own := run.seconds_a_step) is not None)
     is_emulated = run.costs.get("carrier", group.config.get("arithmetic.carrier")) == "emulated"
     sizes = (_bytes(run, "as_carried"), _bytes(run, "as_formats"), bytes_kept(group.runs, "as_formats"))
     return Setting(group, style, *sizes, quartiles, medians, is_emulated)  # type: ignore[arg-type]

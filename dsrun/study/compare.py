@@ -19,7 +19,8 @@ import numpy as np
 from dsrun.errors import UsageError
 from dsrun.study.costs import bytes_kept, count_of, seconds_a_step
 from dsrun.study.groups import Group, differing_keys, settings_of, usual_baseline
-from dsrun.study.run_record import RunRecord, Split, bounded
+from dsrun.study.number_words import first_of, of_seeds
+from dsrun.study.run_record import SPLITS, RunRecord, Split, bounded
 from dsrun.study.statistics import (
     METRIC,
     Difference,
@@ -33,7 +34,6 @@ from dsrun.study.statistics import (
 )
 
 SCHEMA_VERSION = 1
-SPLITS: tuple[Split, ...] = ("dev", "test")
 UNITS: tuple[Unit, ...] = ("characters", "words")
 MOST_NAMED = 4
 
@@ -82,8 +82,9 @@ def compare_groups(
         keys = [key for key in keys if key != "seed"]
     found = [_group(group, baseline, keys, splits) for group in groups]
     if not any(rate for entry in found for rates in entry["rates"].values() for rate in rates.values()):
+        names = [run.name for group in groups for run in group.runs]
         raise UsageError(
-            f"no error rates to compare: none of the runs ({_some(run.name for g in groups for run in g.runs)}) was evaluated yet "
+            f"no error rates to compare: none of the runs ({first_of(names, MOST_NAMED)}) was evaluated yet "
             f"on {' or '.join(splits)}. Training evaluates every training.evaluate_every_epochs and at its end; "
             "`dsrun eval RUN` scores a checkpoint."
         )
@@ -233,13 +234,13 @@ def _incomplete(runs: Sequence[RunRecord]) -> Iterable[str]:
     for state in dict.fromkeys(run.state for run in runs):
         names = [run.name for run in runs if run.state == state]
         if state == "diverged":
-            yield f"diverged, so scored by the best checkpoint before if there is one: {_some(names)}"
+            yield f"diverged, so scored by the best checkpoint before if there is one: {first_of(names, MOST_NAMED)}"
         elif state != "done":
             bare = [run.name for run in runs if run.state == state and not _has_rates(run)]
             if scored := [name for name in names if name not in bare]:
-                yield f"not done ({state}), so their rates are of the best checkpoint so far: {_some(scored)}"
+                yield f"not done ({state}), so their rates are of the best checkpoint so far: {first_of(scored, MOST_NAMED)}"
             if bare:
-                yield f"not done ({state}) and not evaluated yet, so without rates: {_some(bare)}"
+                yield f"not done ({state}) and not evaluated yet, so without rates: {first_of(bare, MOST_NAMED)}"
 
 
 def _has_rates(run: RunRecord) -> bool:
@@ -258,7 +259,7 @@ def _not_paired(groups: Sequence[Group], baseline: Group, splits: Sequence[Split
     for split in splits:
         without = [run.name for group in groups for run in group.runs if run.results(split) is None]
         for why, names in _without_results([run for group in groups for run in group.runs], split).items():
-            yield f"no differences on {split} {why}: {_some(names)}"
+            yield f"no differences on {split} {why}: {first_of(names, MOST_NAMED)}"
         reasons: dict[str, list[str]] = {}
         for group in groups:
             is_told = any(run.name in without for run in (*group.runs, *baseline.runs))
@@ -266,7 +267,7 @@ def _not_paired(groups: Sequence[Group], baseline: Group, splits: Sequence[Split
             if reason:
                 reasons.setdefault(reason, []).append(group.label)
         for reason, labels in reasons.items():
-            yield f"no difference on {split} for {_some(labels)}: {reason}"
+            yield f"no difference on {split} for {first_of(labels, MOST_NAMED)}: {reason}"
 
 
 def _without_results(runs: Sequence[RunRecord], split: Split) -> dict[str, list[str]]:
@@ -291,7 +292,7 @@ def _decoders(runs: Sequence[RunRecord], splits: Sequence[Split]) -> Iterable[st
             if decoder := decoder_of(run, split):
                 used.setdefault(decoder, []).append(run.name)
         if len(used) > 1:
-            told = "; ".join(f"{decoder}: {_some(names)}" for decoder, names in used.items())
+            told = "; ".join(f"{decoder}: {first_of(names, MOST_NAMED)}" for decoder, names in used.items())
             yield f"results on {split} are of different decoders, which is a difference of its own ({told})"
 
 
@@ -317,8 +318,8 @@ def _left_out(groups: Sequence[Group], baseline: Group, splits: Sequence[Split])
         if not common or not any(why_not_paired(group, baseline, split) is None for split in splits):
             continue
         sides = [(side.label, [seed for seed in side.seeds if seed not in common]) for side in (group, baseline)]
-        if told := " and ".join(f"{_seeds(seeds)} of {label}" for label, seeds in sides if seeds):
-            yield f"{group.label}: its difference is of {_seeds(common)}, which both have; only rates have {told}"
+        if told := " and ".join(f"{of_seeds(seeds, MOST_NAMED)} of {label}" for label, seeds in sides if seeds):
+            yield f"{group.label}: its difference is of {of_seeds(common, MOST_NAMED)}, which both have; only rates have {told}"
 
 
 def _mixed(groups: Sequence[Group]) -> Iterable[str]:
@@ -327,10 +328,6 @@ def _mixed(groups: Sequence[Group]) -> Iterable[str]:
             "runs with the same settings and seed, which commit, folder and device do not tell apart, are in groups by the order in "
             f"which they were given: {' / '.join(mixed)}"
         )
-
-
-def _seeds(seeds: Sequence[Any]) -> str:
-    return f"seed{'s' * (len(seeds) != 1)} {_some(map(str, seeds))}"
 
 
 def _wide(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:
@@ -352,12 +349,6 @@ def _chance(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:
             f"{tested} differences at 95% each: if none were true, one or more would be seen with a chance of up to "
             f"{1 - 0.95**tested:.0%}"
         )
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = len(listed) - MOST_NAMED
-    return ", ".join(listed[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _minutes(run: RunRecord) -> float | None:

@@ -51,7 +51,7 @@ def bytes_kept(runs: Iterable[RunRecord], kind: Kind) -> int | None:
 def step_seconds(runs: Sequence[RunRecord]) -> np.ndarray:
     """Seconds of every recorded step of a setting: of its runs that are done, or of all of them if none is."""
     timed = [run for run in runs if run.state == "done"] or runs
-    return np.concatenate([np.empty(0), *(run.steps.seconds[np.isfinite(run.steps.seconds)] for run in timed)])
+    return np.concatenate([np.empty(0), *(run.step_seconds for run in timed)])
 
 
 def seconds_a_step(runs: Sequence[RunRecord]) -> float | None:

@@ -21,7 +21,7 @@ from dsrun.study.determinism_figure import draw_strips
 from dsrun.study.diff import Compared, compare, tensors_that_differ
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.groups import group_runs, settings_of
-from dsrun.study.number_words import counted
+from dsrun.study.number_words import first_of
 from dsrun.study.run_record import CHECKPOINT_DIGESTS, RunRecord
 from dsrun.study.runs_table import run_names
 
@@ -141,7 +141,7 @@ def _answer(sets: Sequence[EqualSet], runs: Sequence[RunRecord], names: dict[int
         text = f"{names[id(first)]} and {names[id(other)]} part at step {step}"
         tensors = tensors_that_differ(first, other, step or 0)["tensors"] if kind.what == "tensor hashes" else []
         if tensors:
-            text += f": {_listed([_tensor(tensor) for tensor in tensors])} differ{'s' * (len(tensors) == 1)} first"
+            text += f": {first_of([_tensor(tensor) for tensor in tensors], MOST_NAMED, 'tensor')} differ{'s' * (len(tensors) == 1)} first"
         rest = "" if len(compared) == 1 else f" ({len(parted)} of {len(compared)} pairs that ought to be equal are not)"
         return f"{text}{rest}."
     if compared:
@@ -170,7 +170,7 @@ def _all_equal(sets: Sequence[EqualSet], names: dict[int, str]) -> str:
     same = "the same bits" if not of_losses else "the same losses, which say little about the state,"
     if 0 < of_losses < len(compared):
         same = f"the same bits, or ({of_losses} of {len(compared)} pairs) losses, which say little about the state,"
-    rest = f"; of {_listed(alone, 'run')} there is no record to compare with" if alone else ""
+    rest = f"; of {first_of(alone, MOST_NAMED, 'run')} there is no record to compare with" if alone else ""
     if len(compared) == 1:
         own = next(own for own in sets if any(own.found))
         who = "The two runs that ought to be equal"
@@ -186,11 +186,6 @@ def _all_equal(sets: Sequence[EqualSet], names: dict[int, str]) -> str:
         else f"{count} runs that ought to be equal to others"
     )
     return f"{every} have {same} at every step in common{rest}."
-
-
-def _listed(names: Sequence[str], what: str = "tensor") -> str:
-    more = f" and {counted(len(names) - MOST_NAMED, f'more {what}')}" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _tensor(tensor: dict[str, Any]) -> str:

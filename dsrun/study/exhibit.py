@@ -8,7 +8,7 @@ A caption is computed and never typed: its first sentence answers the question t
 zero it says that no difference was seen. `alt` tells the finding to who cannot see the picture.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,11 @@ class Exhibit:
     def to_json(self) -> dict[str, Any]:
         """Everything but the pictures."""
         return {"name": self.name, "title": self.title, "caption": self.caption, "alt": self.alt, "rows": self.rows}
+
+
+def columns_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Every key of any row, in order of appearance."""
+    return list(dict.fromkeys(key for row in rows for key in row))
 
 
 def is_narrow(width: float) -> bool:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dsrun.study.exhibit import NARROW, WIDE, Exhibit
+from dsrun.study.exhibit import NARROW, WIDE, Exhibit, columns_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,7 +93,7 @@ def _settled(figure: "Figure") -> "Figure":
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as a table with a column for every key of any row; numbers so that they can be read back unchanged."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = columns_of(rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -38,6 +39,18 @@ def listed(names: Sequence[str], most: int | None = None) -> str:
         return "".join(names)
     comma = "; " if any("," in name for name in names) else ", "
     return f"{comma.join(names[:-1])} and {names[-1]}"
+
+
+def first_of(names: Sequence[str], most: int, what: str = "") -> str:
+    """`a, b`; of more than `most` the first and how many more: `a, b and 3 more`, or with `what` `a, b and 3 more runs`."""
+    more = len(names) - most
+    rest = counted(more, f"more {what}") if what else f"{more} more"
+    return ", ".join(names[:most]) + (f" and {rest}" if more > 0 else "")
+
+
+def of_seeds(seeds: Sequence[Any], most: int) -> str:
+    """`seed 1`, `seeds 1, 2 and 3 more`."""
+    return f"seed{'s' * (len(seeds) != 1)} {first_of([str(seed) for seed in seeds], most)}"
 
 
 def on_seeds(counts: Sequence[int], *, several: str, one: str) -> list[str]:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from dsrun import __version__
 from dsrun.evaluation.page import visible
-from dsrun.study.exhibit import Exhibit
+from dsrun.study.exhibit import Exhibit, columns_of
 from dsrun.study.figure_files import Picture
 from dsrun.study.run_record import RunRecord
 from dsrun.study.runs_table import Cell, cell, commands, run_names, runs_table
@@ -57,12 +57,13 @@ class Item:
     @property
     def columns(self) -> list[str]:
         """Keys of the rows."""
-        return list(dict.fromkeys(key for row in self.exhibit.rows for key in row))
+        return columns_of(self.exhibit.rows)
 
     @property
     def table(self) -> list[list[Cell]]:
         """The first rows."""
-        return [[cell(row.get(name), name) for name in self.columns] for row in self.exhibit.rows[:MOST_ROWS]]
+        columns = self.columns  # found once: rows may be thousands
+        return [[cell(row.get(name), name) for name in columns] for row in self.exhibit.rows[:MOST_ROWS]]
 
     @property
     def files(self) -> list[str]:

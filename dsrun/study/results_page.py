@@ -9,10 +9,10 @@ Only runs that are done are in answer and table.
 The same records give the same bytes: no date, no path of this machine. What an interval is, `statistics.py` says.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dsrun.study.foreign_text import code_in_markdown, in_markdown, longest_backticks, one_line
 from dsrun.study.groups import Group, differing_keys, group_runs, short_names, shown, usual_baseline
 from dsrun.study.results_record import RecordedRun, Section
 from dsrun.study.run_record import Split
@@ -21,7 +21,6 @@ from dsrun.study.statistics import Difference, Rate, difference, rate_interval, 
 MOST_KEYS = 12  # that are listed as differing
 LONGEST_LABEL = 48  # beyond it a group is called by its run's folder, and the table of what differs tells the rest
 Row = dict[str, str]
-_SPECIAL = re.compile(r"[\\|`*<>]")
 
 INTRODUCTION = """# Results
 
@@ -53,7 +52,7 @@ def render_page(sections: Sequence[Section], *, command: str, records: str) -> s
 def render_section(section: Section) -> str:
     """One folder's runs."""
     groups = named(with_baseline_first(group_runs([run for run in section.runs if run.state == "done"])))
-    parts = [f"## {_escaped(section.name)}", _claims(section)]
+    parts = [f"## {in_markdown(section.name)}", _claims(section)]
     if groups:
         split: Split = "test" if any(rate_interval(group, "test", "characters") for group in groups) else "dev"
         parts += [answer(groups, split), table(_rows(groups, split)), _differing(groups)]
@@ -67,7 +66,7 @@ def _claims(section: Section) -> str:
     lines = []
     for found in section.claims:
         claim = f" The file's own claim, not judged here: {found['claim']}" if "claim" in found else ""
-        lines.append(f"- {_code(found['file'])}: {_escaped(found.get('about', '') + claim)}")
+        lines.append(f"- {code_in_markdown(found['file'])}: {in_markdown(found.get('about', '') + claim)}")
     return "\n".join(lines)
 
 
@@ -94,7 +93,7 @@ def answer(groups: Sequence[Group], split: Split) -> str:
     for group in others:
         pair = difference(group, first, split, "characters")
         if pair:
-            found.setdefault(pair.words, []).append(f"{_escaped(group.label)} {_difference_text(pair)}")
+            found.setdefault(pair.words, []).append(f"{in_markdown(group.label)} {_difference_text(pair)}")
             methods.append(pair.method)
     if not found:
         return _rates(groups, split)
@@ -102,7 +101,7 @@ def answer(groups: Sequence[Group], split: Split) -> str:
     count = sum(map(len, found.values()))
     many = f" The {count} differences share one baseline and are not corrected for being {count}." if count > 1 else ""
     return (
-        f"{split.capitalize()} CER against {_escaped(first.label)}: {verdicts}. Intervals: "
+        f"{split.capitalize()} CER against {in_markdown(first.label)}: {verdicts}. Intervals: "
         f"{', '.join(dict.fromkeys(methods))}.{many}"
     )
 
@@ -114,10 +113,10 @@ def _rates(groups: Sequence[Group], split: Split) -> str:
         if rate:
             seeds = "one seed" if len(group.runs) == 1 else f"{len(group.runs)} seeds"
             counted = f" over {rate.utterances} utterances" if rate.utterances else ""
-            texts.append(f"{_escaped(group.label)} {_rate_text(rate)}{counted}, {seeds}")
+            texts.append(f"{in_markdown(group.label)} {_rate_text(rate)}{counted}, {seeds}")
     for group in groups[1:]:
         reasons.append(why_not_paired(group, groups[0], split))
-    why = "; ".join(dict.fromkeys(_escaped(reason) for reason in reasons if reason))
+    why = "; ".join(dict.fromkeys(in_markdown(reason) for reason in reasons if reason))
     return f"{split.capitalize()} CER: {'; '.join(texts) or 'none'}." + (f" Not compared: {why}." if why else "")
 
 
@@ -181,7 +180,7 @@ def _circumstances(runs: Sequence[RecordedRun]) -> str:
     for name, fact in facts.items():
         values = dict.fromkeys(str(fact(run)) for run in runs if fact(run))
         if values:
-            lines.append(f"- {name}: {'; '.join(map(_escaped, values))}")
+            lines.append(f"- {name}: {'; '.join(map(in_markdown, values))}")
     return "\n".join(lines)
 
 
@@ -206,14 +205,14 @@ def _commands(groups: Sequence[Group]) -> str:
     for group in groups:
         for run in _recorded(group.runs):
             sweep = run.command.partition(" --index ")[0] if run.command.startswith("dsrun sweep ") else ""
-            commands[_one_line(sweep or run.command)] = None
+            commands[one_line(sweep or run.command)] = None
             if not sweep:
                 break  # the other seeds' differ in the seed
     text = "\n".join(command for command in commands if command)
     seeds = any(
         len(group.runs) > 1 and not _recorded(group.runs)[0].command.startswith("dsrun sweep") for group in groups
     )
-    fence = "`" * max(3, _longest_backticks(text) + 1)
+    fence = "`" * max(3, longest_backticks(text) + 1)
     return (
         f"{'Of each group the first seed:' + chr(10) + chr(10) if seeds else ''}{fence}sh\n{text}\n{fence}"
         if text
@@ -232,7 +231,7 @@ def _notes(runs: Sequence[RecordedRun]) -> str:
         notes.append("The runs are of several commits: last bits may differ for that alone (CHANGELOG, Numerics).")
     if len(devices) > 1:
         notes.append("The runs are of several kinds of devices: last bits may differ for that alone.")
-    return "\n".join(f"- {_escaped(note)}" for note in notes)
+    return "\n".join(f"- {in_markdown(note)}" for note in notes)
 
 
 def _run_notes(run: RecordedRun) -> list[str]:
@@ -271,25 +270,4 @@ def table(rows: Sequence[Row]) -> str:
     """Rows with equal keys as a Markdown table."""
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([row[name] for name in columns] for row in rows)]
-    return "\n".join("| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in lines)
-
-
-def _escaped(text: str) -> str:
-    """Foreign text as Markdown that shows it letter by letter."""
-    return _SPECIAL.sub(lambda found: "\\" + found.group(), _one_line(text)).replace("](", "]\\(")
-
-
-def _code(text: str) -> str:
-    """Foreign text as Markdown's code, where a backslash is one and only the backticks at its ends end it."""
-    shown = _one_line(text)
-    fence = "`" * (_longest_backticks(shown) + 1)
-    return f"{fence} {shown} {fence}" if "`" in shown else f"{fence}{shown}{fence}"
-
-
-def _longest_backticks(text: str) -> int:
-    return max(map(len, re.findall("`+", text)), default=0)
-
-
-def _one_line(text: str) -> str:
-    """Foreign text without line breaks, which would end whatever it stands in, and control characters as their escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+    return "\n".join("| " + " | ".join(in_markdown(cell) for cell in line) + " |" for line in lines)

@@ -33,7 +33,7 @@ from dsrun.evaluation.results import Evaluation, UtteranceResult
 from dsrun.record.events import number
 from dsrun.record.run_dir import RunDir
 from dsrun.record.tensor_hashes import TensorHashes
-from dsrun.study.run_record import RunRecord, Split
+from dsrun.study.run_record import SPLITS, RunRecord, Split
 from dsrun.study.run_state import result_on_test, told_state
 
 SCHEMA_VERSION = 1
@@ -41,7 +41,6 @@ _TYPES: dict[str, Any] = {
     "environment_changed_at": list,
     "state_digest": str | None,
 }  # other figures are numbers or null
-SPLITS: tuple[Split, ...] = ("dev", "test")
 FACTS = ("determinism", "dsrun", "git", "python", "packages", "platform", "products", "data")
 JAX_FACTS = ("backend", "device_kinds", "backend_version")
 KEPT_FOLDERS = ("data", "configs", "runs", "scripts")

@@ -34,6 +34,7 @@ from dsrun.study.run_state import result_on_test, state_of
 CHECKPOINT_DIGESTS = "checkpoint digests"
 
 Split = Literal["dev", "test"]
+SPLITS: tuple[Split, ...] = ("dev", "test")
 LARGEST_FLOAT = 2.0**128  # beyond every float32
 LARGEST_OPERATIONS = 2**80
 _COUNTED = (0.0, LARGEST_COUNT)
@@ -207,18 +208,22 @@ class RunRecord:
         return {key: _counts(value) for key, value in found.items()}
 
     @property
+    def step_seconds(self) -> np.ndarray:
+        """Seconds of each step that has them on record."""
+        return self.steps.seconds[np.isfinite(self.steps.seconds)]
+
+    @property
     def seconds_a_step(self) -> float | None:
         """Median over the steps, so the few that compiled a batch shape do not count."""
-        known = self.steps.seconds[np.isfinite(self.steps.seconds)]
+        known = self.step_seconds
         return float(np.median(known)) if len(known) else None
 
     @property
     def training_seconds(self) -> float | None:
         """All steps together, compilation included, evaluations not; one that was not recorded counts as the median one."""
-        known = self.steps.seconds[np.isfinite(self.steps.seconds)]
         if self.seconds_a_step is None:
             return None
-        return float(known.sum()) + self.steps_without_record * self.seconds_a_step
+        return float(self.step_seconds.sum()) + self.steps_without_record * self.seconds_a_step
 
     @property
     def steps_without_record(self) -> int:

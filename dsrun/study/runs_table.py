@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dsrun.study.groups import differing_keys, group_runs, short_names, shown
+from dsrun.study.number_words import first_of
 from dsrun.study.outcomes import outcome
-from dsrun.study.run_record import RunRecord, Split
+from dsrun.study.run_record import SPLITS, RunRecord
 
-SPLITS: tuple[Split, ...] = ("dev", "test")
 ABSENT = "–"
 MOST_NAMED = 6
 MOST_SETTINGS = 5  # columns of the table
@@ -206,7 +206,7 @@ def _on_code(runs: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
     elif len({str(run.facts.get("source_sha256")) for run in runs}) > 1:
         found.append("The runs are of different source files of dsrun.")
     if changed := [name for name, run in zip(names, runs, strict=True) if (run.commit or "").endswith("+")]:
-        found.append(f"The source files of dsrun were not those of the commit in {_named(changed)}.")
+        found.append(f"The source files of dsrun were not those of the commit in {first_of(changed, MOST_NAMED)}.")
     if len(devices := {run.device for run in runs if run.device}) > 1:
         found.append(
             f"The runs are of {len(devices)} kinds of device: {', '.join(sorted(devices))}; their times are not of one machine."
@@ -222,13 +222,15 @@ def _on_bits(runs: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
         if run.config.get("determinism") not in (None, "strict")
     ]
     if loose:
-        found.append(f"Determinism was not strict, so that the same command may give other bits: {_named(loose)}.")
+        found.append(
+            f"Determinism was not strict, so that the same command may give other bits: {first_of(loose, MOST_NAMED)}."
+        )
     for name, run in zip(names, runs, strict=True):
         for event in run.events:
             if event["event"] == "environment":
                 changed = event.get("changed")
                 keys = [str(key) for key in changed] if isinstance(changed, Mapping | list) else []
-                what = f": {_named(keys)}" if keys else ""
+                what = f": {first_of(keys, MOST_NAMED)}" if keys else ""
                 found.append(
                     f"{name} went on at step {event['step']} under other circumstances than it began with{what}."
                 )
@@ -241,14 +243,9 @@ def _on_scores(runs: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
         due = [(name, run) for name, run in zip(names, runs, strict=True) if run.config.get(f"data.{split}")]
         missing = [name for name, run in due if not run.results_path(split)]
         if missing and len(missing) < len(runs):
-            found.append(f"Not scored on {split}, so without an interval there: {_named(missing)}.")
+            found.append(f"Not scored on {split}, so without an interval there: {first_of(missing, MOST_NAMED)}.")
         elif missing:
             found.append(
                 f"No run has results of each utterance on {split}, so there are no intervals; `dsrun eval RUN --manifest FILE` makes them."
             )
     return found
-
-
-def _named(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

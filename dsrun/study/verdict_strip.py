@@ -13,7 +13,7 @@ from markupsafe import Markup
 from dsrun.evaluation.page import visible
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.groups import group_runs
-from dsrun.study.number_words import on_seeds, size_text
+from dsrun.study.number_words import of_seeds, on_seeds, size_text
 from dsrun.study.run_record import RunRecord, Split
 from dsrun.study.statistics import why_not_paired
 from dsrun.study.style_marks import style_mark
@@ -109,18 +109,13 @@ def on_left_out(found: Sequence[Verdict], split: Split) -> list[str]:
         gap = one.differences.get(split)
         if gap and (gap.left_out or gap.baseline_left_out):
             out = [(one, gap.left_out), (found[0], gap.baseline_left_out)]
-            those = " and ".join(f"{_seeds(seeds)} of {side.group.label}" for side, seeds in out if seeds)
+            those = " and ".join(f"{of_seeds(seeds, MOST_SEEDS)} of {side.group.label}" for side, seeds in out if seeds)
             texts.append(
-                f"The difference of {one.group.label} is of {_seeds(gap.seeds)} alone, which both have ({gap.rate:.4f} against "
-                f"{gap.baseline_rate:.4f}); {those} {'is' if len(gap.left_out + gap.baseline_left_out) == 1 else 'are'} in its rate only."
+                f"The difference of {one.group.label} is of {of_seeds(gap.seeds, MOST_SEEDS)} alone, which both have "
+                f"({gap.rate:.4f} against {gap.baseline_rate:.4f}); {those} "
+                f"{'is' if len(gap.left_out + gap.baseline_left_out) == 1 else 'are'} in its rate only."
             )
     return texts
-
-
-def _seeds(seeds: Sequence[Any]) -> str:
-    listed = [str(seed) for seed in seeds[:MOST_SEEDS]]
-    more = f" and {len(seeds) - MOST_SEEDS} more" if len(seeds) > MOST_SEEDS else ""
-    return f"seed{'s' * (len(seeds) != 1)} {', '.join(listed)}{more}"
 
 
 def _about(found: Sequence[Verdict]) -> list[str]:

@@ -1,10 +1,9 @@
 """Text of others (transcripts, alphabets, logs, file names) in a terminal, in Markdown and in HTML, where it must show and do nothing."""
 
 import re
-import unicodedata
 
-_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
+from dsrun.evaluation.page import is_unseen
+
 _SPECIAL = re.compile(r"[\\`*<>|\[\]#~&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
@@ -14,8 +13,7 @@ def printable(text: str) -> str:
 
 
 def _shown(character: str) -> str:
-    is_unseen = character in _BIDI_CONTROLS or unicodedata.category(character) in _UNSEEN
-    return f"[U+{ord(character):04X}]" if is_unseen else character
+    return f"[U+{ord(character):04X}]" if is_unseen(character) else character
 
 
 def in_markdown(text: str) -> str:
