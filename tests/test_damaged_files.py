@@ -265,8 +265,8 @@ def restore_spoilt_arrays(saved: Path, work: Path) -> None:
 def test_checkpoint_arrays_with_harmed_bytes_and_right_hashes(saved, work, outside):
     # In a process of its own: Orbax's threads complain of such files long after, whatever test runs then.
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_damaged_files import Path, restore_spoilt_arrays\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from tests.test_damaged_files import Path, restore_spoilt_arrays\n"
         f"restore_spoilt_arrays(Path({str(saved)!r}), Path({str(work)!r}))\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=outside)

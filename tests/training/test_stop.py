@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -53,20 +54,25 @@ def test_a_second_ctrl_c_leaves_whatever_is_unsaved():
         assert stop.at_once
 
 
-def test_afterwards_the_handlers_and_threads_are_as_before():
-    before = [signal.getsignal(number) for number in SIGNALS], threading.active_count(), signal.set_wakeup_fd(-1)
-    with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGUSR1)
-    assert stop.exit_code == 75
-    # The thread that would have ended the process later hears that it is not needed, a moment later.
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and thread.name.startswith("dsrun-signals"):
-            thread.join(5)
-    assert (
-        [signal.getsignal(number) for number in SIGNALS],
-        threading.active_count(),
-        signal.set_wakeup_fd(-1),
-    ) == before
+def test_afterwards_the_handlers_threads_and_descriptor_are_as_before():
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    previous = signal.set_wakeup_fd(theirs.fileno())
+    try:
+        before = [signal.getsignal(number) for number in SIGNALS], threading.active_count()
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert stop.exit_code == 75
+        # The thread that would have ended the process later hears that it is not needed, a moment later.
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and thread.name.startswith("dsrun-signals"):
+                thread.join(5)
+        assert ([signal.getsignal(number) for number in SIGNALS], threading.active_count()) == before
+        assert signal.set_wakeup_fd(-1) == theirs.fileno()
+    finally:
+        signal.set_wakeup_fd(previous)
+        ours.close()
+        theirs.close()
 
 
 # A key derivation of hours stands for XLA's compiler: no bytecode of the main thread runs meanwhile, so no handler does.
