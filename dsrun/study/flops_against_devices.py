@@ -22,8 +22,10 @@ from dsrun.study.datasheets import datasheet
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.flops_figure import draw_flops
 from dsrun.study.groups import group_runs, settings_of
+from dsrun.study.keys import styles_of
 from dsrun.study.run_record import RunRecord
 from dsrun.study.scaling_model import H100_FMA_TFLOP, Point, modelled_panel, one_device
+from dsrun.study.styles import Style
 
 TALK = ((1, 0.55), (8, 0.48))  # devices, and share of the peak of each
 MODELLED_ON = "H100 links, modelled"
@@ -31,7 +33,10 @@ MODELLED_ON = "H100 links, modelled"
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one kind: what they are of, on which device, whether measured, and a device's peak in TFLOP/s with whose it is."""
+    """Points of one kind: what they are of, on which device, whether measured, and a device's peak in TFLOP/s with whose it is.
+
+    `style` is that of a setting in the report's other figures; None where the points are of no run.
+    """
 
     name: str
     device: str
@@ -39,6 +44,7 @@ class Series:
     is_measured: bool
     peak: float | None = None
     peak_is: str = ""
+    style: Style | None = None
 
 
 def flops_against_devices(runs: Sequence[RunRecord], *, benches: Sequence[Mapping[str, Any]] = ()) -> Exhibit | None:
@@ -76,9 +82,13 @@ def flops_against_devices(runs: Sequence[RunRecord], *, benches: Sequence[Mappin
 def _of_runs(runs: Sequence[RunRecord]) -> list[Series]:
     """A series for each setting and device; seeds and repetitions on as many devices give their median."""
     labels: dict[str, list[str]] = {}
+    groups = group_runs(runs)
+    styles = styles_of(groups)
+    own_styles: dict[str, Style] = {}
     found: dict[tuple[str, str], dict[int, list[float]]] = {}
-    for group in group_runs(runs):
+    for group in groups:
         identity = json.dumps(settings_of(group.runs[0]), sort_keys=True, default=str)
+        own_styles.setdefault(identity, styles[group.label])
         labels.setdefault(identity, []).append(group.label)
         for run in group.runs:
             rate, count = tflop_per_second(run), device_count(run)
@@ -90,7 +100,7 @@ def _of_runs(runs: Sequence[RunRecord]) -> list[Series]:
     series = []
     for (identity, device), rates in found.items():
         points = tuple(Point(count, float(np.median(own)), True) for count, own in sorted(rates.items()))
-        series.append(Series(names[identity], device, points, True, *_sheet(device)))
+        series.append(Series(names[identity], device, points, True, *_sheet(device), own_styles[identity]))
     return series
 
 

@@ -1,4 +1,7 @@
-"""The figure of `flops_against_devices`: both axes logarithmic to base 2, one node and several apart."""
+"""The figure of `flops_against_devices`: both axes logarithmic to base 2, one node and several apart.
+
+Runs have the style of their setting; benchmarks and models, which are of no setting, colours of their own.
+"""
 
 import math
 from collections.abc import Sequence
@@ -27,24 +30,32 @@ def draw_flops(series: Sequence[Any], marks: Sequence[tuple[str, int, float, flo
     points += [(count, rate) for _, count, _, rate in marks]
     most = max(8, 2 ** math.ceil(math.log2(max(count for count, _ in points))))
     _draw_ideal(axes, series, most)
-    for place, own in enumerate(series):
-        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+    devices = {own.device for own in series if own.is_measured}
+    others = [own for own in series if not own.style]
+    for own in series:
+        colour, marker, dash = _look(own, others)
         look: dict[str, Any] = {
             "mfc": colour if own.is_measured else "white",
             "mec": colour,
             "ms": 7 if own.is_measured else 5,
         }
         x, y = [p.devices for p in own.points], [p.tflop_per_second for p in own.points]
-        label = own.name if own.device in own.name or not own.is_measured else f"{own.name}, {own.device}"
-        axes.plot(
-            x, y, marker, ls="-" if own.is_measured else "--", color=colour, lw=1.2, label=label, zorder=4, **look
-        )
+        needs_device = own.is_measured and len(devices) > 1 and own.device not in own.name
+        label = f"{own.name}, {own.device}" if needs_device else own.name
+        axes.plot(x, y, marker, ls=dash, color=colour, lw=1.2, label=label, zorder=4, **look)
     _draw_marks(axes, marks, [rate for _, rate in points])
     _scale(axes, most, [rate for _, rate in points])
     figure.legend(loc="outside lower left", ncols=columns, fontsize=8, frameon=False)
     for text in figure.legends[0].get_texts():
         text.set_parse_math(False)
     return figure
+
+
+def _look(own: Any, others: Sequence[Any]) -> tuple[str, str, Any]:
+    if own.style:
+        return own.style.colour, own.style.marker, own.style.dash
+    place = others.index(own)
+    return COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], "-" if own.is_measured else "--"
 
 
 def _draw_ideal(axes: "Axes", series: Sequence[Any], most: int) -> None:

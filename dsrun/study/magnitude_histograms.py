@@ -61,20 +61,18 @@ def _exhibit(place: int, settings: Sequence[Setting], left: Sequence[str]) -> Ex
 def _losses(settings: Sequence[Setting]) -> str:
     """Which kind loses most to zero or to overflow, or that everything fits."""
     found = [
-        (setting.total(title).share(part), title, verb, setting)
+        (setting.total(title).share(part), title, words, setting)
         for setting in settings
         for title in setting.last
-        for part, verb in (
-            ("flushed", "lie below its smallest number and become zero"),
-            ("overflowed", "lie beyond its largest"),
+        for part, words in (
+            ("flushed", "rounded to nearest, {} of the {} become zero"),
+            ("overflowed", "{} of the {} lie beyond the largest number"),
         )
         if setting.total(title).finite
     ]
-    share, title, verb, setting = max(found, key=lambda one: one[0])
-    format = setting.ranges[title].format
+    share, title, words, setting = max(found, key=lambda one: one[0])
     if share >= NOTICED:
-        beside = "" if len(settings) == 1 else f" ({setting.group.label})"
-        return f"{format} does not hold all: {percent(share)} of the {title} {verb}{beside}."
+        return f"Not everything fits: {words.format(percent(share), title)} in {setting.group.label}."
     some = "no value" if share == 0 else "less than 0.1% of any kind"
     formats = listed(list(dict.fromkeys(one.format for one in settings[0].ranges.values())))
     return f"Everything fits into {formats}: {some} underflows or overflows."
@@ -97,7 +95,7 @@ def _widths(setting: Setting) -> str:
 def _change(settings: Sequence[Setting]) -> list[str]:
     """What training did to one setting, or how the others' medians differ from the first's."""
     if len(settings) > 1:
-        return [_beside(settings[0], other) for other in settings[1:]]
+        return _beside(settings[0], settings[1:])
     setting = settings[0]
     if setting.first_step == setting.last_step:
         return []
@@ -125,16 +123,26 @@ def _exponent(scale: float) -> int:
     return math.frexp(scale)[1] - 1
 
 
-def _beside(first: Setting, other: Setting) -> str:
-    moved = {title: _apart(first, other, title) for title in first.last if title in other.last}
-    words = [f"{title} {abs(by)} {'smaller' if by < 0 else 'larger'}" for title, by in moved.items() if by]
-    if not words and not (first.has_one_scale and other.has_one_scale):
-        return f"Beside {first.group.label} the medians in {other.group.label} are in the same binades, the loss scale apart."
-    if not words:
-        return (
-            f"Beside {first.group.label} no difference seen in {other.group.label}: every median is in the same binade."
-        )
-    return f"Beside {first.group.label} the medians in {other.group.label} are, in binades: {listed(words)}."
+def _beside(first: Setting, others: Sequence[Setting]) -> list[str]:
+    """A sentence for each whose medians differ, and one for all in which no difference is seen."""
+    name = first.group.label
+    moved: list[str] = []
+    same: list[str] = []
+    same_unscaled: list[str] = []
+    for other in others:
+        by = {title: _apart(first, other, title) for title in first.last if title in other.last}
+        words = [f"{title} {abs(n)} {'smaller' if n < 0 else 'larger'}" for title, n in by.items() if n]
+        if words:
+            moved.append(f"Beside {name} the medians in {other.group.label} are, in binades: {listed(words)}.")
+        else:
+            has_scales = first.has_one_scale and other.has_one_scale
+            (same if has_scales else same_unscaled).append(other.group.label)
+    if same:
+        moved.append(f"Beside {name} no difference seen in {listed(same)}: every median is in the same binade.")
+    if same_unscaled:
+        labels = listed(same_unscaled)
+        moved.append(f"Beside {name} the medians in {labels} are in the same binades, the loss scale apart.")
+    return moved
 
 
 def _apart(first: Setting, other: Setting, title: str) -> int:

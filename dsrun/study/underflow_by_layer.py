@@ -39,7 +39,8 @@ def underflow_by_layer(runs: Sequence[RunRecord]) -> Exhibit | None:
     blocks = [Block(group.label, [_map(group, kind)]) for group in shown]
     most = max(zip(blocks, map(_peak, blocks), strict=True), key=lambda pair: pair[1][2])
     layer, step, share = most[1]
-    answer = f"Of the {KINDS[kind]}, which underflow most, {percent(share)} become zero in {layer} at step {step} in {most[0].label}."
+    where = f"in {layer} at step {step} in {most[0].label}"
+    answer = f"Of the {KINDS[kind]}, which underflow most, {percent(share)} become zero, rounded to nearest, {where}."
     rest = [group.label for group in groups if group not in shown]
     small = f"Left out, with less of it: {listed(rest, MOST_NAMED)}." if rest else ""
     return Exhibit(

@@ -2,7 +2,8 @@
 
 The names are those of NVIDIA's Transformer Engine, whose debugging statistics exist for PyTorch alone:
 
-* `underflows%`: non-zero, and zero in the format. What is at most half of the smallest positive number is gone.
+* `underflows%`: non-zero, and zero in the format to nearest, whatever the rounding that the run has: at most half of the smallest
+  positive number.
 * `overflows%`: finite, and beyond the format's largest number: infinity, or the largest itself where the format saturates.
 * `subnormals%`: held with fewer bits than the format's precision (ours).
 * `dynamic_range`: log2 of the largest by the smallest magnitude that was seen, zeros left out: the binades that a format would need.
@@ -237,7 +238,7 @@ def _answer(curves: Sequence[_Curve], *, is_all: bool) -> str:
     """The first sentence; of settings without a watched step it says nothing."""
     under, over = _peaks(curves, "underflow_share")[:1], _peaks(curves, "overflow_share")[:1]
     nonfinite = sum(float(curve.values.sum()) for curve in curves if curve.measure == NONFINITE)
-    words = [_peak_words(pair, "underflow to zero") for pair in under if pair[0] > NOTICED]
+    words = [f"rounded to nearest, {_peak_words(pair, 'become zero')}" for pair in under if pair[0] > NOTICED]
     words += [_peak_words(pair, "overflow") for pair in over if pair[0] > NOTICED]
     if not words:
         highest = max([pair[0] for pair in (*under, *over)], default=0.0)
@@ -284,7 +285,7 @@ def _quiet(groups: Sequence[Group], curves: Sequence[_Curve]) -> list[str]:
 
 def _names(panels: Sequence[Sequence[_Curve]]) -> str:
     meanings = {
-        "underflow_share": "underflows% are non-zero values that the format rounds to zero",
+        "underflow_share": "underflows% are non-zero values that their format, rounding to nearest, makes zero",
         "overflow_share": "overflows% are finite values beyond its largest",
         "subnormal_share": "subnormals% are values held with fewer bits",
         NONFINITE: "nonfinite counts infinities and NaNs",

@@ -16,6 +16,7 @@ from dsrun.evaluation.page import Line, align_line, aligned, aligned_style, visi
 from dsrun.evaluation.results import Evaluation, UtteranceResult
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.groups import group_runs
+from dsrun.study.number_words import listed
 from dsrun.study.run_record import RunRecord, Split
 
 MOST_APART = 3  # utterances beside the best, the median and the worst
@@ -54,7 +55,7 @@ def utterances(runs: Sequence[RunRecord], *, split: Split = "test") -> Exhibit |
     split, readers = found
     strangers = [reader.label for reader in readers if reader.results.keys().isdisjoint(readers[0].results)]
     readers = [reader for reader in readers if reader.label not in strangers]
-    left_out, readers = len(readers) - MOST_SETTINGS, readers[:MOST_SETTINGS]
+    left_out, readers = [reader.label for reader in readers[MOST_SETTINGS:]], readers[:MOST_SETTINGS]
     chosen = _chosen(readers)
     shown = [
         Shown(id, why, tuple((r.label, align_line(r.results[id]) if id in r.results else None) for r in readers))
@@ -69,8 +70,8 @@ def utterances(runs: Sequence[RunRecord], *, split: Split = "test") -> Exhibit |
         more.append("Of each setting the run with the first seed is shown.")
     if strangers:
         more.append(f"Scored on other utterances, and so not here: {' / '.join(strangers)}.")
-    if left_out > 0:
-        more.append(f"{left_out} more settings are left out.")
+    if left_out:
+        more.append(f"Not shown, beyond {MOST_SETTINGS} settings: {listed(left_out)}.")
     return Exhibit(
         "utterances",
         "Utterances, read",

@@ -49,7 +49,10 @@ def draw_whiskers(
         if row is not None and np.isfinite(row.value):
             _draw_whisker(axes, y, row)
         elif absent[y]:
-            axes.text(0.02, y, absent[y], transform=axes.get_yaxis_transform(), fontsize=8, color=QUIET, va="center")
+            axes.text(
+                0.02, y, absent[y], transform=axes.get_yaxis_transform(), fontsize=8, color=QUIET, va="center",
+                bbox={"facecolor": "white", "lw": 0.0, "pad": 0.8}, zorder=2,
+            )  # fmt: skip
     axes.set_ylim(len(rows) - 0.5, -0.85 if is_narrow else -0.5)
     axes.margins(x=0.04)
     if has_zero:

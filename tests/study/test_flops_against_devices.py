@@ -15,6 +15,8 @@ from dsrun.errors import UsageError
 from dsrun.inspection import open_runs
 from dsrun.study.exhibit import WIDE
 from dsrun.study.flops_against_devices import flops_against_devices, tflop_per_second
+from dsrun.study.groups import group_runs
+from dsrun.study.keys import styles_of
 
 H100 = {"jax.device_kinds": ["NVIDIA H100 80GB HBM3"], "jax.backend": "gpu"}
 
@@ -57,6 +59,18 @@ def test_the_same_experiment_on_more_devices_is_one_series(tmp_path):
         ("float32", 1, 1.0),
         ("float32", 4, 3.0),
     ]
+
+
+def test_a_setting_looks_as_in_the_reports_other_figures(tmp_path):
+    config = {"arithmetic.storage.format": "bfloat16"}
+    runs = open_runs([write(tmp_path / "a"), write(tmp_path / "b", **config)])
+    figure = flops_against_devices(runs, benches=[scaling()]).draw(WIDE)
+    looks = {line.get_label(): (line.get_color(), line.get_marker()) for line in figure.axes[0].lines}
+    styles = styles_of(group_runs(runs))
+    for label, style in styles.items():
+        (look,) = [own for name, own in looks.items() if name.startswith(f"{label},")]
+        assert look == (style.colour, style.marker)
+    assert len({style.colour for style in styles.values()}) == 2
 
 
 def test_on_a_device_with_a_data_sheet_the_share_of_its_peak_and_the_talks_marks_are_told(tmp_path):

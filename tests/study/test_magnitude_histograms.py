@@ -97,7 +97,7 @@ def test_what_a_format_loses_comes_first_and_the_loss_scale_is_taken_out_of_the_
     run_of(tmp_path / "run", tables)
     (found,) = magnitude_histograms(open_runs([tmp_path / "run"]))
     assert found.caption.startswith(
-        "float16 does not hold all: 20.0% of the errors lie below its smallest number and become zero."
+        "Not everything fits: rounded to nearest, 20.0% of the errors become zero in float16."
     )
     # The numbers are the same at both steps, so without the scale errors are a sixteenth.
     assert "the errors shrink from 2⁻¹⁰ to 2⁻¹⁴" in found.caption
@@ -113,6 +113,11 @@ def test_settings_of_one_format_share_a_figure_and_a_difference_that_is_none_is_
     assert "Beside float16 no difference seen in float16, stochastic" in first.caption
     assert (first.name, second.name) == ("magnitude_histograms", "magnitude_histograms_2")
     assert second.title == "Magnitudes in bfloat16"
+    run_of(tmp_path / "e", table, **{"arithmetic.update.rounding": "toward_zero"})
+    caption = magnitude_histograms(open_runs([tmp_path]))[0].caption
+    assert caption.count("no difference seen") == 1  # one sentence for all of them
+    same = caption.split("no difference seen in ")[1].split(": every")[0]
+    assert same == "float16, stochastic and float16, toward_zero", caption
     larger = tmp_path / "d"
     run_of(larger / "x", table)
     run_of(larger / "y", [magnitudes_of(3, network_tensors(shift=2))], **{"arithmetic.update.rounding": "stochastic"})

@@ -22,10 +22,10 @@ def test_the_caption_names_kind_share_step_and_setting_of_the_worst(tmp_path):
     write_watched_run(tmp_path / "b", [magnitudes_of(1, network_tensors("float32"))])
     found = underflow_overflow(open_runs([tmp_path]))
     assert found.caption.startswith(
-        "Up to 25.1% of the errors in float16 underflow to zero (step 40); every value seen is finite."
+        "Rounded to nearest, up to 25.1% of the errors in float16 become zero (step 40); every value seen is finite."
     )
     assert "in float32." in found.caption
-    assert "Underflows% are non-zero values that the format rounds to zero" in found.caption
+    assert "Underflows% are non-zero values that their format, rounding to nearest, makes zero" in found.caption
     key = ("float16", "error", "underflow_share", 40)
     (row,) = (r for r in found.rows if (r["setting"], r["kind"], r["measure"], r["step"]) == key)
     assert 0.25 < row["value"] < 0.252
@@ -71,7 +71,7 @@ def test_the_heat_map_is_of_the_kind_and_layer_that_lose_most(tmp_path):
     found = underflow_by_layer(open_runs([tmp_path]))
     assert found.title == "Where gradients of weights underflow"
     assert found.caption.startswith(
-        "Of the gradients of weights, which underflow most, 25.1% become zero in gru_0 at step 40 in float16."
+        "Of the gradients of weights, which underflow most, 25.1% become zero, rounded to nearest, in gru_0 at step 40 in float16."
     )
     assert "Left out, with less of it: float32." in found.caption
     shares = {(row["layer"], row["step"]): row["underflow_share"] for row in found.rows}
