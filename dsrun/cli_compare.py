@@ -15,6 +15,7 @@ from dsrun.cli_options import JsonOption
 from dsrun.cli_rows import CsvOption, MarkdownOption, Row, fitting, form_of, print_fitting, print_rows
 from dsrun.cli_tables import printable
 from dsrun.errors import UsageError
+from dsrun.study.number_words import counted
 
 EXAMPLE = "Example: dsrun compare runs/formats --baseline float32 --split test"
 Metric = Literal["cer", "wer"]
@@ -85,7 +86,7 @@ def print_comparison(document: Mapping[str, Any], metrics: Sequence[Metric]) -> 
     groups = document["groups"]
     names = _names(groups)
     count = sum(len(group["runs"]) for group in groups)
-    print(printable(f"{_counted(count, 'run')} in {_counted(len(groups), 'group')}; baseline: {document['baseline']}"))
+    print(printable(f"{counted(count, 'run')} in {counted(len(groups), 'group')}; baseline: {document['baseline']}"))
     print()
     _print_settings(groups, names, document["keys"])
     for split in document["splits"]:
@@ -157,7 +158,7 @@ def _rates_row(group: Row, name: str, split: str, metrics: Sequence[Metric]) -> 
 
 
 def _difference_row(found: Row, name: str) -> dict[str, Any]:
-    seeds = f", {_counted(len(found['seeds']), 'seed')}" + ("" if found["paired"] else " and others")
+    seeds = f", {counted(len(found['seeds']), 'seed')}" + ("" if found["paired"] else " and others")
     return {
         "group": name,
         "difference": f"{found['value']:+.3f} {interval_text(found['interval'], '+')}",
@@ -293,7 +294,3 @@ def _number(value: float | None, form: str) -> str | None:
 
 def _megabytes(size: int | None) -> str | None:
     return None if size is None else f"{size / 1e6:.3g}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"

@@ -22,6 +22,7 @@ from typing import Any
 from dsrun.errors import UsageError
 from dsrun.record.durable import require_own, why_not_writable, write_atomically
 from dsrun.study.bytes_and_time import bytes_and_time
+from dsrun.study.compare import baseline_of
 from dsrun.study.ctc_posterior import ctc_posterior
 from dsrun.study.determinism_strip import determinism_strip
 from dsrun.study.error_rates import error_rates
@@ -149,14 +150,11 @@ def with_baseline_first(runs: Sequence[RunRecord], baseline: str | None) -> list
     """
     if baseline is None:
         return list(runs)
-    groups = group_runs(runs)
-    names = dict(zip(map(id, runs), run_names(runs), strict=True))
-    for group in groups:
-        if baseline == group.label or any(baseline in (run.name, names[id(run)]) for run in group.runs):
-            own = [run for run in runs if any(run is other for other in group.runs)]
-            return own + [run for run in runs if all(run is not other for other in own)]
-    labels = ", ".join(repr(group.label) for group in groups)
-    raise UsageError(f"--baseline {baseline}: no run and no setting of that name. The settings are {labels}.")
+    shown = dict(zip(run_names(runs), runs, strict=True))  # also the names that are numbered on the page
+    name = str(shown[baseline].path) if baseline in shown else baseline
+    first, _ = baseline_of(group_runs(runs), name)
+    own = {id(run) for run in first.runs}
+    return sorted(runs, key=lambda run: id(run) not in own)
 
 
 def choose_split(runs: Sequence[RunRecord], split: Split | None) -> Split:

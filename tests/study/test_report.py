@@ -301,7 +301,7 @@ def test_a_run_folder_whose_report_leads_elsewhere_is_refused(tmp_path):
 def test_the_baseline_is_the_first_setting_or_the_one_that_is_named(tmp_path):
     runs = open_runs([write_sweep(tmp_path / "runs")])
     assert with_baseline_first(runs, None) == runs
-    for name in ("float16, no master", "nearest-2"):
+    for name in ("float16, no master", "nearest-2", str(tmp_path / "runs" / "nearest-2")):
         ordered = with_baseline_first(runs, name)
         assert [run.name for run in ordered[:2]] == ["nearest-1", "nearest-2"]
         assert [run.name for run in ordered[2:]] == [run.name for run in runs if not run.name.startswith("nearest")]
