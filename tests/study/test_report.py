@@ -248,7 +248,7 @@ def test_wrong_input_is_refused_with_a_way_out(tmp_path):
     assert f"does not exist. `mkdir -p {tmp_path / 'no'}` makes it" in refusal(
         str(run), "-o", str(tmp_path / "no" / "page.html")
     )
-    assert "The settings are 'float32'" in refusal(str(run), "--baseline", "float64")
+    assert "There are: float32." in refusal(str(run), "--baseline", "float64")
     assert "no run has results on it" in refusal(str(run), "--split", "test")
     assert "no JSON report" in refusal(str(run), "--bench", str(run / "config.yaml") + "x")
     other = write_run_folder(tmp_path / "elsewhere" / "run")
