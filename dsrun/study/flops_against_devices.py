@@ -20,7 +20,7 @@ import numpy as np
 from dsrun.errors import UsageError
 from dsrun.study.datasheets import datasheet
 from dsrun.study.exhibit import Exhibit
-from dsrun.study.flops_figure import draw_flops
+from dsrun.study.flops_figure import draw_flops, unit_of
 from dsrun.study.groups import group_runs, settings_of
 from dsrun.study.keys import styles_of
 from dsrun.study.run_record import RunRecord
@@ -212,7 +212,8 @@ def _answer(measured: Sequence[Series]) -> str:
         return "Nothing was measured here: all points are modelled."
     own, point = max(points, key=lambda pair: pair[1].tflop_per_second)
     where = "one device" if point.devices == 1 else f"{point.devices} devices"
-    text = f"{_upper(own.name)} reaches {point.tflop_per_second:.3g} TFLOP/s on {where} ({own.device})"
+    unit, in_unit = unit_of(point.tflop_per_second)
+    text = f"{_upper(own.name)} reaches {point.tflop_per_second * in_unit:.3g} {unit} on {where} ({own.device})"
     if own.peak:
         peak = own.peak * (1 if "of all cores" in own.peak_is else point.devices)
         text += f", {point.tflop_per_second / peak:.0%} of the peak ({own.peak_is}); the talk has 55% on one GPU and 48% on eight"

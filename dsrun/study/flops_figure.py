@@ -28,8 +28,9 @@ def draw_flops(series: Sequence[Any], marks: Sequence[tuple[str, int, float, flo
     axes = figure.subplots()
     points = [(point.devices, point.tflop_per_second) for own in series for point in own.points]
     points += [(count, rate) for _, count, _, rate in marks]
+    unit, in_unit = unit_of(max(rate for _, rate in points))
     most = max(8, 2 ** math.ceil(math.log2(max(count for count, _ in points))))
-    _draw_ideal(axes, series, most)
+    _draw_ideal(axes, series, most, in_unit)
     devices = {own.device for own in series if own.is_measured}
     others = [own for own in series if not own.style]
     for own in series:
@@ -39,16 +40,22 @@ def draw_flops(series: Sequence[Any], marks: Sequence[tuple[str, int, float, flo
             "mec": colour,
             "ms": 7 if own.is_measured else 5,
         }
-        x, y = [p.devices for p in own.points], [p.tflop_per_second for p in own.points]
+        x, y = [p.devices for p in own.points], [p.tflop_per_second * in_unit for p in own.points]
         needs_device = own.is_measured and len(devices) > 1 and own.device not in own.name
         label = f"{own.name}, {own.device}" if needs_device else own.name
         axes.plot(x, y, marker, ls=dash, color=colour, lw=1.2, label=label, zorder=4, **look)
-    _draw_marks(axes, marks, [rate for _, rate in points])
-    _scale(axes, most, [rate for _, rate in points])
+    rates = [rate * in_unit for _, rate in points]
+    _draw_marks(axes, [(device, count, share, rate * in_unit) for device, count, share, rate in marks], rates)
+    _scale(axes, most, rates, unit)
     figure.legend(loc="outside lower left", ncols=columns, fontsize=8, frameon=False)
     for text in figure.legends[0].get_texts():
         text.set_parse_math(False)
     return figure
+
+
+def unit_of(tflop_per_second: float) -> tuple[str, float]:
+    """The unit that a rate is told in, and how many of it a TFLOP/s is: a CPU's small networks have thousandths."""
+    return ("TFLOP/s", 1.0) if tflop_per_second >= 0.1 else ("GFLOP/s", 1e3)
 
 
 def _look(own: Any, others: Sequence[Any]) -> tuple[str, str, Any]:
@@ -58,14 +65,14 @@ def _look(own: Any, others: Sequence[Any]) -> tuple[str, str, Any]:
     return COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], "-" if own.is_measured else "--"
 
 
-def _draw_ideal(axes: "Axes", series: Sequence[Any], most: int) -> None:
+def _draw_ideal(axes: "Axes", series: Sequence[Any], most: int, in_unit: float) -> None:
     """Through the first measured point of each device; through the first modelled one where nothing was measured."""
     first: dict[str, Any] = {}
     for own in sorted(series, key=lambda own: not own.is_measured):
         if own.points and own.device not in first:
             first[own.device] = own.points[0]
     for number, point in enumerate(first.values()):
-        rates = [point.tflop_per_second * count / point.devices for count in (1, most)]
+        rates = [point.tflop_per_second * in_unit * count / point.devices for count in (1, most)]
         axes.plot([1, most], rates, color="black", lw=0.8, label="ideal" if number == 0 else None, zorder=2)
 
 
@@ -85,7 +92,7 @@ def _draw_marks(axes: "Axes", marks: Sequence[tuple[str, int, float, float]], ra
         )  # fmt: skip
 
 
-def _scale(axes: "Axes", most: int, rates: Sequence[float]) -> None:
+def _scale(axes: "Axes", most: int, rates: Sequence[float], unit: str) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     counts = [2**power for power in range(int(math.log2(most)) + 1)]
@@ -98,7 +105,7 @@ def _scale(axes: "Axes", most: int, rates: Sequence[float]) -> None:
     axes.set_ylim(2.0**low, 2.0 ** (high + 0.6))
     axes.minorticks_off()
     axes.set_xlabel("devices", fontsize=9)
-    axes.set_ylabel("TFLOP/s", fontsize=9)
+    axes.set_ylabel(unit, fontsize=9)
     axes.grid(color="#e0e0e0", lw=0.5)
     axes.set_axisbelow(True)
     top: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "fontsize": 8, "color": "#555555", "va": "top"}

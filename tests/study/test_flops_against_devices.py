@@ -61,6 +61,15 @@ def test_the_same_experiment_on_more_devices_is_one_series(tmp_path):
     ]
 
 
+def test_a_small_rate_is_told_and_drawn_in_gflop_per_second(tmp_path):
+    exhibit = flops_against_devices(open_runs([write(tmp_path / "a", flops=2 * 10**9)]))
+    assert exhibit.caption.startswith("Float32 reaches 2 GFLOP/s on one device")
+    assert [row["TFLOP/s"] for row in exhibit.rows] == [0.002]
+    (axes,) = exhibit.draw(WIDE).axes
+    (point,) = [line for line in axes.lines if line.get_label() == "float32"]
+    assert (axes.get_ylabel(), list(point.get_ydata())) == ("GFLOP/s", [2.0])
+
+
 def test_a_setting_looks_as_in_the_reports_other_figures(tmp_path):
     config = {"arithmetic.storage.format": "bfloat16"}
     runs = open_runs([write(tmp_path / "a"), write(tmp_path / "b", **config)])
