@@ -32,7 +32,8 @@ def report(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Run or setting that others are compared with. Default: the first, or of a folder of runs the first scored plain float32.",
+            help="Setting, run or its path that others are compared with. Default: the first, or of a folder of runs the first scored "
+            "plain float32.",
         ),
     ] = None,
     split: Annotated[

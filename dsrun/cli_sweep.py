@@ -321,6 +321,11 @@ def _require_room_for_runs(folder: Path, tasks: Sequence[Any]) -> None:
     from dsrun.sweep_state import state_of
 
     cannot = why_not_writable(folder)
+    if not cannot and not folder.exists():
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:  # as of /proc, where rights say nothing
+            cannot = f"{folder}: the folder cannot be made ({error.strerror})."
     if cannot and not all(state_of(task.variation, task.run).is_over for task in tasks):
         raise UsageError(f"{cannot} Say where the run folders go with --folder.")
 

@@ -207,7 +207,11 @@ def watch_in_lines(loop: Loop, every: float) -> None:
     states: dict[Path, str] = {}
     due = loop.clock()
     if not loop.watched.runs:
-        print(f"no run folders in {', '.join(map(str, loop.watched.paths))} yet", file=sys.stderr, flush=True)
+        print(
+            f"no run folders in {', '.join(map(str, loop.watched.paths))} yet; waiting for one (Ctrl-C leaves, --once does not wait)",
+            file=sys.stderr,
+            flush=True,
+        )
     while True:
         is_due = loop.clock() >= due
         for run in loop.watched.runs:

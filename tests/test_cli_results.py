@@ -209,6 +209,9 @@ def test_a_killed_run_is_so_in_the_record_and_a_folder_of_its_name_here_does_not
         ("dsrun train --set data.train=/tmp/here/train.jsonl", "dsrun train --set data.train=train.jsonl"),
         ("dsrun train --set 'a=[1.0, 2]' --config /a/data/b/configs/c.yaml", "dsrun train --set 'a=[1.0, 2]' --config configs/c.yaml"),
         ("dsrun train --set 'unclosed /tmp/data/x", "dsrun train --set 'unclosed data/x"),
+        ("/me/bin/dsrun --verbose train --config /me/configs/a.yaml", "dsrun train --config configs/a.yaml"),
+        ("/me/train_many.py --config /me/configs/a.yaml train", "train_many.py --config configs/a.yaml train"),
+        ("", ""),
     ],
 )  # fmt: skip
 def test_a_command_is_shown_without_what_is_of_a_machine(typed, shown):

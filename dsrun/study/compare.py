@@ -42,8 +42,8 @@ def baseline_of(groups: Sequence[Group], name: str | None, *, is_ordered: bool =
     """The group that others are compared with, and what must be said of the choice.
 
     Args:
-        name: a group's label, or a run's name or path. is_ordered: whether somebody put the runs into an order; then, without a name,
-            it is the first, else the usual one.
+        name: a group's label, a run's name or path, or what a sweep calls it (`nearest` for `nearest-seed=1-fe592d`). is_ordered:
+            whether somebody put the runs into an order; then, without a name, it is the first, else the usual one.
 
     Raises:
         UsageError: there is none of that name.
@@ -57,8 +57,13 @@ def baseline_of(groups: Sequence[Group], name: str | None, *, is_ordered: bool =
     for group in groups:
         if any(run.path.resolve() == resolved for run in group.runs):
             return group, None
+    begun = [group for group in groups if any(run.name.startswith(f"{name}-") for run in group.runs)]
+    if len(begun) == 1:
+        return begun[0], None
+    labels = "; ".join(repr(group.label) for group in groups)
     raise UsageError(
-        f"--baseline {name}: no group or run of that name. There are: {'; '.join(group.label for group in groups)}."
+        f"--baseline {name}: {'several groups have runs' if begun else 'no group or run'} of that name. The groups are {labels}; "
+        f"a run is named as its folder, such as {groups[0].runs[0].name}."
     )
 
 

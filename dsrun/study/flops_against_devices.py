@@ -20,9 +20,10 @@ import numpy as np
 from dsrun.errors import UsageError
 from dsrun.study.datasheets import datasheet
 from dsrun.study.exhibit import Exhibit
-from dsrun.study.flops_figure import draw_flops, unit_of
+from dsrun.study.flops_figure import Unit, draw_flops, unit_of
 from dsrun.study.groups import group_runs, settings_of
 from dsrun.study.keys import styles_of
+from dsrun.study.number_words import percent
 from dsrun.study.run_record import RunRecord
 from dsrun.study.scaling_model import H100_FMA_TFLOP, Point, modelled_panel, one_device
 from dsrun.study.styles import Style
@@ -35,7 +36,7 @@ MODELLED_ON = "H100 links, modelled"
 class Series:
     """Points of one kind: what they are of, on which device, whether measured, and a device's peak in TFLOP/s with whose it is.
 
-    `style` is that of a setting in the report's other figures; None where the points are of no run.
+    `style` is that of a setting in the report's other figures; None for what is no setting's, and for a setting's further devices.
     """
 
     name: str
@@ -67,15 +68,17 @@ def flops_against_devices(runs: Sequence[RunRecord], *, benches: Sequence[Mappin
     series = measured + modelled
     if not any(own.points for own in series):
         return None
-    answer = _answer(measured)
     marks = _marks(series)
+    rates = [point.tflop_per_second for own in series for point in own.points] + [rate for *_, rate in marks]
+    unit = unit_of(max(rates))
+    answer = _answer(measured, unit)
     return Exhibit(
         "flops_against_devices",
         "TFLOP/s against devices",
         " ".join([answer, *_about(measured, modelled, marks)]),
         f"Rate against the number of devices, both on logarithmic scales to base 2. {answer}",
         _rows(series, marks),
-        partial(draw_flops, series, marks),
+        partial(draw_flops, series, marks, unit),
     )
 
 
@@ -100,7 +103,8 @@ def _of_runs(runs: Sequence[RunRecord]) -> list[Series]:
     series = []
     for (identity, device), rates in found.items():
         points = tuple(Point(count, float(np.median(own)), True) for count, own in sorted(rates.items()))
-        series.append(Series(names[identity], device, points, True, *_sheet(device), own_styles[identity]))
+        style = own_styles.pop(identity, None)  # the first device has it
+        series.append(Series(names[identity], device, points, True, *_sheet(device), style))
     return series
 
 
@@ -206,17 +210,18 @@ def _marks(series: Sequence[Series]) -> list[tuple[str, int, float, float]]:
     return list(marks.values())
 
 
-def _answer(measured: Sequence[Series]) -> str:
+def _answer(measured: Sequence[Series], unit: Unit) -> str:
     points = [(own, point) for own in measured for point in own.points]
     if not points:
         return "Nothing was measured here: all points are modelled."
     own, point = max(points, key=lambda pair: pair[1].tflop_per_second)
     where = "one device" if point.devices == 1 else f"{point.devices} devices"
-    unit, in_unit = unit_of(point.tflop_per_second)
-    text = f"{_upper(own.name)} reaches {point.tflop_per_second * in_unit:.3g} {unit} on {where} ({own.device})"
+    text = (
+        f"{_upper(own.name)} reaches {point.tflop_per_second * unit.a_tflop:.3g} {unit.name} on {where} ({own.device})"
+    )
     if own.peak:
         peak = own.peak * (1 if "of all cores" in own.peak_is else point.devices)
-        text += f", {point.tflop_per_second / peak:.0%} of the peak ({own.peak_is}); the talk has 55% on one GPU and 48% on eight"
+        text += f", {percent(point.tflop_per_second / peak)} of the peak ({own.peak_is}); the talk has 55% on one GPU and 48% on eight"
     return text + "."
 
 

@@ -1,11 +1,11 @@
 """The figure of `flops_against_devices`: both axes logarithmic to base 2, one node and several apart.
 
-Runs have the style of their setting; benchmarks and models, which are of no setting, colours of their own.
+Runs have the style of their setting. What is no setting's (benchmarks, models) has a marker that no setting has.
 """
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsrun.study.exhibit import is_narrow, new_figure
 from dsrun.study.scaling_model import GPUS_A_NODE
@@ -15,11 +15,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
-MARKERS = "osD^vPX"
+MARKERS = "H8d2134"  # of no style (styles.py)
 SEVERAL_NODES = "#f1f1f1"
 
 
-def draw_flops(series: Sequence[Any], marks: Sequence[tuple[str, int, float, float]], width: float) -> "Figure":
+class Unit(NamedTuple):
+    """That rates are told and drawn in, and how many of it a TFLOP/s is."""
+
+    name: str
+    a_tflop: float
+
+
+def unit_of(tflop_per_second: float) -> Unit:
+    """For a figure with this largest rate: a CPU's small networks have thousandths of a TFLOP/s."""
+    return Unit("TFLOP/s", 1.0) if tflop_per_second >= 0.1 else Unit("GFLOP/s", 1e3)
+
+
+def draw_flops(
+    series: Sequence[Any], marks: Sequence[tuple[str, int, float, float]], unit: Unit, width: float
+) -> "Figure":
     """All series in one panel; the names below it."""
     narrow = is_narrow(width)
     entries = len(series) + 1 + bool(marks)
@@ -28,13 +42,11 @@ def draw_flops(series: Sequence[Any], marks: Sequence[tuple[str, int, float, flo
     axes = figure.subplots()
     points = [(point.devices, point.tflop_per_second) for own in series for point in own.points]
     points += [(count, rate) for _, count, _, rate in marks]
-    unit, in_unit = unit_of(max(rate for _, rate in points))
+    in_unit = unit.a_tflop
     most = max(8, 2 ** math.ceil(math.log2(max(count for count, _ in points))))
     _draw_ideal(axes, series, most, in_unit)
     devices = {own.device for own in series if own.is_measured}
-    others = [own for own in series if not own.style]
-    for own in series:
-        colour, marker, dash = _look(own, others)
+    for own, (colour, marker, dash) in zip(series, _looks(series), strict=True):
         look: dict[str, Any] = {
             "mfc": colour if own.is_measured else "white",
             "mec": colour,
@@ -46,23 +58,25 @@ def draw_flops(series: Sequence[Any], marks: Sequence[tuple[str, int, float, flo
         axes.plot(x, y, marker, ls=dash, color=colour, lw=1.2, label=label, zorder=4, **look)
     rates = [rate * in_unit for _, rate in points]
     _draw_marks(axes, [(device, count, share, rate * in_unit) for device, count, share, rate in marks], rates)
-    _scale(axes, most, rates, unit)
+    _scale(axes, most, rates, unit.name)
     figure.legend(loc="outside lower left", ncols=columns, fontsize=8, frameon=False)
     for text in figure.legends[0].get_texts():
         text.set_parse_math(False)
     return figure
 
 
-def unit_of(tflop_per_second: float) -> tuple[str, float]:
-    """The unit that a rate is told in, and how many of it a TFLOP/s is: a CPU's small networks have thousandths."""
-    return ("TFLOP/s", 1.0) if tflop_per_second >= 0.1 else ("GFLOP/s", 1e3)
-
-
-def _look(own: Any, others: Sequence[Any]) -> tuple[str, str, Any]:
-    if own.style:
-        return own.style.colour, own.style.marker, own.style.dash
-    place = others.index(own)
-    return COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], "-" if own.is_measured else "--"
+def _looks(series: Sequence[Any]) -> list[tuple[str, str, Any]]:
+    """Colour, marker and dash of each; no two are equal."""
+    looks: list[tuple[str, str, Any]] = []
+    others = 0
+    for own in series:
+        if own.style:
+            looks.append((own.style.colour, own.style.marker, own.style.dash))
+            continue
+        colour, marker = COLOURS[others % len(COLOURS)], MARKERS[others // len(COLOURS) % len(MARKERS)]
+        looks.append((colour, marker, "-" if own.is_measured else "--"))
+        others += 1
+    return looks
 
 
 def _draw_ideal(axes: "Axes", series: Sequence[Any], most: int, in_unit: float) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from dsrun.study.exhibit import Exhibit, is_narrow, new_figure
 from dsrun.study.groups import Group, group_runs
 from dsrun.study.keys import draw_key, key_height, styles_of
-from dsrun.study.number_words import counted, listed, percent, power_of_two
+from dsrun.study.number_words import WHY_SKIPPED, counted, listed, percent, power_of_two
 from dsrun.study.run_record import RunRecord
 from dsrun.study.styles import Style
 
@@ -80,7 +80,7 @@ def _answer(ways: Sequence[_Way]) -> str:
     words = "The loss scale never moved" if not moving else f"The loss scale moved in {counted(len(moving), 'run')}"
     if not skipped:
         return f"No step was skipped: every gradient was finite. {words}."
-    return f"{skipped:,} of {counted(steps, 'step')} ({percent(skipped / steps)}) skipped, for a gradient was not finite. {words}."
+    return f"{skipped:,} of {counted(steps, 'step')} ({percent(skipped / steps)}) skipped, {WHY_SKIPPED}. {words}."
 
 
 def _each(ways: Sequence[_Way]) -> list[str]:

@@ -9,6 +9,7 @@ from dsrun.study.exhibit import is_narrow, new_figure
 from dsrun.study.keys import draw_key, key_height
 from dsrun.study.labels import broken
 from dsrun.study.magnitude_panels import Curve, Span, band_patches, draw_panel, label_exponents, span_of
+from dsrun.study.magnitude_settings import steps_text
 from dsrun.study.styles import Style
 from dsrun.study.watched import Tally
 
@@ -76,7 +77,7 @@ def _curves(settings: "Sequence[Setting]", title: str, layer: str) -> list[Curve
 
 def _entries(settings: "Sequence[Setting]") -> list[tuple[str, Style]]:
     lines = settings[1:] if len(settings) > 1 else settings
-    names = [s.group.label + (f", step {s.last_step}" if len(settings) == 1 else "") for s in lines]
+    names = [s.group.label + (f", {steps_text(s.last_steps)}" if len(settings) == 1 else "") for s in lines]
     return [(name, _without_marker(s.style)) for name, s in zip(names, lines, strict=True)]
 
 
@@ -85,9 +86,9 @@ def _area(settings: "Sequence[Setting]") -> "list[tuple[str, Patch]]":
     from matplotlib.patches import Patch
 
     first = settings[0]
-    if len(settings) == 1 and first.first_step == first.last_step:
+    if len(settings) == 1 and first.first_steps == first.last_steps:
         return []
-    name = first.group.label if len(settings) > 1 else f"step {first.first_step}"
+    name = first.group.label if len(settings) > 1 else steps_text(first.first_steps)
     return [(name, Patch(facecolor=AREA, edgecolor=AREA))]
 
 

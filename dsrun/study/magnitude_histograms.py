@@ -19,7 +19,7 @@ from dsrun.study.exhibit import Exhibit
 from dsrun.study.magnitude_figures import draw_distribution, draw_multiples
 from dsrun.study.magnitude_panels import histogram_rows
 from dsrun.study.magnitude_profile import STRAIGHT, Profile, profile
-from dsrun.study.magnitude_settings import Setting, read_settings, total_of
+from dsrun.study.magnitude_settings import Setting, read_settings, span_text, steps_text, total_of
 from dsrun.study.number_words import counted, listed, percent, power_of_two
 from dsrun.study.run_record import RunRecord
 
@@ -70,6 +70,8 @@ def _losses(settings: Sequence[Setting]) -> str:
         )
         if setting.total(title).finite
     ]
+    if not found:
+        return "No value that is finite and not zero was seen."
     share, title, words, setting = max(found, key=lambda one: one[0])
     if share >= NOTICED:
         return f"Not everything fits: {words.format(percent(share), title)} in {setting.group.label}."
@@ -97,7 +99,7 @@ def _change(settings: Sequence[Setting]) -> list[str]:
     if len(settings) > 1:
         return _beside(settings[0], settings[1:])
     setting = settings[0]
-    if setting.first_step == setting.last_step:
+    if setting.first_steps == setting.last_steps:
         return []
     moved = {title: ends for title in setting.last if (ends := _medians(setting, title))}
     words = [
@@ -105,7 +107,7 @@ def _change(settings: Sequence[Setting]) -> list[str]:
         for title, (before, after) in moved.items()
         if abs(after - before) >= 1
     ]
-    between = f"From step {setting.first_step} to {setting.last_step}"
+    between = f"Between {steps_text(setting.first_steps)} and {steps_text(setting.last_steps)}"
     without = ", the loss scale taken out" if (setting.first_scale, setting.loss_scale) != (1.0, 1.0) else ""
     return [f"{between} {listed(words)} (medians{without})." if words else f"{between} no median moves by a binade."]
 
@@ -153,19 +155,37 @@ def _apart(first: Setting, other: Setting, title: str) -> int:
 
 
 def _steps(settings: Sequence[Setting]) -> str:
-    last = listed(list(dict.fromkeys(str(setting.last_step) for setting in settings)))
-    words = f"Step {last}"
-    if len(settings) == 1 and settings[0].first_step != settings[0].last_step:
-        words += f", the area step {settings[0].first_step}"
+    words = _last_steps(settings)
+    if len(settings) == 1 and settings[0].first_steps != settings[0].last_steps:
+        words += f", the area {steps_text(settings[0].first_steps)}"
     elif len(settings) > 1:
         words += f", the area {settings[0].group.label}"
-    seeds = max(len(setting.group.runs) for setting in settings)
+    seeds = max(len(setting.runs) for setting in settings)
     words += f"; up to {counted(seeds, 'seed')} together" if seeds > 1 else ""
     scales = list(dict.fromkeys(f"{scale:g}" for s in settings for scale in s.last_scales if scale != 1))
     words += f"; errors and gradients carry the loss scale of {listed(scales)}" if scales else ""
     mixed = [s.group.label for s in settings if not s.has_one_scale]
     words += f", which in {listed(mixed)} is not the same in all seeds" if mixed else ""
+    left = [
+        f"{counted(missing, 'seed')} of {s.group.label}"
+        for s in settings
+        if (missing := len(s.group.runs) - len(s.runs))
+    ]
+    words += f". Without such a step in time and left out: {listed(left)}" if left else ""
     return f"{words}. Shares are of all values; bars at the edges: zeros, and values that are not finite."
+
+
+def _last_steps(settings: Sequence[Setting]) -> str:
+    """`Step 600`; of seeds with different ones `Each seed's last step with every kind, 500 to 600`; settings apart where they differ."""
+    labels: dict[str, list[str]] = {}
+    for setting in settings:
+        labels.setdefault(span_text(setting.last_steps), []).append(setting.group.label)
+    where = (
+        listed([f"{span} ({listed(own)})" for span, own in labels.items()]) if len(labels) > 1 else next(iter(labels))
+    )
+    if any(len(set(setting.last_steps)) > 1 for setting in settings):
+        return f"Each seed's last step with every kind, {where}"
+    return f"Step{'s' if len(labels) > 1 else ''} {where}"
 
 
 def _not_drawn(left: Sequence[str]) -> list[str]:
@@ -173,13 +193,17 @@ def _not_drawn(left: Sequence[str]) -> list[str]:
 
 
 def _rows(setting: Setting) -> list[dict]:
-    about = {"setting": setting.group.label, "seeds": len(setting.group.runs)}
+    """Of the first steps and of the last ones; `step` is the latest of the seeds', `from_step` the earliest."""
+    about = {"setting": setting.group.label, "seeds": len(setting.runs)}
+    tables = [(setting.first_steps, setting.first), (setting.last_steps, setting.last)]
     return [
         row
-        for step, table in {setting.first_step: setting.first, setting.last_step: setting.last}.items()
+        for steps, table in (tables[1:] if setting.first_steps == setting.last_steps else tables)
         for title, layers in table.items()
         for layer, tally in layers.items()
-        for row in histogram_rows(tally, about | {"step": step, "kind": title, "layer": layer})
+        for row in histogram_rows(
+            tally, about | {"step": max(steps), "from_step": min(steps), "kind": title, "layer": layer}
+        )
     ]
 
 
@@ -198,14 +222,14 @@ def magnitude_distribution(runs: Sequence[RunRecord]) -> Exhibit | None:
     caption = [
         answer,
         _tails(profiles),
-        f"{setting.group.label}, step {setting.last_step}, all layers (bold) and each of them.",
+        f"{setting.group.label}, {steps_text(setting.last_steps)}, all layers (bold) and each of them.",
     ]
     return Exhibit(
         "magnitude_distribution",
         "How magnitudes are distributed",
         " ".join(text for text in caption if text),
         f"Histograms by binade of parameters, inputs, outputs and gradients, linear above and logarithmic below. {answer}",
-        [row for row in _rows(setting) if row["kind"] in TALK_KINDS and row["step"] == setting.last_step],
+        [row for row in _rows(setting) if row["kind"] in TALK_KINDS and row["step"] == max(setting.last_steps)],
         lambda width: draw_distribution(width, setting, [title for title in TALK_KINDS if title in profiles]),
     )
 

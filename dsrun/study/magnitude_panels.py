@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.patches import Patch
 
 LOWEST = 1e-5
-BANDS = {"rounded to zero": "#f6dfc6", "subnormal": "#fbf3d0", "normal": "#eef5ee", "overflow": "#f3d3d3"}
+BANDS = {"zero, to nearest": "#f6dfc6", "subnormal": "#fbf3d0", "normal": "#eef5ee", "overflow": "#f3d3d3"}
 _EDGE = 3.0  # binades between the outermost curve and the bars for zeros and for what is not finite
 _BAR = 2.0
 _LABEL_INCHES = 0.22
@@ -153,7 +153,7 @@ def bands(limits: Range | None) -> list[tuple[str, float, float]]:
     flushed, top = float(np.log2(limits.smallest_positive)) - 1, float(np.log2(limits.largest))
     normal = flushed if np.isnan(limits.smallest_normal) else max(float(np.log2(limits.smallest_normal)), flushed)
     return [
-        ("rounded to zero", -np.inf, flushed),
+        ("zero, to nearest", -np.inf, flushed),
         ("subnormal", flushed, normal),
         ("normal", normal, top),
         ("overflow", top, np.inf),

@@ -1,7 +1,11 @@
 """What the figures of magnitudes show of a group: every kind's tallies by layer, at the first watched step and at the last.
 
 A layer's inputs are what the layer before it hands on. Of many recurrent layers neighbours are taken together, so that
-`MOST_LAYERS` rows suffice. Seeds are added.
+`MOST_LAYERS` rows suffice.
+
+Seeds are added. They see their batches in other orders, and of a batch with a shape of its own not every kind is watched; so a seed's
+last step is its last with every kind that is not after any other seed's last one, and seeds may have different ones. A seed that has
+none is left out, and captions say so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +15,7 @@ from dsrun.study.groups import Group, group_runs
 from dsrun.study.keys import styles_of
 from dsrun.study.run_record import RunRecord
 from dsrun.study.styles import Style
-from dsrun.study.watched import HANDED_ON, LayerStep, Range, Tally, common_steps, read_layers, together
+from dsrun.study.watched import HANDED_ON, LayerStep, Range, Tally, read_layers, together
 
 KINDS = {
     "parameters": "weight",
@@ -29,13 +33,17 @@ Table = dict[str, dict[str, Tally]]  # by title of a kind, then layer
 
 @dataclass(frozen=True)
 class Setting:
-    """A group's first and last step of which all kinds were watched, by kind and layer."""
+    """A group's first and last steps of which all kinds were watched, by kind and layer.
+
+    `runs` are those of the group that have such steps, with a first and a last step each.
+    """
 
     group: Group
     style: Style
-    first_step: int
+    runs: tuple[RunRecord, ...]
+    first_steps: tuple[int, ...]
     first: Table
-    last_step: int
+    last_steps: tuple[int, ...]
     last: Table
     ranges: dict[str, Range]
     first_scales: tuple[float, ...]
@@ -70,16 +78,37 @@ def total_of(layers: Mapping[str, Tally]) -> Tally:
     return sum(layers.values(), Tally())
 
 
+def span_text(steps: Sequence[int]) -> str:
+    """`600`, `500 to 600`."""
+    return f"{min(steps)}" if min(steps) == max(steps) else f"{min(steps)} to {max(steps)}"
+
+
+def steps_text(steps: Sequence[int]) -> str:
+    """`step 600`, `steps 500 to 600`."""
+    return f"step{'' if min(steps) == max(steps) else 's'} {span_text(steps)}"
+
+
 def _read(group: Group, style: Style) -> Setting | None:
-    watching = [run for run in group.runs if run.watched_steps]
-    steps = common_steps(watching)
-    whole = [step for step in _ends(watching, steps) if step is not None]
-    if not whole:
+    ends = [(run, own) for run in group.runs if (own := _ends(run))]
+    latest = min((last for _, (_, last) in ends), default=0)
+    used = [(run, first, _last_whole(run, latest)) for run, (first, _) in ends if first <= latest]
+    if not used:
         return None
-    first, last = (together(read_layers(run, step) for run in watching) for step in (whole[0], whole[-1]))
+    first = together(read_layers(run, step) for run, step, _ in used)
+    last = together(read_layers(run, step) for run, _, step in used)
     ranges = {title: last.ranges[kind] for title, kind in KINDS.items() if kind in last.ranges}
+    runs, first_steps, last_steps = zip(*used, strict=True)
     return Setting(
-        group, style, first.step, _table(first), last.step, _table(last), ranges, first.loss_scales, last.loss_scales
+        group,
+        style,
+        runs,
+        first_steps,
+        _table(first),
+        last_steps,
+        _table(last),
+        ranges,
+        first.loss_scales,
+        last.loss_scales,
     )
 
 
@@ -94,13 +123,20 @@ def read_settings(runs: Sequence[RunRecord]) -> list[Setting]:
     return [setting for group in groups if (setting := _read(group, styles[group.label]))]
 
 
-def _ends(runs: Sequence[RunRecord], steps: Sequence[int]) -> list[int | None]:
-    """The first and the last step of which every kind was watched; of a batch with a shape of its own only weights and updates are."""
+def _ends(run: RunRecord) -> tuple[int, int] | None:
+    """The first and the last step of which every kind was watched. Each step is a file that is read, so no more of them than needed."""
+    steps = run.watched_steps
+    first = next((step for step in steps if _is_whole(run, step)), None)
+    return None if first is None else (first, _last_whole(run, steps[-1]))
 
-    def is_whole(step: int) -> bool:
-        return all(set(read_layers(run, step).ranges) >= _WHOLE for run in runs)
 
-    return [next(filter(is_whole, steps), None), next(filter(is_whole, reversed(steps)), None)]
+def _last_whole(run: RunRecord, latest: int) -> int:
+    """The last whole step that is not after `latest`; there is one."""
+    return next(step for step in reversed(run.watched_steps) if step <= latest and _is_whole(run, step))
+
+
+def _is_whole(run: RunRecord, step: int) -> bool:
+    return set(read_layers(run, step).ranges) >= _WHOLE
 
 
 def _table(step: LayerStep) -> Table:

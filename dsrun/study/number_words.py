@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+WHY_SKIPPED = "since the loss, a gradient or a new weight was not finite"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

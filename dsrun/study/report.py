@@ -123,7 +123,8 @@ def make_report(
     """Find what the runs have to show; draws nothing yet.
 
     Args:
-        baseline: label of a setting, or a run's name, that others are compared with; default: the first. why_baseline: a note on that.
+        baseline: label of a setting, or a run's name or path, that others are compared with; default: the first. why_baseline: a note
+            on that.
         split: that verdicts are given on; default: test if any run was scored there, else dev.
         tell: takes a line on what is being done.
 
@@ -150,9 +151,14 @@ def with_baseline_first(runs: Sequence[RunRecord], baseline: str | None) -> list
     """
     if baseline is None:
         return list(runs)
-    shown = dict(zip(run_names(runs), runs, strict=True))  # also the names that are numbered on the page
-    name = str(shown[baseline].path) if baseline in shown else baseline
-    first, _ = baseline_of(group_runs(runs), name)
+    groups = group_runs(runs)
+    numbered = dict(zip(run_names(runs), runs, strict=True))  # names that the page has made different
+    try:
+        first, _ = baseline_of(groups, baseline)
+    except UsageError:
+        if baseline not in numbered:
+            raise
+        first, _ = baseline_of(groups, str(numbered[baseline].path))
     own = {id(run) for run in first.runs}
     return sorted(runs, key=lambda run: id(run) not in own)
 
@@ -176,12 +182,12 @@ def check_output(page: Path) -> None:
     """Raises UsageError where the page or its folder of figures cannot be written, or is somebody's; before the work and not after it."""
     if page.suffix not in (".html", ".htm"):
         raise UsageError(f"{page}: write a name that ends in .html.")
+    if cannot := why_not_writable(page.parent):
+        raise UsageError(f"{cannot} Say where the page goes, e.g. -o report.html.")
     if not page.parent.is_dir():
         raise UsageError(
             f"{page}: the folder {page.parent} does not exist. `mkdir -p {shlex.quote(str(page.parent))}` makes it."
         )
-    if cannot := why_not_writable(page.parent):
-        raise UsageError(f"{cannot} Say where the page goes, e.g. -o report.html.")
     if page.is_dir():
         raise UsageError(f"{page}: a folder. Choose another name.")
     require_own(page)

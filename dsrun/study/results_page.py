@@ -14,7 +14,7 @@ from typing import Any
 
 from dsrun.study.foreign_text import code_in_markdown, in_markdown, longest_backticks, one_line
 from dsrun.study.groups import Group, differing_keys, group_runs, short_names, shown, usual_baseline
-from dsrun.study.number_words import counted
+from dsrun.study.number_words import WHY_SKIPPED, counted, percent
 from dsrun.study.results_record import RecordedRun, Section
 from dsrun.study.run_record import Split
 from dsrun.study.statistics import Difference, Rate, difference, rate_interval, why_not_paired
@@ -136,7 +136,7 @@ def _rows(groups: Sequence[Group], split: Split) -> list[Row]:
         row[f"{split} CER minus the first's"] = _difference_text(pair) + f", p {pair.p:.2g}" if pair else "-"
         row["steps"] = _spread(group, "steps", lambda value: f"{value:g}")
         row["minutes"] = _spread(group, "training_seconds", lambda value: f"{value / 60:.1f}")
-        row["updates below half an ulp"] = _spread(group, "swallowed_share", lambda value: f"{value:.1%}")
+        row["updates below half an ulp"] = _spread(group, "swallowed_share", percent)
         rows.append(row)
     if all(len(group.runs) == 1 for group in groups):
         rows = [{key: value for key, value in row.items() if not key.endswith("by seed")} for row in rows]
@@ -245,7 +245,7 @@ def _run_notes(run: RecordedRun) -> list[str]:
         reason = f" ({run.status['reason']})" if run.status.get("reason") else ""
         notes.append(f"{run.name} is incomplete: {run.state} at step {step}{reason}{best}.")
     if run.measured.get("skipped"):
-        notes.append(f"{run.name}: {counted(run.measured['skipped'], 'step')} skipped, for a gradient was not finite.")
+        notes.append(f"{run.name}: {counted(run.measured['skipped'], 'step')} skipped, {WHY_SKIPPED}.")
     if changed := run.measured.get("environment_changed_at"):
         notes.append(f"{run.name} went on under other circumstances at step {', '.join(map(str, changed))}.")
     if run.config.get("determinism", "strict") != "strict":

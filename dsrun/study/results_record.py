@@ -22,7 +22,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,7 @@ _ABSOLUTE = re.compile(
     r"|(?:(?<!\w)[A-Za-z]:[\\/]+|(?<![\\\w])\\\\+)(?:[^\\/:*?\"<>|\r\n,;]+[\\/]+)*[^\\/:*?\"<>|\s,;]+"
 )
 _BEGINS_AS_PATH = re.compile(r"file://|~[\w.-]*/|/[^/\s]|[A-Za-z]:[\\/]|\\\\")
+DSRUN = ("dsrun", "__main__.py", "sweep_child.py")  # how dsrun is started
 USERS = ("home", "Users")  # folders of users
 LONGEST = 2**31  # characters or errors of an utterance
 _HEADING = re.compile(r" ?(Claim|Measured|Run|Needs):\s+(.*)")
@@ -281,6 +282,11 @@ def clean_command(line: str) -> str:
         words = shlex.split(line)
     except ValueError:  # cut, or not written by dsrun
         return clean(line)
+    if not words:
+        return ""
+    program = PurePath(words[0]).name
+    if program not in DSRUN:  # somebody's own program, which trains by calling dsrun
+        return shlex.join([program, *map(_clean_word, words[1:])])
     start = next((place for place, word in enumerate(words) if word in ("train", "sweep")), 1)
     return shlex.join(["dsrun", *map(_clean_word, words[start:])])
 

@@ -3,15 +3,15 @@
 Nothing here says where a folder lies or when the page was made, so that the page is the same from a copy of the folders.
 """
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dsrun.study.groups import differing_keys, group_runs, short_names, shown
-from dsrun.study.number_words import first_of
+from dsrun.study.number_words import counted, first_of
 from dsrun.study.outcomes import outcome
+from dsrun.study.results_record import clean_command
 from dsrun.study.run_record import SPLITS, RunRecord
 
 ABSENT = "–"
@@ -144,24 +144,15 @@ def _manifest(run: RunRecord, split: str) -> str:
 
 
 def commands(run: RunRecord) -> str | None:
-    """The command that started the run, and how often it was started again; without the path to the program."""
+    """The command that started the run, and how often it was started again; without folders that are of a machine."""
     if not run.run.command.is_file():
         return None
     lines = run.run.command.read_text(encoding="utf-8", errors="replace").splitlines()
-    typed = [_command(line) for line in lines if line.strip()]
+    typed = [clean_command(line) for line in lines if line.strip()]
     if not typed:
         return None
     first, again = typed[0], len(typed) - 1
-    return first + (f"   (started again {again} time{'s' * (again > 1)})" if again else "")
-
-
-def _command(line: str) -> str:
-    try:
-        program, *arguments = shlex.split(line)
-    except ValueError:
-        return line
-    name = Path(program).name
-    return shlex.join(["dsrun" if name == "__main__.py" else name, *arguments])
+    return first + (f"   (started again {counted(again, 'time')})" if again else "")
 
 
 def notes(runs: Sequence[RunRecord]) -> list[str]:

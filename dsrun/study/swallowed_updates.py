@@ -41,12 +41,26 @@ class _Found:
     skipped: int  # watched steps that are left out
 
     @property
+    def last(self) -> int:
+        """Place of the last step with updates, of which captions tell shares: at step 1 Adam's are the learning rate and say nothing."""
+        places = range(len(self.series.steps))
+        return max(place for place in places if any(row[place].updates for row in self.series.tallies))
+
+    @property
+    def last_step(self) -> int:
+        return self.series.steps[self.last]
+
+    @property
     def swallowed(self) -> float:
-        return self.series.overall("swallowed", "updates")
+        return self.share("swallowed", self.last)
 
     @property
     def changed(self) -> float:
-        return self.series.overall("changed", "updates")
+        return self.share("changed", self.last)
+
+    def share(self, part: str, place: int) -> float:
+        """Of the updates of a step, all layers together."""
+        return _overall([row[place] for row in self.series.tallies], part)
 
 
 def swallowed_updates(runs: Sequence[RunRecord]) -> Exhibit | None:
@@ -108,9 +122,11 @@ def _answer(found: Sequence[_Found], *, is_all: bool) -> str:
         where = "here" if is_all else f"in {listed([one.group.label for one in found], MOST_NAMED)}"
         return (
             f"No format swallows updates {where}: {at_most(most.swallowed)} of them ({most.group.label}) are below half an ulp of "
-            "their weight."
+            f"their weight at step {most.last_step}, the last watched."
         )
-    words = f"{percent(most.swallowed)} of the updates in {most.group.label}"
+    words = (
+        f"At step {most.last_step}, the last watched, {percent(most.swallowed)} of the updates in {most.group.label}"
+    )
     if _way(most.group.config) == "nearest":
         return f"{words} are swallowed: they are below half an ulp of their weight, and rounded to nearest it stays as it is."
     return f"{words} are below half an ulp of their weight; rounding to nearest would swallow them."
@@ -128,14 +144,15 @@ def _where(found: Sequence[_Found]) -> list[str]:
     if most.swallowed < NOTICED:
         return []
     series = most.series
-    layers = {layer: _overall(row, "swallowed") for layer, row in zip(series.layers, series.tallies, strict=True)}
+    layers = {
+        layer: _overall([row[most.last]], "swallowed") for layer, row in zip(series.layers, series.tallies, strict=True)
+    }
     known = {layer: share for layer, share in layers.items() if np.isfinite(share)}
     top, least = max(known, key=lambda layer: known[layer]), min(known, key=lambda layer: known[layer])
     words = f"Most in {top} ({percent(known[top])}), least in {least} ({percent(known[least])})"
     words = words if top != least else f"All of it in {top}"
-    by_step = [_overall(list(column), "swallowed") for column in zip(*series.tallies, strict=True)]
-    if len(series.steps) > 1:
-        words += f"; {percent(by_step[0])} at step {series.steps[0]}, {percent(by_step[-1])} at step {series.steps[-1]}"
+    if most.last > 0:
+        words += f"; at step {series.steps[0]} it was {percent(most.share('swallowed', 0))}"
     others = [f"{percent(one.swallowed)} in {one.group.label}" for one in found if one is not most]
     return [f"{words}.", *([f"The others: {listed(others, MOST_NAMED)}."] if others else [])]
 
@@ -154,7 +171,7 @@ def _ways_out(found: Sequence[_Found]) -> list[str]:
         others = [one for one in found if _other_settings(one) == _other_settings(plain)]
         words = [_compared(way, one, plain) for way in WAYS_OUT for one in others if _way(one.group.config) == way]
         if words:
-            begin = f"Of the updates in {plain.group.label} {percent(plain.changed)} change the weight"
+            begin = f"Of these updates in {plain.group.label} {percent(plain.changed)} change the weight"
             sentences.append(f"{begin}; {'; '.join(words)}.")
     return sentences[:MOST_COMPARED]
 

@@ -47,9 +47,9 @@ def underflow_by_layer(runs: Sequence[RunRecord]) -> Exhibit | None:
         "underflow_by_layer",
         f"Where {KINDS[kind]} underflow",
         " ".join(text for text in (answer, _others(blocks, most[0]), small) if text),
-        f"Heat maps, layer by step, of the share of {KINDS[kind]} that become zero. {answer}",
+        f"Heat maps, layer by step, of the share of {KINDS[kind]} that become zero, rounded to nearest. {answer}",
         [row for group, block in zip(shown, blocks, strict=True) for row in _map_rows(group, kind, block.maps[0])],
-        lambda width: draw_heat_maps(width, blocks, f"underflows%: share of the {KINDS[kind]} that become zero"),
+        lambda width: draw_heat_maps(width, blocks, f"underflows% of the {KINDS[kind]}, rounded to nearest"),
     )
 
 

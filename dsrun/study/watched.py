@@ -98,7 +98,10 @@ class LayerStep:
 
 
 def together(steps: Iterable[LayerStep]) -> LayerStep:
-    """The same step of several seeds, added. What carries a loss scale is added as the format met it, whatever the seeds' scales."""
+    """A step of each of several seeds, added; `step` and formats are the first one's.
+
+    What carries a loss scale is added as the format met it, whatever the seeds' scales.
+    """
     first, *others = steps
     scales = tuple(dict.fromkeys(scale for one in (first, *others) for scale in one.loss_scales))
     tallies = dict(first.tallies)

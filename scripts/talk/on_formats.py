@@ -102,12 +102,15 @@ def recovered(narrow: str, remedy: str) -> Judge:
     return judge
 
 
+COPIES = {"master": "weights that accumulate", "storage": "weights as read, a second copy"}
+
+
 def bytes_of_copies(evidence: Evidence) -> Judged:
     """Copies of the weights, from costs.json, in the formats' own widths."""
     found = {name: _bytes(evidence, name) for name in ("float16_nearest", BASELINE, "float16_storage")}
     totals = [sum(roles.values()) for roles in found.values()]
     listed = [
-        f"{name}: {', '.join(f'{role} {count / 1e6:.2f}' for role, count in roles.items() if count)}"
+        f"{name}: {', '.join(f'{COPIES[role]} {count / 1e6:.2f}' for role, count in roles.items() if count)}"
         for name, roles in found.items()
     ]
     verdict: Verdict = "agrees" if totals[0] < totals[1] < totals[2] else "differs"

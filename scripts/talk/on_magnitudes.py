@@ -17,6 +17,7 @@ import numpy as np
 from dsrun.record.magnitudes import BIAS, FIELDS, Magnitudes
 from dsrun.study.groups import Group
 from dsrun.study.magnitude_profile import FEWEST_POINTS, LEAST_BINADES, STRAIGHT, Profile, profile
+from dsrun.study.number_words import percent
 from dsrun.study.run_record import RunRecord
 from dsrun.study.watched import by_layer
 from scripts.talk.claims import FEWEST_SEEDS, Claim, Judged, MissingError, Verdict
@@ -157,7 +158,7 @@ def _percent(shares: list[float]) -> str:
 
 def _share(share: float) -> str:
     return (
-        f"{share:.1%}" if share >= 0.001 else "none" if share == 0 else f"{float(f'{share * 1e6:.2g}'):g} in a million"
+        percent(share) if share >= 0.001 else "none" if share == 0 else f"{float(f'{share * 1e6:.2g}'):g} in a million"
     )
 
 

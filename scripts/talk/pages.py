@@ -57,6 +57,11 @@ KNOWN = (
     "after an earlier one had turned out to be met by normal numbers too. The bound of log space's error was set when errors of "
     "0.0001 were known. Speed: the talk's own figures.",
 )
+NAMES = (
+    "Names: float8 is mxfp8_e4m3 (values of 8 bits in blocks of 32 with a shared scale) with gradients in float8_e5m2, fixed16 is "
+    "fixed_q6.10; _storage has a float32 copy of the weights that accumulates the updates, _nearest and _stochastic have none and are "
+    "updated so."
+)
 UNKNOWN_AT_FULL_SIZE = (
     "The margins are those of the small network, where they were set with its error rates in view (scripts/talk/claims.py); nothing "
     "was known of this network when they were written."
@@ -181,6 +186,8 @@ def markdown(rows: Sequence[Row], facts: dict[str, Any], known: str = "", left_o
         "",
         in_markdown("; ".join(f"{name}: {value}" for name, value in facts.items())) or "nothing was run yet",
         "",
+        in_markdown(NAMES),
+        "",
     ]
     lines += [f"- no number here is of this run folder: {in_markdown(text)}" for text in left_out]
     lines += [""] if left_out else []
@@ -219,7 +226,7 @@ def write_page(evidence: Evidence, rows: Sequence[Row]) -> Path | None:
         return None
     found = report.make_report(runs, baseline=runs[0].name, benches=_benches(evidence)) if runs else None
     caption = " ".join(
-        [in_short(rows), known(evidence), *(f"Left out: {printable(text)}." for text in evidence.left_out)]
+        [in_short(rows), NAMES, known(evidence), *(f"Left out: {printable(text)}." for text in evidence.left_out)]
     )
     claims = Exhibit("claims", "The talk's claims", caption, in_short(rows), _flat(rows), html=claims_table(rows))
     exhibits = [*study_exhibits(evidence), *(found.exhibits if found else []), *bits_exhibits(equal)]

@@ -79,7 +79,7 @@ def test_another_baseline_turns_the_sign(sweep):
     assert report["groups"][1]["differences"]["test"]["cer"]["words"] == "better"
     by_run = json.loads(run(sweep, "--json", "--split", "dev", "--baseline", sweep / "c-bfloat16-2"))
     assert by_run["baseline"] == "bfloat16"
-    assert "There are: float32; float16; bfloat16" in refusal(sweep, "--baseline", "float64")
+    assert "The groups are 'float32'; 'float16'; 'bfloat16'" in refusal(sweep, "--baseline", "float64")
 
 
 def test_of_runs_the_first_is_the_baseline_and_of_a_folder_the_plain_float32(sweep, tmp_path):

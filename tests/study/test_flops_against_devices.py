@@ -79,12 +79,30 @@ def test_a_setting_looks_as_in_the_reports_other_figures(tmp_path):
     for label, style in styles.items():
         (look,) = [own for name, own in looks.items() if name.startswith(f"{label},")]
         assert look == (style.colour, style.marker)
-    assert len({style.colour for style in styles.values()}) == 2
+    everything = [(line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line in figure.axes[0].lines]
+    everything = [look for look in everything if look[1] not in ("None", "x")]  # the ideal lines, the talk's marks
+    assert len(everything) == len(set(everything)) > len(styles)
+
+
+def test_a_setting_on_two_kinds_of_devices_is_drawn_as_two(tmp_path):
+    runs = open_runs([write(tmp_path / "a"), write(tmp_path / "b", facts=H100)])
+    figure = flops_against_devices(runs).draw(WIDE)
+    looks = {line.get_label(): (line.get_color(), line.get_marker()) for line in figure.axes[0].lines}
+    looks = {label: look for label, look in looks.items() if label.startswith("float32")}
+    assert len(looks) == 2
+    assert len(set(looks.values())) == 2
+
+
+def test_caption_and_axis_have_one_unit(tmp_path):
+    exhibit = flops_against_devices(open_runs([write(tmp_path / "a", flops=2 * 10**9, facts=H100)]))
+    assert exhibit.draw(WIDE).axes[0].get_ylabel() == "TFLOP/s"  # for the marks of the peak
+    assert "reaches 0.002 TFLOP/s" in exhibit.caption
+    assert "less than 0.1% of the peak" in exhibit.caption
 
 
 def test_on_a_device_with_a_data_sheet_the_share_of_its_peak_and_the_talks_marks_are_told(tmp_path):
     exhibit = flops_against_devices(open_runs([write(tmp_path / "a", flops=33 * 10**12, facts=H100)]))
-    assert "49% of the peak (float32 FMA, data sheet)" in exhibit.caption
+    assert "49.3% of the peak (float32 FMA, data sheet)" in exhibit.caption
     marks = {row["devices"]: row["TFLOP/s"] for row in exhibit.rows if row["series"].startswith("the talk")}
     assert marks == {1: pytest.approx(0.55 * 67), 8: pytest.approx(8 * 0.48 * 67)}
 
@@ -105,7 +123,7 @@ def test_a_report_is_measured_where_it_measured_and_modelled_beyond(tmp_path):
 def test_of_a_cpu_the_peak_is_what_large_products_reached_and_eight_devices_have_none():
     ceilings = {"devices": 2, "products": {"float32": {"measured_tflop_per_second": 8.0}}}
     exhibit = flops_against_devices([], benches=[scaling("cpu", "cpu", ceilings=ceilings)])
-    assert "50% of the peak (large products, measured beside the steps, of all cores)" in exhibit.caption
+    assert "50.0% of the peak (large products, measured beside the steps, of all cores)" in exhibit.caption
     marks = [row for row in exhibit.rows if row["series"].startswith("the talk") and row["device"] == "cpu"]
     assert [row["TFLOP/s"] for row in marks] == [pytest.approx(4.4)]
 

@@ -145,6 +145,51 @@ def test_a_step_without_activations_is_passed_over_and_a_run_with_none_has_no_fi
     assert magnitude_distribution(open_runs([tmp_path / "b"])) is None
 
 
+def tables_of(whole_steps, steps=(1, 100, 200, 300), **kwargs):
+    """Tables of steps, in which every kind was watched at some and weights and updates alone at the others."""
+    partial = [t for t in network_tensors() if t["kind"] in ("weight", "update")]
+    return [magnitudes_of(s, network_tensors(**kwargs) if s in whole_steps else partial) for s in steps]
+
+
+def test_seeds_whose_whole_steps_differ_have_each_its_last_one_not_after_the_others(tmp_path):
+    run_of(tmp_path / "a", tables_of({1, 100, 200}), seed=1)
+    run_of(tmp_path / "b", tables_of({1, 100, 300}), seed=2)
+    (found,) = magnitude_histograms(open_runs([tmp_path]))
+    assert (
+        "Each seed's last step with every kind, 100 to 200, the area step 1; up to 2 seeds together." in found.caption
+    )
+    assert "Between step 1 and steps 100 to 200 no median moves" in found.caption
+    assert {(row["from_step"], row["step"], row["seeds"]) for row in found.rows} == {(1, 1, 2), (100, 200, 2)}
+    one = read_settings(open_runs([tmp_path / "a"]))[0]
+    both = read_settings(open_runs([tmp_path]))[0]
+    assert both.total("errors").finite == 2 * one.total("errors").finite
+
+
+def test_a_seed_without_a_whole_step_in_time_is_left_out_and_said_to_be(tmp_path):
+    run_of(tmp_path / "a", tables_of({1, 100}), seed=1)
+    run_of(tmp_path / "b", tables_of(set()), seed=2)  # has none at all
+    run_of(tmp_path / "c", tables_of({200, 300}), seed=3)  # has none as early as seed 1's last one
+    (found,) = magnitude_histograms(open_runs([tmp_path]))
+    assert "Without such a step in time and left out: 2 seeds of float16." in found.caption
+    assert "Step 100, the area step 1" in found.caption
+    assert {row["seeds"] for row in found.rows} == {1}
+
+
+def test_of_three_seeds_the_change_is_that_of_each(tmp_path):
+    for seed, whole in ((1, {1, 300}), (2, {100, 200}), (3, {1, 100})):
+        run_of(tmp_path / f"{seed}", tables_of(whole), seed=seed)
+    setting = read_settings(open_runs([tmp_path]))[0]
+    assert (setting.first_steps, setting.last_steps) == ((1, 100, 1), (1, 100, 100))
+    assert "the area steps 1 to 100" in magnitude_histograms(open_runs([tmp_path]))[0].caption
+
+
+def test_settings_of_different_lengths_are_said_to_be(tmp_path):
+    run_of(tmp_path / "a", tables_of({1, 100}))
+    run_of(tmp_path / "b", tables_of({1, 300}), **{"arithmetic.update.rounding": "stochastic"})
+    (found,) = magnitude_histograms(open_runs([tmp_path]))
+    assert "Steps 100 (float16) and 300 (float16, stochastic), the area float16." in found.caption
+
+
 def test_many_layers_are_taken_together_and_a_layer_reads_what_the_one_before_hands_on(tmp_path):
     run_of(tmp_path / "run", [magnitudes_of(3, network_tensors(layers=9))])
     setting = read_settings(open_runs([tmp_path / "run"]))[0]
@@ -174,7 +219,7 @@ def test_the_distribution_says_whether_it_is_peaked(tmp_path):
 
 def test_bands_are_those_of_the_format_and_one_with_a_scale_has_none():
     found = {name: ends for name, *ends in bands(Range("float16", 2.0**-24, 2.0**-14, 65504.0))}
-    assert found["rounded to zero"] == [-np.inf, -25.0]
+    assert found["zero, to nearest"] == [-np.inf, -25.0]
     assert (found["subnormal"], found["normal"][0]) == ([-25.0, -14.0], -14.0)
     assert bands(Range("int8", np.nan, np.nan, np.nan)) == []
 

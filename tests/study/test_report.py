@@ -1,6 +1,7 @@
 """`dsrun report`: what the page says, that it is the same bytes anywhere, and that nobody's text becomes markup or loses a file."""
 
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -14,8 +15,10 @@ from dsrun.cli import app
 from dsrun.errors import UsageError
 from dsrun.inspection import open_runs
 from dsrun.record import durable
+from dsrun.study.compare import baseline_of
 from dsrun.study.exhibit import Exhibit
 from dsrun.study.figure_files import Picture, draw
+from dsrun.study.groups import group_runs
 from dsrun.study.report import check_output, figures_folder, make_report, with_baseline_first, write_report
 from dsrun.study.report_page import Item, render_page
 from dsrun.study.runs_table import commands, notes, run_names
@@ -248,7 +251,7 @@ def test_wrong_input_is_refused_with_a_way_out(tmp_path):
     assert f"does not exist. `mkdir -p {tmp_path / 'no'}` makes it" in refusal(
         str(run), "-o", str(tmp_path / "no" / "page.html")
     )
-    assert "There are: float32." in refusal(str(run), "--baseline", "float64")
+    assert "The groups are 'float32'; a run is named as its folder" in refusal(str(run), "--baseline", "float64")
     assert "no run has results on it" in refusal(str(run), "--split", "test")
     assert "no JSON report" in refusal(str(run), "--bench", str(run / "config.yaml") + "x")
     other = write_run_folder(tmp_path / "elsewhere" / "run")
@@ -301,10 +304,23 @@ def test_a_run_folder_whose_report_leads_elsewhere_is_refused(tmp_path):
 def test_the_baseline_is_the_first_setting_or_the_one_that_is_named(tmp_path):
     runs = open_runs([write_sweep(tmp_path / "runs")])
     assert with_baseline_first(runs, None) == runs
-    for name in ("float16, no master", "nearest-2", str(tmp_path / "runs" / "nearest-2")):
+    relative = os.path.relpath(tmp_path / "runs" / "nearest-2")
+    for name in ("float16, no master", "nearest-2", str(tmp_path / "runs" / "nearest-2"), relative, "nearest"):
         ordered = with_baseline_first(runs, name)
         assert [run.name for run in ordered[:2]] == ["nearest-1", "nearest-2"]
         assert [run.name for run in ordered[2:]] == [run.name for run in runs if not run.name.startswith("nearest")]
+
+
+def test_a_name_is_the_same_baseline_in_a_report_as_in_a_comparison(tmp_path):
+    write_run_folder(tmp_path / "x", config={"arithmetic.storage.format": "float16"})
+    write_run_folder(
+        tmp_path / "float16", config={"arithmetic.storage.format": "float16", "arithmetic.master.format": "none"}
+    )
+    runs = open_runs([tmp_path / "x", tmp_path / "float16"])
+    assert [group.label for group in group_runs(runs)] == ["float16", "float16, no master"]
+    for name in ("float16", "float16, no master", str(tmp_path / "float16")):
+        group, _ = baseline_of(group_runs(runs), name)
+        assert with_baseline_first(runs, name)[0] is group.runs[0]
 
 
 def test_notes_tell_of_other_data_commits_devices_and_loose_determinism(tmp_path):
@@ -332,11 +348,15 @@ def test_notes_tell_of_other_data_commits_devices_and_loose_determinism(tmp_path
     ]
 
 
-def test_a_command_is_shown_without_the_path_to_the_program(tmp_path):
+def test_a_command_is_shown_without_the_folders_of_a_machine(tmp_path):
     run = write_run_folder(tmp_path / "run")
     (run / "command.txt").write_text("/home/me/.venv/bin/dsrun train --config 'a b.yaml'\n/x/dsrun/__main__.py train\n")
     (record,) = open_runs([run])
     assert commands(record) == "dsrun train --config 'a b.yaml'   (started again 1 time)"
+    (run / "command.txt").write_text(
+        "/x/bin/dsrun train --config /home/me/work/configs/a.yaml --run-dir /scratch/me/b\n"
+    )
+    assert commands(record) == "dsrun train --config configs/a.yaml --run-dir b"
 
 
 def test_runs_of_one_name_are_numbered(tmp_path):

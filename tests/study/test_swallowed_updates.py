@@ -30,9 +30,11 @@ def test_the_caption_says_which_format_swallows_how_much_and_what_stochastic_rou
         {"changed": 4, "swallowed": 6, "config": NO_MASTER},
         {"changed": 7, "swallowed": 6, "config": STOCHASTIC},
     )
-    assert found.caption.startswith("30.0% of the updates in bfloat16, no master are swallowed: ")
-    assert "0% at step 1, 60.0% at step 50" in found.caption
-    told = "Of the updates in bfloat16, no master 40.0% change the weight; with stochastic rounding 70.0%."
+    assert found.caption.startswith(
+        "At step 50, the last watched, 60.0% of the updates in bfloat16, no master are swallowed: "
+    )
+    assert "at step 1 it was 0%." in found.caption
+    told = "Of these updates in bfloat16, no master 40.0% change the weight; with stochastic rounding 70.0%."
     assert told in found.caption
     assert found.alt.endswith("it stays as it is.")
     cell = {"setting": "bfloat16, no master", "seeds": 1, "layer": "gru_0", "step": 50, "updates": 10}

@@ -92,7 +92,7 @@ def test_the_loss_scale_is_told_with_its_skipped_steps(tmp_path):
     run = scaled(tmp_path / "run", [1024.0, 512.0, 512.0, 1024.0], finite={1}, config=FLOAT16)
     found = loss_scale([run])
     assert found.caption.startswith(
-        "1 of 4 steps (25.0%) skipped, for a gradient was not finite. The loss scale moved in 1 run."
+        "1 of 4 steps (25.0%) skipped, since the loss, a gradient or a new weight was not finite. The loss scale moved in 1 run."
     )
     assert "float16: between 2⁹ and 2¹⁰, at the end 2¹⁰, 1 step skipped." in found.caption
     skipped = [row["step"] for row in found.rows if row["what"] == "skipped"]
