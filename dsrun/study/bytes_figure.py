@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dsrun.study.exhibit import is_narrow, new_figure
+from dsrun.study.labels import elided
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +23,7 @@ LOOKS = {
 }
 ROW, HEAD, FOOT = 0.78, 0.35, 0.55  # inches: of a setting, above and below a panel
 BAR = 0.2  # of a row
+NAME_INCHES = 3.2  # that a panel has in any figure
 
 
 def draw_bytes_and_time(settings: Sequence[Any], roles: Mapping[str, str], width: float) -> "Figure":
@@ -118,8 +120,9 @@ def _draw_times(axes: "Axes", settings: Sequence[Any], room: float) -> None:
 def _name_rows(axes: "Axes", settings: Sequence[Any]) -> None:
     """A setting's name above its row, so that it has the whole width."""
     for place, one in enumerate(settings):
+        label = elided(one.label, 8.5, NAME_INCHES)
         axes.text(
-            0.005, place - 0.24, one.label, transform=axes.get_yaxis_transform(), fontsize=8.5, va="center", parse_math=False
+            0.005, place - 0.24, label, transform=axes.get_yaxis_transform(), fontsize=8.5, va="center", parse_math=False
         )  # fmt: skip
     axes.set_ylim(len(settings) - 0.4, -0.5)
     axes.set_yticks([])

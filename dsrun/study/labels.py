@@ -50,6 +50,16 @@ def broken(text: str, points: float, inches: float) -> str:
     return "\n".join(lines)
 
 
+def elided(text: str, points: float, inches: float) -> str:
+    """The text, or its beginning and end where it is wider than `inches`."""
+    shown = text
+    for kept in range(len(text) - 1, 3, -1):
+        if text_width(shown, points) <= inches:
+            break
+        shown = f"{text[: kept - kept // 2]}…{text[-(kept // 2) :]}"
+    return shown
+
+
 def spread(wanted: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:
     """Middles of labels along an axis, each as near as can be to where it is wanted, none over another.
 

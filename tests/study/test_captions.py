@@ -14,6 +14,7 @@ from dsrun.study.determinism_strip import determinism_strip
 from dsrun.study.error_rates import error_rates
 from dsrun.study.figure_files import _COORDINATES, _shortened
 from dsrun.study.groups import group_runs
+from dsrun.study.labels import elided, text_width
 from dsrun.study.learning_curves import learning_curves
 from dsrun.study.loss_scale import loss_scale
 from dsrun.study.magnitude_histograms import magnitude_distribution, magnitude_histograms
@@ -252,3 +253,11 @@ def test_a_coordinate_that_is_zero_but_for_its_last_bits_is_written_as_zero_what
     one, other = (f'<path d="M {zero} 101.8449 L -0.25 {zero} L -0.5 -10 {zero} z "/>' for zero in ("0", "-0"))
     assert _COORDINATES.sub(_shortened, other) == _COORDINATES.sub(_shortened, one)
     assert _COORDINATES.sub(_shortened, other) == '<path d="M 0 101.84 L -0.25 0 L -0.5 -10 0 z "/>'
+
+
+def test_a_name_that_is_wider_than_its_place_keeps_its_beginning_and_its_end():
+    name = "float16, " + "features.kind " * 9 + "end"
+    short = elided(name, 8.5, 3.2)
+    assert text_width(short, 8.5) <= 3.2 < text_width(name, 8.5)
+    assert (short[:7], short[-3:]) == ("float16", "end")
+    assert elided("float16", 8.5, 3.2) == "float16"
