@@ -22,7 +22,7 @@ from dsrun.study.groups import Group, group_runs, settings_of
 from dsrun.study.heat_maps import Block, HeatMap, draw_heat_maps
 from dsrun.study.number_words import at_most, counted, listed, percent
 from dsrun.study.run_record import RunRecord, bounded
-from dsrun.study.watched import LayerSeries, chosen_steps, layer_series
+from dsrun.study.watched import LayerSeries, Tally, chosen_steps, layer_series
 
 MOST_GROUPS = 8  # of panels that anybody compares
 NOTICED = 0.005  # of all updates: below it nothing is said to be swallowed
@@ -60,7 +60,7 @@ class _Found:
 
     def share(self, part: str, place: int) -> float:
         """Of the updates of a step, all layers together."""
-        return _overall([row[place] for row in self.series.tallies], part)
+        return sum((row[place] for row in self.series.tallies), Tally()).share(part, "updates")
 
 
 def swallowed_updates(runs: Sequence[RunRecord]) -> Exhibit | None:
@@ -145,7 +145,8 @@ def _where(found: Sequence[_Found]) -> list[str]:
         return []
     series = most.series
     layers = {
-        layer: _overall([row[most.last]], "swallowed") for layer, row in zip(series.layers, series.tallies, strict=True)
+        layer: row[most.last].share("swallowed", "updates")
+        for layer, row in zip(series.layers, series.tallies, strict=True)
     }
     known = {layer: share for layer, share in layers.items() if np.isfinite(share)}
     top, least = max(known, key=lambda layer: known[layer]), min(known, key=lambda layer: known[layer])
@@ -155,11 +156,6 @@ def _where(found: Sequence[_Found]) -> list[str]:
         words += f"; at step {series.steps[0]} it was {percent(most.share('swallowed', 0))}"
     others = [f"{percent(one.swallowed)} in {one.group.label}" for one in found if one is not most]
     return [f"{words}.", *([f"The others: {listed(others, MOST_NAMED)}."] if others else [])]
-
-
-def _overall(tallies: Sequence[Any], part: str) -> float:
-    total = sum(tally.updates for tally in tallies)
-    return sum(getattr(tally, part) for tally in tallies) / total if total else np.nan
 
 
 def _ways_out(found: Sequence[_Found]) -> list[str]:
