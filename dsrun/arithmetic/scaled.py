@@ -83,7 +83,7 @@ def scale_of(x: Float32[Array, "*shape"], format: ScaledFormat) -> Float32[Array
     elif format.granularity == "frame":
         axes = axes[2:] if x.ndim > 2 else axes[-1:]
     if format.scale == "absmax":
-        return _absmax_scale(jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0), format.max_code)
+        return absmax_scale(jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0), format.max_code)
     kept = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
     shared = math.prod(x.shape[axis] for axis in axes)
     rows = jnp.moveaxis(x, axes, range(len(axes))).reshape(shared, *(size for size in kept if size != 1))
@@ -91,7 +91,7 @@ def scale_of(x: Float32[Array, "*shape"], format: ScaledFormat) -> Float32[Array
     return jnp.maximum(round_on_grid(mean, _SCALE, mode="toward_positive"), jnp.float32(_SMALLEST_SCALE))
 
 
-def _absmax_scale(largest: Float32[Array, "*shape"], max_code: int) -> Float32[Array, "*shape"]:
+def absmax_scale(largest: Float32[Array, "*shape"], max_code: int) -> Float32[Array, "*shape"]:
     """The smallest 16-bit number >= 2**-100 whose max_code-fold reaches `largest`."""
     # The float32 quotient may be off in its last bits; its neighbours on the 16-bit grid are tried by exact products.
     highest = 2.0 ** (128 - max_code.bit_length())  # beyond it the product would overflow; the largest codes saturate

@@ -72,7 +72,7 @@ def refuse_what_cannot_be_streamed(settings: ModelSettings, policy: Policy) -> N
 
 def lag(settings: ModelSettings) -> int:
     """Output frames by which the logits are behind the frames given so far: what front end and row convolution wait for."""
-    return _delays(settings)[-1] + settings.lookahead
+    return delays_of(settings)[-1] + settings.lookahead
 
 
 def frames_needed(settings: ModelSettings) -> int:
@@ -147,7 +147,7 @@ class LogitStream:
         return fresh
 
 
-def _delays(settings: ModelSettings) -> list[int]:
+def delays_of(settings: ModelSettings) -> list[int]:
     """By which each front-end layer's input lags, in its frames, and at the end the last one's output."""
     found = [0]
     for window in time_windows(settings.front_end):
@@ -155,7 +155,7 @@ def _delays(settings: ModelSettings) -> list[int]:
     return found
 
 
-def _kept(window: TimeWindow, before: int, after: int) -> int:
+def kept_inputs(window: TimeWindow, before: int, after: int) -> int:
     """Inputs that a layer carries, its input and its output lagging by so much."""
     return after * window.stride + window.past - before
 
@@ -175,7 +175,7 @@ def _step(
     number = carried.chunk_number
     x, buffers = _front_end(model, forward, chunk, carried, features, num_frames)
     output_frames = front_end_frames(settings.front_end, num_frames)
-    is_valid = _numbers_within(number * chunk - _delays(settings)[-1], chunk, output_frames)
+    is_valid = numbers_within(number * chunk - delays_of(settings)[-1], chunk, output_frames)
     x, states = _gru_layers(model, forward, carried.states, jnp.swapaxes(x, 0, 1), is_valid[:, None, None])
     seen = jnp.concatenate([carried.lookahead, x])
     lookahead = seen[len(seen) - settings.lookahead :]
@@ -194,17 +194,17 @@ def _front_end(
 ) -> tuple[Float[Array, "1 output_frame input"], tuple[Array, ...]]:
     """Output frames of a chunk, and what the layers carry."""
     front_end, settings = model.front_end, model.settings
-    windows, delays = time_windows(settings.front_end), _delays(settings)
-    is_valid = _numbers_within(carried.chunk_number * features.shape[1], features.shape[1], num_frames)
+    windows, delays = time_windows(settings.front_end), delays_of(settings)
+    is_valid = numbers_within(carried.chunk_number * features.shape[1], features.shape[1], num_frames)
     stored = forward.store(features, "features")
     x = front_end.enter(jnp.where(is_valid[None, :, None], stored, jnp.zeros((), stored.dtype)))
     buffers, length = [], num_frames
     for layer, window in enumerate(windows):
         x = jnp.concatenate([carried.front_end[layer], x], axis=1)
-        buffers.append(x[:, x.shape[1] - _kept(window, *delays[layer : layer + 2]) :])
+        buffers.append(x[:, x.shape[1] - kept_inputs(window, *delays[layer : layer + 2]) :])
         length = -(-length // window.stride)
         outputs = (x.shape[1] - buffers[-1].shape[1]) // window.stride
-        is_valid = _numbers_within(carried.chunk_number * outputs - delays[layer + 1], outputs, length)
+        is_valid = numbers_within(carried.chunk_number * outputs - delays[layer + 1], outputs, length)
         x = front_end.layer(layer, x, is_valid[None, :, None], forward)
     return front_end.leave(x), tuple(buffers)
 
@@ -227,10 +227,12 @@ def _gru_layers(
     return x, tuple(ends)
 
 
-def _numbers_within(first: Int32[Array, ""], count: int, stop: Int32[Array, ""]) -> Bool[Array, " count"]:
+def numbers_within(
+    first: Int32[Array, "*streams"], count: int, stop: Int32[Array, "*streams"]
+) -> Bool[Array, "*streams count"]:
     """Of `count` numbers from `first` on: is it a frame of the utterance?"""
-    numbers = first + jnp.arange(count, dtype=jnp.int32)
-    return (numbers >= 0) & (numbers < stop)
+    numbers = first[..., None] + jnp.arange(count, dtype=jnp.int32)
+    return (numbers >= 0) & (numbers < stop[..., None])
 
 
 def _start(
@@ -238,11 +240,11 @@ def _start(
 ) -> Carried:
     """What is carried before the first chunk: zeros. Traced for shapes and dtypes alone; they are those that a chunk leaves."""
     model, forward = network_of(settings, parameters), ForwardPass(policy, statistics)
-    delays, buffers = _delays(settings), []
+    delays, buffers = delays_of(settings), []
     features = jnp.zeros((1, chunk * time_stride(settings.front_end), settings.num_bins), jnp.float32)
     x = model.front_end.enter(forward.store(features, "features"))
     for layer, window in enumerate(time_windows(settings.front_end)):
-        buffers.append(jnp.zeros((1, _kept(window, *delays[layer : layer + 2]), *x.shape[2:]), x.dtype))
+        buffers.append(jnp.zeros((1, kept_inputs(window, *delays[layer : layer + 2]), *x.shape[2:]), x.dtype))
         is_valid = jnp.ones((1, x.shape[1] // window.stride, 1), bool)
         x = model.front_end.layer(layer, jnp.concatenate([buffers[-1], x], axis=1), is_valid, forward)
     states = (jnp.zeros((1, settings.hidden), jnp.float32),) * settings.layers
