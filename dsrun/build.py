@@ -494,6 +494,13 @@ def build_evaluation_data(
     return dataset, references, encoded.dropped
 
 
+def build_unlabelled_data(
+    config: Config, utterances: list[Utterance], normalization: Normalization, *, cache: FeatureCache
+) -> Dataset:
+    """Utterances as a dataset without augmentation whose texts nobody reads: to look at what a network computes of them."""
+    return _dataset(config, utterances, [[] for _ in utterances], cache=cache, normalization=normalization)
+
+
 def cache_of(config: Config, *, access: Literal["read", "write"] = "write") -> FeatureCache:
     """Feature cache in the config's folder, or none."""
     return FeatureCache(None if config.data.cache is None else Path(config.data.cache), access=access)

@@ -21,6 +21,8 @@ from dsrun.cli_bits import DIFF_EXAMPLE, VERIFY_EXAMPLE, diff, verify
 from dsrun.cli_compare import EXAMPLE as COMPARE_EXAMPLE
 from dsrun.cli_compare import compare
 from dsrun.cli_data import data_app
+from dsrun.cli_export import EXAMPLE as EXPORT_EXAMPLE
+from dsrun.cli_export import export
 from dsrun.cli_help import FIRST, GroupedCommands
 from dsrun.cli_lm import lm_app
 from dsrun.cli_options import ConfigOption, JsonOption, SetOption
@@ -67,6 +69,7 @@ app.command("sweep", epilog=SWEEP_EXAMPLE)(sweep)
 app.command("runs", epilog=RUNS_EXAMPLE)(runs)
 app.command("compare", epilog=COMPARE_EXAMPLE)(compare)
 app.command("transcribe", epilog=TRANSCRIBE_EXAMPLE)(transcribe)
+app.command("export", epilog=EXPORT_EXAMPLE)(export)
 app.command("diff", epilog=DIFF_EXAMPLE)(diff)
 app.command("verify", epilog=VERIFY_EXAMPLE)(verify)
 app.command("watch", epilog=WATCH_EXAMPLE)(watch)
@@ -85,9 +88,10 @@ def main() -> None:
     """Run the command in `sys.argv`; an error is a message and an exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a folder's name may be no text in this encoding, nor in any
         sys.stdout.reconfigure(errors="backslashreplace")
-    if set(sys.argv[1:2]) & {"train", "sweep", "eval", "transcribe", "bench", "verify"} and not {"--help", "-h"} & set(
-        sys.argv
-    ):
+    if set(sys.argv[1:2]) & {"train", "sweep", "eval", "transcribe", "bench", "verify", "export"} and not {
+        "--help",
+        "-h",
+    } & set(sys.argv):
         ask_for_large_pages()  # here and not in the commands: it replaces the process, which must be ours
     try:
         end_at_ctrl_c(lambda: app(prog_name="dsrun"))

@@ -21,6 +21,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "A trained run": {
         "eval": "Word and character error rates, and where the errors are.",
+        "export": "A model in small numbers that recognises alone.",
         "transcribe": "Print what was said in files or in a stream.",
     },
     "The same bits": {

@@ -2,7 +2,7 @@
 
     model.json      what it is: network, formats, scales, conventions, alphabet, features, origin, versions, SHA-256 of each file
     weights.npz     arrays of the products, as `storage` packs them
-    features.npz    mean and deviation of each bin
+    features.npz    mean and deviation of each bin, and what `script` needs to compute features
     program.bin     StableHLO (`program`)
     MODEL_CARD.md, run_with_jax.py    for people
 
@@ -26,6 +26,7 @@ import numpy as np
 from dsrun.deploy.codes import FORMATS
 from dsrun.deploy.network import Network
 from dsrun.deploy.quantized import CONSTANTS, Arrays
+from dsrun.deploy.script import script_arrays
 from dsrun.deploy.storage import Shapes, Stored, pack, unpack
 from dsrun.errors import DataError, UsageError
 from dsrun.model import Conv2dSettings, FrameStackSettings, ModelSettings, parameter_table
@@ -88,7 +89,7 @@ def save(exported: Exported, folder: Path, others: Mapping[str, str | bytes], *,
     """
     refuse_what_is_there(folder, overwrite=overwrite)
     stored, shapes = pack(exported.network, exported.arrays)
-    files = {WEIGHTS: _npz(stored), FEATURES: _npz(exported.normalization.to_arrays())}
+    files = {WEIGHTS: _npz(stored), FEATURES: _npz(_feature_arrays(exported))}
     files |= {name: text.encode() if isinstance(text, str) else text for name, text in others.items()}
     document = describe(exported) | exported.document
     document["packed_shapes"] = {name: list(shape) for name, shape in shapes.items()}
@@ -228,6 +229,10 @@ def _weight_shapes(sizes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int,
 def _layer_and_direction(name: str) -> tuple[int, bool]:
     _, layer, direction = name.split("_")
     return int(layer), direction == "backward"
+
+
+def _feature_arrays(exported: Exported) -> Stored:
+    return exported.normalization.to_arrays() | script_arrays(exported.features, exported.alphabet)
 
 
 def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -70,6 +70,19 @@ class FeatureSettings:
             return log_mel(samples, sample_rate=rate, num_mels=self.num_mels, window_ms=window, hop_ms=hop)
         return log_spectrogram(samples, sample_rate=rate, window_ms=window, hop_ms=hop)
 
+    def analysis(self) -> dict[str, np.ndarray]:
+        """What another program needs to compute the same: features = log(|FFT(frame * window)|^2 / density [@ filters] + floor).
+
+        `window` [sample], `hop` (samples), `fft` (its size), `density` [bin], `floor`, and of log-mel `filters` [bin, mel].
+        """
+        is_mel = self.kind == "log_mel"
+        window, size = _hann(self.window), _fft_size(self.window) if is_mel else self.window
+        density = np.full(size // 2 + 1, self.sample_rate * np.sum(window**2))
+        density[1 : -1 if size % 2 == 0 else None] /= 2  # exact, so dividing by it is dividing and doubling
+        found = {"window": window, "hop": np.array(self.hop), "fft": np.array(size), "density": density}
+        filters = {"filters": _mel_filters(self.num_mels, len(density), self.sample_rate)} if is_mel else {}
+        return found | {"floor": np.array(LOG_FLOOR)} | filters
+
     def key(self) -> str:
         """Text that identifies the features these settings compute."""
         mels = f" mels={self.num_mels}" if self.kind == "log_mel" else ""
@@ -114,7 +127,7 @@ def log_mel(
         UsageError: a filter so narrow that it lies between two bins of the FFT.
     """
     frames = _frames(samples, sample_rate, window_ms, hop_ms)
-    fft_size = 1 << (frames.shape[1] - 1).bit_length()
+    fft_size = _fft_size(frames.shape[1])
     whole = np.empty((len(frames), fft_size // 2 + 1))  # one product: of blocks it could have other last bits
     for rows, power in _power(frames, sample_rate, fft_size):
         whole[rows] = power
@@ -133,6 +146,16 @@ def _frames(
     return np.lib.stride_tricks.as_strided(samples, shape, strides, writeable=False)
 
 
+def _hann(size: int) -> Float64[np.ndarray, " sample"]:
+    """Periodic, scipy's default."""
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+
+
+def _fft_size(window: int) -> int:
+    """Of log-mel: the power of two that a window fits into."""
+    return 1 << (window - 1).bit_length()
+
+
 def _power(
     frames: np.ndarray, sample_rate: int, fft_size: int
 ) -> Iterator[tuple[slice, Float64[np.ndarray, "block_frame bin"]]]:
@@ -141,7 +164,7 @@ def _power(
     What it yields is the consumer's until the next block, which takes the same memory.
     """
     size, block = frames.shape[1], min(BLOCK, len(frames))
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)  # periodic Hann, scipy's default
+    window = _hann(size)
     density = sample_rate * np.sum(window**2)
     windowed, spectrum = np.empty((block, size)), np.empty((block, fft_size // 2 + 1), np.complex128)
     magnitude = np.empty(spectrum.shape)

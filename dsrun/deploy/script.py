@@ -1,0 +1,39 @@
+"""Script: twenty lines that run an exported model with JAX and NumPy alone, written into every export for those who will not install dsrun.
+
+It reads a WAV (16-bit, one channel, at the model's rate, plain 44-byte header) from standard input and prints its text by the best class
+of each frame. Of an int8 or int4 model the logits are dsrun's to the bit.
+"""
+
+import numpy as np
+
+from dsrun.speech import Alphabet, FeatureSettings
+
+NAME = "run_with_jax.py"
+
+_SCRIPT = """# Prints what a WAV says:  python run_with_jax.py < a.wav    (16-bit, one channel, {rate} Hz; imports jax and numpy alone)
+import numpy as np
+from jax import export
+
+folder = __file__.rpartition("/")[0] or "."
+weights, f = dict(np.load(f"{{folder}}/weights.npz")), dict(np.load(f"{{folder}}/features.npz"))
+program = export.deserialize(bytearray(open(f"{{folder}}/program.bin", "rb").read()))
+samples = (np.frombuffer(open(0, "rb").read()[44:], "<i2") / 32768.0).astype(np.float32)
+frames = np.lib.stride_tricks.sliding_window_view(samples, len(f["window"]))[:: int(f["hop"])]
+power = np.abs(np.fft.rfft(frames * f["window"], int(f["fft"]), axis=1)) ** 2 / f["density"]
+{mel}features = (np.log(power + f["floor"]).astype(np.float32) - f["mean"]) / f["deviation"]
+logits, length = program.call(weights, features[None], np.array([len(features)], np.int32))
+best = np.asarray(logits)[0, : int(length[0])].argmax(axis=1)
+labels = best[np.flatnonzero(np.diff(best, prepend=0))]  # class 0 is blank; repeats are one
+print("".join(chr(f["alphabet"][label - 1]) for label in labels if label))
+"""
+_MEL = 'power = power @ f["filters"]\n'
+
+
+def script_text(features: FeatureSettings) -> str:
+    """The script for these features."""
+    return _SCRIPT.format(rate=features.sample_rate, mel=_MEL if features.kind == "log_mel" else "")
+
+
+def script_arrays(features: FeatureSettings, alphabet: Alphabet) -> dict[str, np.ndarray]:
+    """What the script finds in `features.npz` besides the normalisation: how features are computed, and symbols as code points."""
+    return features.analysis() | {"alphabet": np.array([ord(symbol) for symbol in alphabet.symbols], np.uint32)}
