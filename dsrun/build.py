@@ -69,6 +69,7 @@ from dsrun.training.optimizer import (
     warmup_cosine_schedule,
 )
 from dsrun.training.preflight import EvaluationShape
+from dsrun.training.state import Beginning
 from dsrun.training.step import TrainStep
 
 OnProgress = Callable[[int, int], None] | None
@@ -354,8 +355,9 @@ def build_step(
     steps_per_epoch: int,
     labels: int,
     devices: Sequence[jax.Device],
+    beginning: Beginning | None = None,
 ) -> TrainStep:
-    """The compiled training step on these devices; `labels` is the most that a batch has room for.
+    """The compiled training step on these devices; `labels` is the most that a batch has room for, `beginning` another run's weights.
 
     Raises:
         UsageError: a kernel that is not for this device or arithmetic.
@@ -372,6 +374,7 @@ def build_step(
         ctc_kernel=build_ctc_kernel(config, policy, devices=devices, labels=labels),
         reduction=config.distribution.reduction,
         devices=devices,
+        beginning=beginning,
     )
 
 
@@ -428,8 +431,13 @@ def build_alphabet(config: Config, train: list[Utterance]) -> Alphabet:
     return Alphabet.from_texts((utterance.text for utterance in train), normalizer=config.data.normalizer)
 
 
-def build_training_data(config: Config, *, on_progress: OnProgress = None) -> TrainingData:
+def build_training_data(
+    config: Config, *, normalization: Normalization | None = None, on_progress: OnProgress = None
+) -> TrainingData:
     """Read, check and load what training needs.
+
+    Args:
+        normalization: of the features, where it is not to be estimated from the training data.
 
     Raises:
         DataError: anything wrong with manifests (test's too), text or audio, all problems of a kind at once; utterances that
@@ -438,7 +446,7 @@ def build_training_data(config: Config, *, on_progress: OnProgress = None) -> Tr
     if config.data.loading == "streamed":
         from dsrun.streamed_data import build_streamed_data
 
-        return build_streamed_data(config, on_progress=on_progress)
+        return build_streamed_data(config, normalization=normalization, on_progress=on_progress)
     from dsrun.streamed_data import require_memory
 
     notes: list[str] = []
@@ -457,7 +465,8 @@ def build_training_data(config: Config, *, on_progress: OnProgress = None) -> Tr
     notes += [f"left out: {problem}" for problem in train.unreadable[:20]]
     if train.unreadable:
         notes.append(f"left out {len(train.unreadable)} utterances whose recording cannot be used")
-    normalization = estimate_normalization(map(train.plain_features, range(len(train.ids))))
+    if normalization is None:
+        normalization = estimate_normalization(map(train.plain_features, range(len(train.ids))))
     train = train.normalized_by(normalization)
     train, infeasible = _without_infeasible(config, train, alphabet, notes)
     dev = _load(config, spoken["dev"], alphabet, notes, normalization=normalization, on_progress=on_progress)

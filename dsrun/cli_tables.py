@@ -72,6 +72,8 @@ def print_description(report: dict[str, Any]) -> None:
     print(f"parameters: {report['parameter_count']:,}")
     for name, size in report["bytes"].items():
         print(f"  {name}: {size / 1e6:.2f} MB")
+    if begins := report["init_from"]:
+        print(f"init_from: {begins['run']}, step {begins['step']}, checkpoint {begins['digest']}")
     print(f"GRU: {report['gru']}")
     print(f"CTC: {report['ctc']}")
     print(f"determinism: {report['determinism']}")

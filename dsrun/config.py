@@ -898,6 +898,9 @@ class Config(Section):
     """The network."""
     arithmetic: Arithmetic
     """Number formats and rounding by role."""
+    init_from: FilePath | None = None
+    """A run folder whose best checkpoint's weights and running statistics training begins with, at step 0 and with a fresh optimizer;
+    null for random weights. The feature normalisation is that run's; alphabet, features and network must be. A resume does not read it."""
     optimizer: Annotated[Sgd | AdamW, Field(discriminator="kind")]
     """How gradients become updates."""
     schedule: Annotated[Constant | Anneal | WarmupCosine, Field(discriminator="kind")]
@@ -934,6 +937,7 @@ PATH_KEYS = (
     "data.cache",
     "augment.noise.manifest",
     "augment.reverb.manifest",
+    "init_from",
 )
 _OF_A_MASTER = {f"arithmetic.master.{name}" for name in Master.model_fields if name != "format"}
 

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from dsrun import build
+from dsrun.beginning import KEY, Origin, find_origin, refuse_itself
 from dsrun.config import Config, Resolved, config_hash, default_run_dir, to_yaml
 from dsrun.costs import describe_bytes, training_costs
 from dsrun.dev_results import DevResults, all_manifests, own_manifests
@@ -87,6 +88,7 @@ class Experiment:
     step: TrainStep
     evaluator: Evaluator
     ctc: str  # which code computes the loss, in words
+    origin: Origin | None = None  # the run that it begins, or began, with
 
 
 def prepare(
@@ -96,6 +98,7 @@ def prepare(
     autotune: Mapping[str, Path] | None = None,
     watchdog: Watchdog | None = None,
     processes: Processes | None = None,
+    resumed: RunDir | None = None,
 ) -> Experiment:
     """Load the data and make the step; compiles nothing yet.
 
@@ -104,10 +107,11 @@ def prepare(
         autotune: where measured choices of kernels are kept (`autotune_flags`), if the config has them measured.
         watchdog: told of each utterance that is loaded.
         processes: that share the work; each needs the data of its own shards only.
+        resumed: the run folder, from whose checkpoint training goes on if it has one.
 
     Raises:
-        UsageError: more devices than there are, or than shards.
-        DataError: what `build_training_data` finds.
+        UsageError: more devices than there are, or than shards; `init_from` cannot be.
+        DataError: what `build_training_data` finds; a damaged checkpoint to begin with.
     """
     shards = config.batches.shards
     if devices is not None and devices > shards:
@@ -116,7 +120,11 @@ def prepare(
         )
     build.start_runtime(config, devices=min(devices or processors(), shards), autotune=autotune)
     chosen = _chosen_devices(devices, shards)
-    data = build.build_training_data(config, on_progress=_loading_line(watchdog))
+    origin = find_origin(config, resumed=resumed)
+    normalization = origin.normalization if origin else None
+    data = build.build_training_data(config, normalization=normalization, on_progress=_loading_line(watchdog))
+    if origin and origin.beginning:
+        origin.require_alphabet(data.alphabet)
     settings = build.build_model_settings(config, num_classes=data.alphabet.num_classes)
     policy = build.build_policy(config)
     build.check_rules(policy, settings)
@@ -129,13 +137,14 @@ def prepare(
         steps_per_epoch=batcher.batches_per_epoch,
         labels=batcher.most_labels,
         devices=chosen,
+        beginning=origin.beginning if origin else None,
     )
     ctc = build.describe_ctc_kernel(config, step, labels=batcher.most_labels)
     if processes and not processes.is_alone:
         rows = config.batches.global_batch // shards
         batcher.rows = range(step.own_shards.start * rows, step.own_shards.stop * rows)
     dev_batcher = build.build_batcher(config, data.dev, purpose="evaluate")
-    return Experiment(data, settings, batcher, dev_batcher, step, Evaluator(settings, step.policy), ctc)
+    return Experiment(data, settings, batcher, dev_batcher, step, Evaluator(settings, step.policy), ctc, origin)
 
 
 def _chosen_devices(count: int | None, shards: int) -> list[jax.Device]:
@@ -218,6 +227,7 @@ def train_run(
     """
     config, run = resolved.config, RunDir(run_dir or default_run_dir(resolved))
     run.lasting = {"determinism": config.determinism}
+    refuse_itself(config, run)
     stop.begin_nothing_new()
     with _watchdog(config) as watchdog, run:
         watchdog.phase("meeting the other processes")
@@ -238,7 +248,7 @@ def train_run(
         stop.before_leaving = lambda exit_code: _note_end(run, before, Stopped(exit_code, "stopped by a signal"))
         try:
             with processes.telling_failures(), noticing_lost_processes(processes):
-                experiment = experiment or ready(autotune=autotune_flags(run.path))
+                experiment = experiment or ready(autotune=autotune_flags(run.path), resumed=run)
                 keep_compiled_programs(config, run)
                 outcome = _train(config, run, experiment, stop, watchdog, processes, accept_changes=accept_changes)
             if outcome.exit_code:
@@ -301,7 +311,7 @@ def _train(
 ) -> Outcome:
     watchdog.phase("looking for a checkpoint")
     data, step = experiment.data, experiment.step
-    facts = circumstances(config, step)
+    facts = circumstances(config, step, experiment.origin)
     processes.require_same(_shared_facts(config, run, experiment, facts))
     is_resumed = bool(checkpoints.available_steps(run.checkpoints))
     changed = _changed_since_the_start(run, facts) if is_resumed else {}
@@ -363,6 +373,11 @@ def _train(
         )
         loop = _loop(config, experiment, loop_settings, recorder, progress, stop, watchdog, processes)
         progress.message(_preflight(config, experiment, replicas, watchdog))
+        if experiment.origin and not is_resumed:
+            watchdog.phase("evaluating what training begins with")
+            before = loop.evaluate(step.weights(replicas.first), replicas.first.statistics).summary
+            events.append(KEY, 0, **experiment.origin.event(before))
+            progress.message(experiment.origin.describe(before))
         outcome = loop.run(replicas, best, is_evaluated=is_evaluated)
         saved = "; the checkpoint is written, and the same command goes on from it" if outcome.exit_code else ""
         progress.message(f"{run.path}: {outcome.reason}{saved}")
@@ -392,9 +407,9 @@ def _follow(
     """What a process does that is not the leader: the same steps, from the leader's checkpoint; it writes nothing."""
     processes.say("waiting for the run folder")
     watchdog.phase("loading data")
-    experiment = ready(autotune=autotune_flags(run.path, writes=False))
+    experiment = ready(autotune=autotune_flags(run.path, writes=False), resumed=run)
     step, batcher = experiment.step, experiment.batcher
-    processes.require_same(_shared_facts(config, run, experiment, circumstances(config, step)))
+    processes.require_same(_shared_facts(config, run, experiment, circumstances(config, step, experiment.origin)))
     start = processes.say(None)[0]
     state = step.initial_state()
     if start["step"]:
@@ -566,12 +581,14 @@ def _restore_checkpoint_event(run: RunDir, events: EventLog, found: checkpoints.
         )
 
 
-def circumstances(config: Config, step: TrainStep) -> dict[str, Any]:
-    """Provenance of a run that trains here and now, as `provenance.json` holds it."""
+def circumstances(config: Config, step: TrainStep, origin: Origin | None) -> dict[str, Any]:
+    """Provenance of a run that trains here and now, as `provenance.json` holds it; `origin` is what it begins, or began, with."""
     products = step.policy.describe_products()
     facts = provenance(data=_data_digests(config), determinism=config.determinism, products=products)
     if step.reduction.kind == "all_reduce":  # the one case where devices change bits
         facts["devices"] = len(step.reduction.devices)
+    if origin:
+        facts[KEY] = origin.facts
     return json.loads(_json(facts))
 
 
@@ -727,12 +744,15 @@ def describe(resolved: Resolved, *, run_dir: Path | None, devices: int | None) -
             "data": config.data.model_copy(update={"cache": None, "infeasible": "drop"}),
         }
     )
-    experiment = prepare(without_cache, devices=devices)
+    run = RunDir(run_dir or default_run_dir(resolved))
+    is_begun = run.config.is_file() and run.config.read_bytes() == to_yaml(config).encode()
+    experiment = prepare(without_cache, devices=devices, resumed=run if is_begun else None)
     rows = parameter_table(experiment.settings)
     count = sum(count for *_, count in rows)
     return {
         "config": str(resolved.path),
-        "run_dir": str(run_dir or default_run_dir(resolved)),
+        "run_dir": str(run.path),
+        "init_from": experiment.origin and experiment.origin.facts,
         "parameters": [{"path": path, "shape": "x".join(map(str, shape)), "count": n} for path, shape, n in rows],
         "parameter_count": count,
         "bytes": describe_bytes(config, experiment.step),

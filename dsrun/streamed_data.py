@@ -44,8 +44,13 @@ from dsrun.training.preflight import EvaluationShape
 OnProgress = Callable[[int, int], None] | None
 
 
-def build_streamed_data(config: Config, *, on_progress: OnProgress = None) -> build.TrainingData:
+def build_streamed_data(
+    config: Config, *, normalization: Normalization | None = None, on_progress: OnProgress = None
+) -> build.TrainingData:
     """Manifests indexed, texts looked at, mean and deviation estimated from a sample; files of dev and test opened once.
+
+    Args:
+        normalization: in place of the sample's, which is drawn all the same: its recordings tell later whether the data have changed.
 
     Raises:
         DataError: as `build.build_training_data`, of what can be seen without decoding every recording.
@@ -59,12 +64,14 @@ def build_streamed_data(config: Config, *, on_progress: OnProgress = None) -> bu
     workers = Workers(config.batches.workers)
     train, problems = train.with_sample(count, workers=workers, unreadable=config.data.unreadable)
     notes += [f"left out of the sample: {problem}" for problem in problems[:5]]
+    estimated = "mean and deviation from" if normalization is None else "looked at the features of"
     notes.append(
-        f"streamed: mean and deviation from {len(train.recordings)} of {len(train.members)} utterances, "
+        f"streamed: {estimated} {len(train.recordings)} of {len(train.members)} utterances, "
         f"{train.nbytes / len(train.members):.0f} bytes of memory an utterance"
     )
-    normalization = train.normalization
+    normalization = normalization or train.normalization
     assert normalization is not None
+    train = train.normalized_by(normalization)
     dev = _stream(config, manifests["dev"], alphabet, notes, normalization=normalization)
     dev = replace(dev, recordings=_checked(config, dev, on_progress))
     references = {id: alphabet.normalize(row.fields["text"]) for id, row in zip(dev.ids, _rows(dev), strict=True)}

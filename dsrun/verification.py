@@ -50,7 +50,7 @@ def verify_run(path: Path, *, steps: int, devices: int | None) -> dict[str, Any]
     config = load_config(run.config).config
     recorded = Recorded(read_run(path, {}), steps)
     experiment = prepare(_without_traces(config), devices=devices, autotune=autotune_flags(run.path, writes=False))
-    now = circumstances(config, experiment.step)
+    now = circumstances(config, experiment.step, experiment.origin)
     changed = differences(recorded.record.facts, now) if recorded.record.facts else {}
     report: dict[str, Any] = {
         "run": str(path),

@@ -6,7 +6,8 @@ device, same settings in force, same data. It names neither host nor user nor ti
 A run that goes on under other circumstances than it began with is another experiment from there on. `differences` names what
 differs and may change bits; `dsrun train` shows it and refuses to resume, unless `--accept-changes` says to go on (which is recorded in
 `events.jsonl`), or the run promises nothing (`determinism: off`). Harmless, and not a difference: the number of devices, where
-dumps and measured choices of kernels are written, a commit with the same source, a patch release of Python.
+dumps and measured choices of kernels are written, a commit with the same source, a patch release of Python, the name of the run whose
+weights it began with (the caller adds which: `init_from`, with the checkpoint's digest).
 """
 
 import hashlib
@@ -40,6 +41,7 @@ PACKAGES = (
 JAX_SETTINGS = ("jax_default_matmul_precision", "jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
 # Settings of the libraries below XLA that change bits, or may.
 VARIABLES = ("CUBLAS_WORKSPACE_CONFIG", "NCCL_ALGO", "NCCL_PROTO", "NVIDIA_TF32_OVERRIDE", "TF_CUDNN_DETERMINISTIC")
+HARMLESS = ("init_from.run",)  # a folder's name; the digest beside it says which weights they were
 PACKAGE_FOLDER = Path(dsrun.__file__).parent
 
 
@@ -109,7 +111,7 @@ def decisive(facts: Any) -> dict[str, Any]:
         flags = {"XLA_FLAGS": str(text)}
     flat |= {f"in_force.{name}": value for name, value in flags.items()}
     flat["python"] = ".".join(str(flat.get("python")).split(".")[:2])
-    return {name: value for name, value in flat.items() if name.split(".")[0] != "git"}
+    return {name: value for name, value in flat.items() if name.split(".")[0] != "git" and name not in HARMLESS}
 
 
 def dotted(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -64,6 +64,14 @@ class TrainState:
         return TrainState(**{**as_arrays, "optimizer": optimizer})
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """What training begins with where that is another run's: its weights, float32, and its running statistics, as in `TrainState`."""
+
+    parameters: Tree
+    statistics: Tree
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StepRecord:

@@ -53,7 +53,7 @@ from dsrun.training.loss_scale import NO_LOSS_SCALE, LossScale
 from dsrun.training.optimizer import Optimizer
 from dsrun.training.program import Program
 from dsrun.training.reduction import global_norm, parameter_path
-from dsrun.training.state import Replicas, Scalar, ShardSums, StepRecord, TrainState, Tree
+from dsrun.training.state import Beginning, Replicas, Scalar, ShardSums, StepRecord, TrainState, Tree
 
 
 @jax.tree_util.register_dataclass
@@ -81,6 +81,7 @@ class TrainStep:
         ctc_kernel: what walks CTC's lattice (`dsrun.ctc.ctc_loss`).
         reduction: how devices' sums are added up: the fixed tree, or the library's all-reduce for comparison.
         devices: of all processes, in order; shards go to them in runs of neighbours. With the tree they change no bit of the result.
+        beginning: weights and running statistics of the initial state, in place of random ones.
     """
 
     def __init__(
@@ -97,7 +98,9 @@ class TrainStep:
         ctc_kernel: CtcKernel = "scan",
         reduction: ReductionKind = "tree",
         devices: Sequence[jax.Device] | None = None,
+        beginning: Beginning | None = None,
     ):
+        self.beginning = beginning
         self.settings, self.policy, self.optimizer = settings, policy, optimizer
         self.shards, self.seed, self.loss_scale = shards, seed, loss_scale
         self.ctc_kernel: CtcKernel = ctc_kernel
@@ -121,15 +124,16 @@ class TrainStep:
         return other
 
     def initial_state(self) -> TrainState:
-        """State before the first update, a function of the model's settings and the seed."""
-        initial = init_parameters(self.settings, self.seed)
+        """State before the first update, a function of the model's settings and the seed, or of what another run has learnt."""
+        given = self.beginning
+        initial = init_parameters(self.settings, self.seed) if given is None else _arrays(given.parameters)
         master = jax.tree_util.tree_map_with_path(partial(_to_master, self.policy), initial)
         moments = self.optimizer.direction.init(initial)
         return TrainState(
             step=jnp.int32(0),
             master=master,
             optimizer=jax.tree_util.tree_map_with_path(partial(_keep_moment, self.policy, None), moments),
-            statistics=initial_statistics(self.settings),
+            statistics=initial_statistics(self.settings) if given is None else _arrays(given.statistics),
             loss_scale=jnp.float32(self.loss_scale.initial),
             finite_steps=jnp.int32(0),
             skipped_steps=jnp.int32(0),
@@ -207,6 +211,11 @@ class TrainStep:
     def reduced(self, sums: Sequence[PartialSums]) -> tuple[ShardSums, ...]:
         """The fixed tree's sum of all devices' partial sums."""
         return self.reduction(sums, self._threads)
+
+
+def _arrays(tree: Tree) -> Tree:
+    """In float32, exactly: no format of a master or a statistic is wider."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
 
 
 def _copy_to(device: jax.Device, x: Array) -> Array:
