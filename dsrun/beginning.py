@@ -59,14 +59,15 @@ class Origin:
         """Raises UsageError if classes would not mean the same characters."""
         if self.symbols == alphabet.symbols:
             return
-        missing, added = (set(self.symbols) - set(alphabet.symbols)), (set(alphabet.symbols) - set(self.symbols))
-        parts = [
+        missing, added = set(self.symbols) - set(alphabet.symbols), set(alphabet.symbols) - set(self.symbols)
+        sides = [
             f"only {where}: {''.join(sorted(some))!r}" for where, some in (("there", missing), ("here", added)) if some
         ]
+        there, here = "".join(self.symbols), "".join(alphabet.symbols)
         raise UsageError(
-            f"{KEY}: {self.path} writes the {len(self.symbols)} symbols {''.join(self.symbols)!r}, this config the {len(alphabet.symbols)} "
-            f"symbols {''.join(alphabet.symbols)!r} ({'; '.join(parts) or 'in another order'}). Give the run's symbols in a file, one a line, "
-            "as data.alphabet, with data.unknown_characters: drop where the texts have others."
+            f"{KEY}: {self.path} writes the {len(there)} symbols {there!r}, this config the {len(here)} symbols {here!r} "
+            f"({'; '.join(sides) or 'in another order'}). Give the run's symbols in a file, one a line, as data.alphabet, with "
+            "data.unknown_characters: drop where the texts have others."
         )
 
 

@@ -17,6 +17,7 @@ last two parts alone, and if what its `provenance.json` says of the manifests is
 `b/en/train.jsonl`, and where a sweep has both, a folder without such proof is that of the paths that its digits say.
 """
 
+import json
 import os
 import stat
 from collections.abc import Sequence
@@ -101,19 +102,35 @@ def _likeness(path: Path, variation: Variation) -> int:
 
 
 def _has_same_data(path: Path, variation: Variation) -> bool | None:
-    """Whether the variation's manifests are those that the run began with; None where either is not known here.
+    """Whether the variation's manifests, and the weights it begins with, are those that the run began with; None where none is known here.
 
     Raises:
         DataError: provenance.json is damaged.
     """
     file = RunDir(path).provenance
-    digests = read_provenance(file).get("data") if file.is_file() else None
+    facts = read_provenance(file) if file.is_file() else {}
+    digests = facts.get("data")
     if not isinstance(digests, dict):
         return None
-    manifests = all_manifests(variation.resolved.config)
-    here = {name: digest_here(manifest) for name, manifest in manifests.items() if name in digests}
+    config = variation.resolved.config
+    here = {name: digest_here(manifest) for name, manifest in all_manifests(config).items() if name in digests}
     compared = [digest == digests[name] for name, digest in here.items() if digest]
+    origin = facts.get("init_from")
+    if config.init_from and isinstance(origin, dict) and (digest := best_digest_here(config.init_from)):
+        compared.append(digest == origin.get("digest"))
     return all(compared) if compared else None
+
+
+def best_digest_here(path: str) -> str | None:
+    """Digest of the best checkpoint of a run folder, by its manifests alone; None where it cannot be read."""
+    try:
+        manifests = sorted(
+            RunDir(Path(path)).checkpoints.glob("step_*/manifest.json"), key=lambda m: int(m.parent.name[5:])
+        )
+        best = json.loads(manifests[-1].read_bytes())["best"]
+        return next(str(json.loads(m.read_bytes())["digest"]) for m in manifests if int(m.parent.name[5:]) == best)
+    except (OSError, ValueError, LookupError, TypeError, StopIteration, RecursionError):
+        return None
 
 
 def digest_here(path: str) -> str | None:

@@ -422,6 +422,27 @@ def test_a_run_on_other_data_of_the_same_name_is_not_taken_for_this_one(tmp_path
     assert state_of(tasks_of()[0].variation, tasks_of()[0].run).kind == "done", "the same data in another place"
 
 
+def leave_origin(folder, digest):
+    """A run folder to begin with, as far as a sweep looks into it."""
+    place = folder / "checkpoints" / "step_000005"
+    place.mkdir(parents=True)
+    (place / "manifest.json").write_text(json.dumps({"best": 5, "digest": digest}))
+
+
+def test_a_run_that_began_with_other_weights_of_the_same_name_is_not_taken_for_this_one(tmp_path):
+    for name, digest in (("a", "1" * 64), ("b", "2" * 64), ("c", "1" * 64)):
+        leave_origin(tmp_path / name / "runs" / "old", digest)
+    text = TEXT.replace("grid: {seed: [1, 2]}", "grid: {init_from: [ORIGIN]}")
+    Path(FILE).write_text(text.replace("ORIGIN", "a/runs/old"))
+    task = tasks_of()[0]
+    leave_run(task, "done")
+    (task.run / "provenance.json").write_text(json.dumps({"data": {}, "init_from": {"digest": "1" * 64}}))
+    for place, kind in (("a", "done"), ("b", "differs"), ("c", "done")):
+        Path(FILE).write_text(text.replace("ORIGIN", f"{place}/runs/old"))
+        found = tasks_of()[0]
+        assert state_of(found.variation, task.run).kind == kind, place
+
+
 def test_a_run_is_found_again_when_the_sweep_has_grown_and_calls_it_otherwise():
     leave_run(tasks_of()[1], "done")
     Path(FILE).write_text(TEXT.replace("[1, 2]}", "[1, 2], training.clip_norm: [100.0, 50.0]}"))

@@ -1,9 +1,9 @@
 """Runs that are one experiment repeated: equal but for the seed, so that their spread says what the seed's chance does.
 
 Not compared are settings that change no result, only where files lie, how fast it goes and what is written down on the way
-(`WITHOUT_EFFECT`). Data are compared by the manifests' digests in `provenance.json` and not by path: a run from another machine is
-of the same experiment. A run that has a setting which another, older one lacks is of another experiment: nobody knows what the
-older version did there.
+(`WITHOUT_EFFECT`). Data, and the weights that a run began with, are compared by their digests in `provenance.json` and not by path:
+a run from another machine is of the same experiment. A run that has a setting which another, older one lacks is of another experiment:
+nobody knows what the older version did there.
 
 A seed counts once. Of two runs with equal settings and the same seed, such as before and after a change of the code, each is of a group
 of its own: as two draws of one group they would make the seed's chance look smaller than it is, and to compare them is what somebody who
@@ -23,9 +23,11 @@ from dsrun.study.run_record import RunRecord
 from dsrun.study.styles import FLOAT32, label_of
 
 MANIFESTS = ("train", "dev", "test")
+ORIGIN = "init_from"  # a run folder: its checkpoint's digest is in provenance.json
 WITHOUT_EFFECT = frozenset(
     {
         *(f"data.{name}" for name in MANIFESTS),  # compared by digest
+        ORIGIN,  # compared by digest
         "data.cache",
         "batches.prefetch",
         "batches.workers",
@@ -165,11 +167,14 @@ def _rank(group: Group) -> tuple[bool, bool, bool]:
 
 
 def settings_of(run: RunRecord) -> dict[str, Any]:
-    """What decides a run's result, but for the seed, by dotted key; manifests by digest, where it is not known by path."""
+    """What decides a run's result, but for the seed, by dotted key; manifests, and the weights that it began with, by digest, where it is
+    not known by path."""
     found = {key: value for key, value in run.config.items() if key != "seed" and key not in WITHOUT_EFFECT}
     for name in MANIFESTS:
         if path := run.config.get(f"data.{name}"):
             found[f"data.{name}"] = run.data_digest(name) or str(path)
+    if path := run.config.get(ORIGIN):
+        found[ORIGIN] = run.origin_digest or str(path)
     return found
 
 
@@ -188,6 +193,8 @@ def shown(group: Group, key: str) -> str:
     if section == "data" and name in MANIFESTS and value:
         digest = group.runs[0].data_digest(name)
         return text_of(value) + (f" {digest[:6]}" if digest else "")
+    if key == ORIGIN and value:
+        return f"{Path(str(value)).name} {(group.runs[0].origin_digest or '')[:6]}".strip()
     return text_of(value)
 
 

@@ -261,6 +261,13 @@ class RunRecord:
         digest = data.get(split) if isinstance(data, Mapping) else None
         return str(digest) if digest else None
 
+    @property
+    def origin_digest(self) -> str | None:
+        """Digest of the checkpoint that the run began with (`init_from`); None of random weights."""
+        origin = self.facts.get("init_from")
+        digest = origin.get("digest") if isinstance(origin, Mapping) else None
+        return str(digest) if digest else None
+
     @cached_property
     def series(self) -> dict[str, dict[int, Any]]:
         """What can be compared bit by bit at each step, of each kind but tensor hashes."""

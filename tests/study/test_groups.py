@@ -33,6 +33,21 @@ def test_other_data_of_the_same_name_are_another_experiment(tmp_path):
     assert [g.label for g in groups] == ["float32, train corpus/train aaaaaa", "float32, train corpus/train dddddd"]
 
 
+def test_runs_that_began_with_the_same_weights_are_one_experiment_wherever_those_lay(tmp_path):
+    for seed, path, digest in ((1, "/a/old", "d"), (2, "/b/copy", "d"), (3, "/a/old", "e")):
+        facts = {"init_from.digest": 64 * digest}
+        write_run_folder(tmp_path / f"{seed}", config={"seed": seed, "init_from": path}, facts=facts)
+    write_run_folder(tmp_path / "4", config={"seed": 4, "init_from": None})
+    write_run_folder(tmp_path / "5", config={"seed": 5})  # of before there was the setting: random weights too
+    groups = group_runs(open_runs([tmp_path]))
+    assert differing_keys(groups) == ["init_from"]
+    assert [(g.label, g.seeds) for g in groups] == [
+        ("float32, init_from old dddddd", (1, 2)),
+        ("float32, init_from old eeeeee", (3,)),
+        ("float32, init_from -", (4, 5)),
+    ]
+
+
 def test_a_run_repeated_with_its_seed_begins_a_group_named_by_its_folder(tmp_path):
     groups = groups_of(tmp_path, {}, {"seed": 2}, {})
     assert [(g.label, g.seeds) for g in groups] == [("float32, run run0", (1, 2)), ("float32, run run2", (1,))]
