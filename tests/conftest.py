@@ -21,7 +21,10 @@ configure_runtime(devices=8)
 from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook(
-    [f"dsrun.{room}" for room in ("arithmetic", "kernels", "model", "ctc", "speech", "training", "evaluation")],
+    [
+        f"dsrun.{room}"
+        for room in ("arithmetic", "kernels", "model", "ctc", "speech", "training", "evaluation", "deploy")
+    ],
     "beartype.beartype",
 )
 

@@ -77,12 +77,12 @@ class Coding:
     @property
     def low(self) -> Float32[np.ndarray, "..."]:
         """Smallest value with a code."""
-        return np.float32(-LARGEST_CODE[self.format] - self.zero_point) * self.scale
+        return np.asarray(np.float32(-LARGEST_CODE[self.format] - self.zero_point) * self.scale)
 
     @property
     def high(self) -> Float32[np.ndarray, "..."]:
         """Largest value with a code."""
-        return np.float32(LARGEST_CODE[self.format] - self.zero_point) * self.scale
+        return np.asarray(np.float32(LARGEST_CODE[self.format] - self.zero_point) * self.scale)
 
     def clipped(self, x: Float[np.ndarray, "*shape"]) -> int:
         """How many values lie beyond the outermost codes by more than half a step, and are moved by more than rounding moves them."""

@@ -265,7 +265,8 @@ def _float_convolution(a: Array, b: Array, strides: tuple[int, int], dtype: Any)
     )
 
 
-def _is_valid(num_frames: Int32[Array, " batch"], frames: int) -> Bool[Array, "batch frame 1"]:
+def _is_valid(num_frames: Int32[Array, " batch"], frames: Any) -> Bool[Array, "batch frame 1"]:
+    # `frames` is an int, or in an exported program a symbol.
     return (jnp.arange(frames, dtype=jnp.int32)[None, :] < num_frames[:, None])[:, :, None]
 
 

@@ -10,6 +10,7 @@ What stays float32, and why, is in `KEPT`; it is written into every export.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,7 @@ def product_arrays(
     return {name: jnp.asarray(array) for name, array in found.items()}, facts
 
 
-def constants(settings: ModelSettings, weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def constants(settings: ModelSettings, weights: Mapping[str, Any]) -> dict[str, jax.Array]:
     """Arrays of no product: the row convolution's, and a zero that no compiler knows (`arithmetic.exact`)."""
     found = {"zero": jnp.int32(0)}
     if settings.lookahead:

@@ -231,7 +231,7 @@ def numbers_within(
     first: Int32[Array, "*streams"], count: int, stop: Int32[Array, "*streams"]
 ) -> Bool[Array, "*streams count"]:
     """Of `count` numbers from `first` on: is it a frame of the utterance?"""
-    numbers = first[..., None] + jnp.arange(count, dtype=jnp.int32)
+    numbers = first[..., None] + jnp.arange(count, dtype=jnp.int32).reshape((1,) * first.ndim + (count,))
     return (numbers >= 0) & (numbers < stop[..., None])
 
 
