@@ -24,7 +24,7 @@ power = np.abs(np.fft.rfft(frames * f["window"], int(f["fft"]), axis=1)) ** 2 / 
 logits, length = program.call(weights, features[None], np.array([len(features)], np.int32))
 best = np.asarray(logits)[0, : int(length[0])].argmax(axis=1)
 labels = best[np.flatnonzero(np.diff(best, prepend=0))]  # class 0 is blank; repeats are one
-print("".join(chr(f["alphabet"][label - 1]) for label in labels if label))
+print(" ".join("".join(chr(f["alphabet"][label - 1]) for label in labels if label).split()))
 """
 _MEL = 'power = power @ f["filters"]\n'
 
