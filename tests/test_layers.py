@@ -12,7 +12,7 @@ FLOORS = [
     {"arithmetic", "speech", "record", "kernels"},
     {"model", "ctc"},
     {"training", "evaluation", "deploy"},
-    {"study"},
+    {"study", "serving"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ROOMS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists())

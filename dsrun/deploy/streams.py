@@ -95,6 +95,11 @@ class StreamPool:
         assert slot not in self._free, "a slot is closed once"
         self._free.append(slot)
 
+    def restart(self) -> None:
+        """Forget all streams: after a step that failed, what the slots hold is lost. What was compiled stays."""
+        self._free = list(range(self.most_streams))[::-1]
+        self._remembered = _empty(self.network, self.chunk, self.most_streams + 1)
+
     def given(self, slot: int) -> int:
         """Output frames whose logits a stream has been given."""
         return int(self._given[slot])

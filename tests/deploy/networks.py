@@ -61,15 +61,15 @@ def speech(settings, num_frames, seed=5):
 
 
 @cache
-def quantized(settings, format, *, granularity="layer", method="absmax", only=None):
+def quantized(settings, format, *, granularity="layer", method="absmax", only=None, weights=weights_of):
     """A network in a format (its products in `only`, the others float32) and its arrays."""
-    weights, statistics = weights_of(settings)
-    products = fold(settings, weights, statistics)
+    parameters, statistics = weights(settings)
+    products = fold(settings, parameters, statistics)
     formats = {path: format if only is None or path in only else "float32" for path in products}
     features, num_frames = speech(settings, (40, 25, 0), seed=7)
     batch = SimpleNamespace(features=np.nan_to_num(features), num_frames=num_frames)
     places = {products[path].source: input_format(f) for path, f in formats.items() if has_scale(f)}
-    seen = calibrate(settings, weights, statistics, lambda: [batch], formats=places, method=method) if places else {}
+    seen = calibrate(settings, parameters, statistics, lambda: [batch], formats=places, method=method) if places else {}
     arrays = {
         path: product_arrays(
             product,
@@ -80,5 +80,5 @@ def quantized(settings, format, *, granularity="layer", method="absmax", only=No
         )[0]
         for path, product in products.items()
     }
-    arrays[CONSTANTS] = constants(settings, weights)
+    arrays[CONSTANTS] = constants(settings, parameters)
     return Network(settings, tuple(formats.items())), arrays
