@@ -17,6 +17,7 @@ def print_report(report: dict[str, Any]) -> None:
     """Whatever benchmark it is of."""
     tables = {"gru": _print_gru, "ctc": _print_ctc, "rounding": _print_rounding}
     tables |= {"step": _print_step, "data": _print_data, "scaling": _print_scaling}
+    tables |= {"export": _print_export}
     tables[report["benchmark"]](report)
     if report.get("determinism", "strict") != "strict":
         print(f"determinism: {report['determinism']}")
@@ -62,6 +63,53 @@ def _print_ctc(report: dict[str, Any]) -> None:
     _print_table(rows)
     print("operations: " + report["rows"][0]["operations"] + "; bytes: logits read, gradient written")
     _print_footer(report)
+
+
+def _print_export(report: dict[str, Any]) -> None:
+    _print_header(report, "exported models on whole utterances, in turns")
+    _print_table(
+        [
+            {
+                "model": row["model"],
+                "format": row["format"],
+                "scales": row["granularity"],
+                "bytes": f"{row['weight_bytes']:,}",
+            }
+            | {"load_ms": _short(1e3 * row["load"]["seconds_median"])}
+            for row in report["models"]
+        ]
+    )
+    _print_table(
+        [
+            {"size": row["size"], "model": row["model"], "products": row["products"], **_milliseconds(row)}
+            | {"times_real_time": _short(row["times_real_time"]), "speed_to_first": _span(row["speed_to_first"])}
+            for row in report["rows"]
+        ]
+    )
+    if products := report["products"]:
+        print("the products alone, of each shape once; rows x inputs x channels:")
+        _print_table(
+            [
+                {
+                    "size": row["size"],
+                    "product": row["product"],
+                    "shape": f"{row['rows']}x{row['inputs']}x{row['channels']}",
+                }
+                | {"calls": row["calls_an_utterance"]}
+                | {f"{way}_us": _short(row[f"{way}_microseconds"]) for way in ("float32", "integer", "float32 twin")}
+                | {"integer_to_float32": _span(row["integer_speed_to_float32"])}
+                for row in products
+            ]
+        )
+    print(
+        "size: utterances x frames; speed: median of the ratios within a round (quartiles); load: from files to arrays, with all checks"
+    )
+    _print_footer(report)
+
+
+def _span(quartiles: Sequence[float]) -> str:
+    low, middle, high = quartiles
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _print_rounding(report: dict[str, Any]) -> None:

@@ -115,6 +115,35 @@ def ctc(
     _show(report, json_output)
 
 
+@bench_app.command(epilog="Example: dsrun bench export RUN/export/float32 RUN/export/int8 --sizes 1x300 --sizes 16x300")
+def export(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="EXPORT...", help="Exported models; the first is the baseline.")
+    ],
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BATCHxFRAMES", help="Utterances at once and their frames. Repeatable. Default: 1x300, 16x300."
+        ),
+    ] = None,
+    repeats: RepeatsOption = 9,
+    threads: ThreadsOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Exported models side by side: bytes, time to load, latency, times real time; integers beside their float32 twins.
+
+    A batch of one says how long an utterance takes, a larger one how much speech a machine gets through. Then the products alone, which say
+    where integers pay: they are faster where a product is large and slower, or the same, where it is one row times a matrix.
+    """
+    from dsrun.study.bench_sizes import EXPORT_SIZES, parse_export_sizes
+
+    chosen = parse_export_sizes(sizes) if sizes else list(EXPORT_SIZES)
+    _start_jax(threads)
+    from dsrun.export_rates import bench_exports
+
+    _show(bench_exports(models, chosen, repeats=repeats), json_output)
+
+
 @bench_app.command(epilog="Example: dsrun bench rounding --format float16 --format mxfp4 --values 1000000")
 def rounding(
     format: Annotated[

@@ -110,8 +110,9 @@ def _licence(config: Config) -> str:
 def _rates(trained: Trained) -> str:
     """Of the run as trained; the export's own is `dsrun eval`'s to measure."""
     config, lines = trained.config, []
-    for split in ("test", "dev"):
-        stem = own_results(split, own_manifests(config), digests_at_the_start(trained.run))
+    digests = digests_at_the_start(trained.run)
+    for split in (split for split in ("test", "dev") if split in digests):
+        stem = own_results(split, own_manifests(config), digests)
         path = trained.run.evaluation / f"{stem}.jsonl"
         if not path.is_file():
             continue

@@ -62,7 +62,7 @@ class Pass:
     def product(self, path: str, x: Float32[Array, "*rows input"]) -> Float32[Array, "*rows channel"]:
         """`x` through the product at `path`, with its gain and bias."""
         own, format = self.arrays[path], self.formats[path]
-        return self._rescaled(path, _dot(encode(x, own, format), own["weight"], format, self.network.multiply))
+        return self._rescaled(path, multiplied(encode(x, own, format), own["weight"], format, self.network.multiply))
 
     def convolution(
         self, path: str, x: Float32[Array, "batch time bin channel"], strides: tuple[int, int]
@@ -207,11 +207,11 @@ def encode(x: Float32[Array, "*shape"], own: Mapping[str, Array], format: Deploy
     return jnp.clip(ratio, -largest, largest).astype(jnp.dtype(format))
 
 
-def _dot(
+def multiplied(
     codes: Shaped[Array, "*rows input"],
     weight: Shaped[Array, "input channel"],
     format: DeployFormat,
-    multiply: Multiply,
+    multiply: Multiply = "integer",
 ) -> Shaped[Array, "*rows channel"]:
     """Sums of products: int32 of integers, float32 otherwise."""
     if format in INTEGERS and multiply == "integer":
@@ -241,7 +241,7 @@ def _convolve(
     format: DeployFormat,
     multiply: Multiply,
 ) -> Shaped[Array, "batch output_frame output_bin output_channel"]:
-    """As `_dot`; the twin's pieces are channels, so many that a piece has no more than the inputs whose sum is exact."""
+    """As `multiplied`; the twin's pieces are channels, so many that a piece has no more than the inputs whose sum is exact."""
     if format in INTEGERS and multiply == "integer":
         return _float_convolution(codes, weight, strides, jnp.int32)
     a, b = _operand(codes), _operand(weight)

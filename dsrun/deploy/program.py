@@ -10,7 +10,8 @@ is all that a user's script needs. The program is for CPUs and CUDA devices; a v
 months before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -33,4 +34,17 @@ def build_program(network: Network, stored: Mapping[str, np.ndarray], shapes: Sh
     features = jax.ShapeDtypeStruct((batch, frame, network.settings.num_bins), jnp.float32)
     arrays = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in stored.items()}
     program = jax.export.export(jax.jit(run), platforms=PLATFORMS)
-    return bytes(program(arrays, features, jax.ShapeDtypeStruct((batch,), jnp.int32)).serialize())
+    with _without_places():
+        return bytes(program(arrays, features, jax.ShapeDtypeStruct((batch,), jnp.int32)).serialize())
+
+
+@contextmanager
+def _without_places() -> Iterator[None]:
+    """Leave out where in which file each operation was written: paths of this machine, and other bytes for every caller."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)

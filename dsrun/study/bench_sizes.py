@@ -43,6 +43,20 @@ class GruSize:
 
 
 @dataclass(frozen=True)
+class ExportSize:
+    """A batch of whole utterances for an exported model, each of so many frames."""
+
+    batch: int
+    frames: int
+
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.frames}"
+
+
+EXPORT_SIZES = (ExportSize(1, 300), ExportSize(16, 300))
+
+
+@dataclass(frozen=True)
 class CtcSize:
     """A batch of CTC losses: all utterances with all frames and all labels."""
 
@@ -99,6 +113,12 @@ def parse_ctc_sizes(texts: Sequence[str]) -> tuple[CtcSize, ...]:
                 "many frames and two classes besides the blank; e.g. 16x400x80x29."
             )
     return sizes
+
+
+def parse_export_sizes(texts: Sequence[str]) -> list[ExportSize]:
+    """Raises UsageError for what is no size."""
+    unique = dict.fromkeys(text.lower() for text in texts)
+    return [ExportSize(*_numbers(text, "BATCHxFRAMES", "1x300")) for text in unique]
 
 
 def gru_preset(name: str) -> tuple[GruSize, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dsrun.arithmetic import FLOAT32_POLICY
-from dsrun.deploy.network import EXACT_INPUTS, _convolve, _dot, logits
+from dsrun.deploy.network import EXACT_INPUTS, _convolve, logits, multiplied
 from dsrun.model import apply
 from tests.deploy.networks import CONVOLUTIONS, STACK, quantized, small, speech, weights_of
 from tests.reference import deployed
@@ -60,7 +60,7 @@ def test_a_long_sum_of_the_largest_codes_is_exact_in_integers_and_in_the_twin():
     assert inputs > EXACT_INPUTS
     codes, weight = np.full((2, inputs), 127, np.int8), np.full((inputs, 3), 127, np.int8)
     for multiply in ("integer", "float32"):
-        found = jax.jit(partial(_dot, format="int8", multiply=multiply))(codes, weight)
+        found = jax.jit(partial(multiplied, format="int8", multiply=multiply))(codes, weight)
         assert np.asarray(found).tolist() == [[inputs * 127 * 127] * 3] * 2
 
 
