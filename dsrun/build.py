@@ -253,9 +253,9 @@ def build_features(config: Config) -> FeatureSettings:
     )
 
 
-def build_clock(config: Config, settings: ModelSettings) -> OutputClock:
+def build_clock(features: FeatureSettings, settings: ModelSettings) -> OutputClock:
     """When the network's output frames are."""
-    features, stride, first = build_features(config), time_stride(settings.front_end), centre_frame(settings.front_end)
+    stride, first = time_stride(settings.front_end), centre_frame(settings.front_end)
     step = features.centre_seconds(first + stride) - features.centre_seconds(first)
     return OutputClock(first=features.centre_seconds(first), step=step)
 
@@ -494,13 +494,21 @@ def build_evaluation_data(
         from dsrun.streamed_data import streamed_evaluation_data
 
         return streamed_evaluation_data(config, manifest, alphabet, normalization)
+
+    def load(utterances: list[Utterance], labels: list[list[int]]) -> Dataset:
+        return _dataset(config, utterances, labels, cache=cache, normalization=normalization, on_progress=on_progress)
+
+    return read_for_evaluation(manifest, alphabet, load)
+
+
+def read_for_evaluation(
+    manifest: Path, alphabet: Alphabet, load: Callable[[list[Utterance], list[list[int]]], Dataset]
+) -> tuple[Dataset, dict[str, str], Counter]:
+    """As `build_evaluation_data`, with `load` for utterances and their labels to a dataset."""
     utterances = read_manifest(manifest)
     references = _normalized(utterances, alphabet.normalizer, manifest)
     encoded = encode_all({u.id: u.text for u in utterances}, alphabet, on_unknown="drop")
-    dataset = _dataset(
-        config, utterances, encoded.labels, cache=cache, normalization=normalization, on_progress=on_progress
-    )
-    return dataset, references, encoded.dropped
+    return load(utterances, encoded.labels), references, encoded.dropped
 
 
 def build_unlabelled_data(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dsrun.cli_options import finite
+from dsrun.cli_scores import print_model
 from dsrun.cli_tables import print_table
 
 DecoderOption = Annotated[str, typer.Option(help="greedy, or beam: the most probable text of many paths.")]
@@ -46,7 +47,7 @@ def print_tuning(report: dict[str, Any]) -> None:
     """Error rates by weight and bonus, the best points, and the best one as options."""
     points = {(point["lm_weight"], point["word_bonus"]): point for point in report["points"]}
     weights, bonuses = (sorted({key[axis] for key in points}) for axis in (0, 1))
-    print(f"run       {report['run']}  checkpoint step {report['step']}")
+    print_model(report)
     print(f"manifest  {report['manifest']}  {report['utterances']} utterances")
     for name in ("wer", "cer"):
         print(f"\n{name.upper()} by weight of the language model (down) and word bonus (across)")
@@ -62,7 +63,9 @@ def print_tuning(report: dict[str, Any]) -> None:
         print("the best point is on the edge of what was tried: beyond it may be better ones")
     best = report["best"]
     print(f"\n--lm {best['lm']} --lm-weight {best['lm_weight']:g} --word-bonus {best['word_bonus']:g}")
-    print(f"written to {report['written']}: `dsrun eval {report['run']} --decoder beam` takes it from there")
+    print(
+        f"written to {report['written']}: `dsrun eval {report.get('export') or report['run']} --decoder beam` takes it from there"
+    )
 
 
 def _grid(

@@ -54,3 +54,9 @@ SetOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/prompts_float32-1a2b3c.")]
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A run folder, or an exported model, e.g. RUN/export/int8.")
+]
+CheckpointOption = Annotated[
+    str | None, typer.Option(help="Of a run: best (the default), last, or a step number.", show_default=False)
+]

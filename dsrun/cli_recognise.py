@@ -18,7 +18,8 @@ from dsrun.cli_decoding import (
     WordBonusOption,
     print_tuning,
 )
-from dsrun.cli_options import JsonOption
+from dsrun.cli_export import Format
+from dsrun.cli_options import CheckpointOption, JsonOption
 from dsrun.cli_scores import print_breakdown, print_comparison, print_scores
 from dsrun.cli_tables import printable
 from dsrun.errors import UsageError
@@ -31,12 +32,22 @@ if TYPE_CHECKING:
 def evaluate(
     context: typer.Context,
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run folder, or results that an evaluation left (a .jsonl file).")
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            help="A run folder, an exported model, or results that an evaluation left (a .jsonl file).",
+        ),
     ],
     manifest: Annotated[
-        Path | None, typer.Option(help="Manifest to score. Default: the config's data.test, else data.dev.")
+        Path | None, typer.Option(help="Manifest to score. Default: the run's data.test, else data.dev.")
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="best, last, or a step number.")] = "best",
+    checkpoint: CheckpointOption = None,
+    format: Annotated[
+        Format | None,
+        typer.Option(
+            show_default=False, help="Score the run as `dsrun export` would make it; OTHER of --against as it is."
+        ),
+    ] = None,
     decoder: DecoderOption = "greedy",
     beam_width: BeamWidthOption = None,
     lm: LmOption = None,
@@ -53,7 +64,7 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="OTHER",
-            help="Another run (scored with the same options) or .jsonl of results to compare with, in pairs.",
+            help="Another run or export (scored with the same options) or .jsonl of results to compare with, in pairs.",
         ),
     ] = None,
     html: Annotated[
@@ -69,14 +80,17 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Of --plot, .png or .svg.")] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Word and character error rates of a run on a manifest, with 95% bootstrap intervals over utterances.
+    """Word and character error rates of a run or an exported model on a manifest, with 95% bootstrap intervals over utterances.
 
     Rates are of the corpus: errors divided by reference words (characters), never clamped. An utterance whose reference is
     empty adds its hypothesis as insertions and nothing to the length; if all references are empty the rate is infinite with
-    any insertion and 0 without. Each utterance's reference, hypothesis and errors go to RUN/evaluation/<manifest>.jsonl.
+    any insertion and 0 without. Each utterance's reference, hypothesis and errors go to MODEL/evaluation/<manifest>.jsonl.
+
+    An exported model (`dsrun export`) is scored without the run; --format scores a run in that format without leaving a folder. With
+    --against RUN the difference comes with an interval over pairs: --format int8 --against the same run says what int8 costs.
 
     Beam search (--decoder beam) writes to a file of its own, named after its settings. What is not said of it comes from the run's
-    tuning (RUN/evaluation/lm.json), if --tune-lm has left one; --lm-weight 0 is beam search alone.
+    tuning (MODEL/evaluation/lm.json), if --tune-lm has left one; --lm-weight 0 is beam search alone.
 
     Then where the errors are: by length, by speaker where the manifest has speakers (with an interval that draws speakers instead
     of utterances), and which words and characters are confused.
@@ -96,13 +110,15 @@ def evaluate(
         _tune(context, run, decoding, manifest=manifest, checkpoint=checkpoint, batch=batch, as_json=json_output)
         return
     options = {"manifest": manifest, "checkpoint": checkpoint, "decoding": decoding, "batch": batch}
-    _check_sources(context, [source for source in (run, against) if source is not None])
+    sources = [source for source in (run, against) if source is not None]
+    _check_sources(context, sources)
+    of_first = options | {"format": format}
     if html is not None:
         check_page(html)
-    scored = _score(run, options)
+    scored = _score(run, _said_to(run, of_first, sources))
     if against is not None:
         options["manifest"] = manifest or scored.manifest
-        scored = with_comparison(scored, _score(against, options))
+        scored = with_comparison(scored, _score(against, _said_to(against, options, sources)))
     if html is not None:
         write_page(html, scored)
     if json_output:
@@ -122,16 +138,32 @@ OPTIONS_OF_RESULTS = {"run", "against", "html", "json_output"}
 
 def _check_sources(context: typer.Context, sources: Sequence[Path]) -> None:
     """Refuse, before any work, options that nothing would obey and two runs that one process cannot score."""
-    from dsrun.score_reports import is_results_file, refuse_another_runtime
+    from dsrun.score_reports import is_exported, is_results_file, refuse_another_runtime
 
-    runs = [source for source in sources if not is_results_file(source)]
-    if len(runs) == 2:
-        refuse_another_runtime(*runs)
-    if not runs and (unused := _given(context, besides=OPTIONS_OF_RESULTS)):
+    models = [source for source in sources if not is_results_file(source)]
+    if context.params["format"] is not None and is_results_file(sources[0]):
+        raise UsageError(
+            f"--format: for a run, and {sources[0]} is a file of results. Leave it out, or name the run's folder."
+        )
+    if len(models) == 2:
+        refuse_another_runtime(*models)
+        if is_exported(models[0]):
+            from dsrun.models import start_runtime_of_runs
+
+            start_runtime_of_runs(models[1:])
+    if not models and (unused := _given(context, besides=OPTIONS_OF_RESULTS)):
         raise UsageError(
             f"{', '.join(unused)}: for a run, and {sources[0]} is a file of results, which no network is asked for. Leave it out, "
             "or name the run's folder."
         )
+
+
+def _said_to(source: Path, options: dict[str, Any], sources: Sequence[Path]) -> dict[str, Any]:
+    """The options for one of the sources: a checkpoint is of a run, so of a run and an export the run alone is told."""
+    from dsrun.score_reports import is_exported
+
+    others = [other for other in sources if other != source and not is_exported(other) and other.is_dir()]
+    return options | {"checkpoint": None} if is_exported(source) and others else options
 
 
 # Of `--tune-lm`, which scores nothing.
@@ -158,7 +190,7 @@ def _tune(
     decoding: "DecodingOptions",
     *,
     manifest: Path | None,
-    checkpoint: str,
+    checkpoint: str | None,
     batch: int | None,
     as_json: bool,
 ) -> None:
@@ -186,7 +218,7 @@ def _plot(
     output: Path | None,
     *,
     manifest: Path | None,
-    checkpoint: str,
+    checkpoint: str | None,
     as_json: bool,
 ) -> None:
     """Draw one utterance instead of scoring all."""

@@ -21,6 +21,11 @@ def print_scores(report: dict[str, Any]) -> None:
             f"{count['reference_length']} {counts}: {count['substitutions']} substitutions, {count['deletions']} deletions, "
             f"{count['insertions']} insertions"
         )
+    if speed := report.get("speed"):
+        print(
+            f"speed     {speed['audio_seconds']:.1f} s of audio in {speed['recognising_seconds']:.2f} s: "
+            f"{speed['times_real_time'] or 0.0:.1f} times real time, without reading and compiling ({speed['compiling_seconds']:.1f} s)"
+        )
     if not report.get("manifest_is_as_trained", True):
         print("          not one of the manifests that the run was trained with, as they were then")
     for note in notes_on_tuning(report):
@@ -35,11 +40,21 @@ def print_scores(report: dict[str, Any]) -> None:
         print(f"each utterance: {report['details']}")
 
 
+def print_model(report: dict[str, Any]) -> None:
+    """Which model a report is of: a run's checkpoint, in which format if it is not that of its training, or an export."""
+    if "export" in report:
+        run = printable(report["exported_from"])
+        print(f"export    {report['export']}  {report['format']}, of {run}, checkpoint step {report['step']}")
+        return
+    as_exported = f", exported as {report['format']}" if "format" in report else ""
+    print(f"run       {report['run']}  checkpoint step {report['step']}{as_exported}")
+
+
 def _print_origin(report: dict[str, Any]) -> None:
     if "results" in report:
         print(f"results   {report['results']}  {report['utterances']} utterances")
         return
-    print(f"run       {report['run']}  checkpoint step {report['step']}")
+    print_model(report)
     print(f"manifest  {report['manifest']}  {report['utterances']} utterances")
     if report["decoder"]["kind"] != "greedy":
         settings = ", ".join(f"{name} {value}" for name, value in report["decoder"].items() if value is not None)

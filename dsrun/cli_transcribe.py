@@ -16,26 +16,26 @@ from dsrun.cli_decoding import (
     LmWeightOption,
     WordBonusOption,
 )
-from dsrun.cli_options import JsonOption, RunArgument, finite
+from dsrun.cli_options import CheckpointOption, JsonOption, ModelArgument, finite
 from dsrun.errors import UsageError
 
 if TYPE_CHECKING:
     from dsrun.decoding_options import DecodingOptions
 
 EXAMPLE = (
-    "Examples:  dsrun transcribe RUN *.wav    dsrun transcribe RUN talk.mp3 --srt > talk.srt    "
+    "Examples:  dsrun transcribe RUN *.wav    dsrun transcribe RUN/export/int8 talk.mp3 --srt > talk.srt    "
     "ffmpeg -i talk.mkv -f wav - | dsrun transcribe RUN - --json"
 )
 
 
 def transcribe(
-    run: RunArgument,
+    model: ModelArgument,
     audio: Annotated[
         list[Path] | None,
         typer.Argument(metavar="AUDIO...", help="WAV, FLAC, Ogg, MP3 and others; - reads standard input."),
     ] = None,
     files_from: Annotated[Path | None, typer.Option(metavar="FILE", help="More paths, one a line.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="best, last, or a step number.")] = "best",
+    checkpoint: CheckpointOption = None,
     channel: Annotated[
         str | None,
         typer.Option(
@@ -47,7 +47,7 @@ def transcribe(
     ] = False,
     chunk_seconds: Annotated[
         float | None,
-        typer.Option(callback=finite, help="Cut longer files. Default: 20, or data.max_seconds if that is less."),
+        typer.Option(callback=finite, help="Cut longer files. Default: 20, or the run's data.max_seconds if less."),
     ] = None,
     overlap_seconds: Annotated[
         float | None, typer.Option(min=0, callback=finite, help="What two chunks share. Default: 2.")
@@ -120,7 +120,7 @@ def transcribe(
         from dsrun.cli_stream import transcribe_stream
 
         transcribe_stream(
-            run,
+            model,
             audio or [],
             as_json=json_output,
             checkpoint=checkpoint,
@@ -139,7 +139,7 @@ def transcribe(
     asked = {"json": json_output, "srt": srt, "vtt": vtt}
     formats = [format for format, is_asked in asked.items() if is_asked] or ["txt"]
     _transcribe_whole(
-        run,
+        model,
         paths,
         checkpoint=checkpoint,
         settings=(chosen, strict, chunk_seconds, overlap_seconds, batch),
@@ -151,10 +151,10 @@ def transcribe(
 
 
 def _transcribe_whole(
-    run: Path,
+    path: Path,
     paths: list[Path],
     *,
-    checkpoint: str,
+    checkpoint: str | None,
     settings: tuple[Any, ...],
     decoding: "DecodingOptions",
     raw_rate: int | None,
@@ -163,8 +163,8 @@ def _transcribe_whole(
 ) -> None:
     """Whole recordings: find out what can be refused without the network, load it, and hand on results as they come."""
     from dsrun.decoding import make_decoder
+    from dsrun.models import load_model
     from dsrun.speech.recording import RawFormat
-    from dsrun.trained import load_run
     from dsrun.transcription import Settings, Transcriber
     from dsrun.transcription_output import Output
     from dsrun.transcription_sources import open_sources
@@ -172,9 +172,9 @@ def _transcribe_whole(
     decoding.check()
     results = Output(paths, **output)
     with open_sources(paths, raw=RawFormat(raw_rate) if raw_rate else None) as sources:
-        trained = load_run(run, checkpoint)
-        search = make_decoder(decoding, alphabet=trained.alphabet, run=trained.run)
-        transcriber = Transcriber(trained, Settings(*settings), decoder=search, say=_say)
+        model = load_model(path, checkpoint)
+        search = make_decoder(decoding, alphabet=model.alphabet, run=model)
+        transcriber = Transcriber(model, Settings(*settings), decoder=search, say=_say)
         loaded = time.monotonic()
         for result in transcriber(sources):
             results.put(result)

@@ -17,9 +17,8 @@ from dsrun.ctc.flashlight import FlashlightSearch, is_flashlight_installed
 from dsrun.decoding_options import DecodingOptions, as_options
 from dsrun.errors import DataError, UsageError
 from dsrun.evaluation.decoders import BeamDecoder, Decoder, GreedyDecoder, PrefixSearch, Search
-from dsrun.record import RunDir
 from dsrun.speech import Alphabet, file_digest
-from dsrun.tuned import TUNED, Tuned, read_tuned
+from dsrun.tuned import TUNED, Folder, Tuned, read_tuned
 
 BEAM_WIDTH = 64
 LM_WEIGHT = 1.0
@@ -37,7 +36,7 @@ class Resolved:
     tuned: Tuned | None
 
 
-def make_decoder(options: DecodingOptions, *, alphabet: Alphabet, run: RunDir) -> Decoder:
+def make_decoder(options: DecodingOptions, *, alphabet: Alphabet, run: Folder) -> Decoder:
     """The decoder asked for, with what the run's tuning remembers.
 
     Raises:
@@ -68,7 +67,7 @@ def make_decoder(options: DecodingOptions, *, alphabet: Alphabet, run: RunDir) -
     return BeamDecoder(search, settings)
 
 
-def resolve(options: DecodingOptions, run: RunDir) -> Resolved:
+def resolve(options: DecodingOptions, run: Folder) -> Resolved:
     """What is not said from the run's tuning if it is about the same language model, the rest by default; prints it.
 
     Raises:
@@ -158,7 +157,7 @@ def choose_backend(options: DecodingOptions) -> str:
     return options.beam_backend or "own"
 
 
-def _from_tuning(options: DecodingOptions, tuned: Tuned, run: RunDir) -> DecodingOptions:
+def _from_tuning(options: DecodingOptions, tuned: Tuned, run: Folder) -> DecodingOptions:
     """With every option that is not said as the tuning has it."""
     lm = options.lm or _unchanged(tuned.lm, tuned.lm_sha256, run)
     lexicon = options.lexicon
@@ -175,7 +174,7 @@ def _from_tuning(options: DecodingOptions, tuned: Tuned, run: RunDir) -> Decodin
     )
 
 
-def _unchanged(name: str, sha256: str | None, run: RunDir) -> Path:
+def _unchanged(name: str, sha256: str | None, run: Folder) -> Path:
     """A file that the tuning used, if it is what it was."""
     path = Path(name)
     if not path.is_file() or file_digest(path) != sha256:

@@ -26,6 +26,7 @@ from dsrun.errors import DataError, DsrunError, UsageError
 from dsrun.evaluation.decoders import GreedyDecoder
 from dsrun.evaluation.evaluate import Evaluator
 from dsrun.evaluation.results import own_results, step_of_results
+from dsrun.evaluation.whole_pass import trained_pass
 from dsrun.model import ModelSettings, describe_gru, parameter_table
 from dsrun.record import (
     EventLog,
@@ -46,7 +47,7 @@ from dsrun.record.provenance import decisive
 from dsrun.record.run_dir import Mode
 from dsrun.record.runtime import processors
 from dsrun.record.tensor_hashes import TensorHashLog
-from dsrun.scoring import digests_at_the_start, evaluate_run
+from dsrun.scoring import evaluate_run
 from dsrun.speech import (
     Alphabet,
     Batcher,
@@ -54,7 +55,7 @@ from dsrun.speech import (
     file_digest,
     prefetch,
 )
-from dsrun.trained import STOP, require_complete
+from dsrun.trained import STOP, digests_at_the_start, require_complete
 from dsrun.training import checkpoint as checkpoints
 from dsrun.training.loop import Best, DevResult, Kept, Loop, LoopSettings, Outcome, Recorder
 from dsrun.training.preflight import Need, preflight, preflight_evaluation
@@ -144,7 +145,9 @@ def prepare(
         rows = config.batches.global_batch // shards
         batcher.rows = range(step.own_shards.start * rows, step.own_shards.stop * rows)
     dev_batcher = build.build_batcher(config, data.dev, purpose="evaluate")
-    return Experiment(data, settings, batcher, dev_batcher, step, Evaluator(settings, step.policy), ctc, origin)
+    return Experiment(
+        data, settings, batcher, dev_batcher, step, Evaluator(trained_pass(settings, step.policy)), ctc, origin
+    )
 
 
 def _chosen_devices(count: int | None, shards: int) -> list[jax.Device]:

@@ -14,8 +14,7 @@ from dsrun.deploy.script import NAME
 from dsrun.dev_results import own_manifests
 from dsrun.errors import DataError
 from dsrun.evaluation.results import own_results, read_results
-from dsrun.scoring import digests_at_the_start
-from dsrun.trained import Trained
+from dsrun.trained import Trained, digests_at_the_start
 
 _ROLES = ("storage", "compute", "accumulate", "gradient", "reduce", "master", "state", "ctc")
 _LICENCES = ("LICENSE*", "LICENCE*", "COPYING*")

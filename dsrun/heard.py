@@ -1,4 +1,4 @@
-"""What a run's network hears of an utterance, for a picture: features, class scores, and when their frames are.
+"""What a network hears of an utterance, for a picture: features, class scores, and when their frames are.
 
 On the roof beside `scoring.py`, whose best, median and worst utterance it leaves in `evaluation/posteriors.npz`, so that a report can
 draw them where there is neither audio nor JAX. The forward pass is the one that scored, in the same batches.
@@ -12,18 +12,18 @@ import numpy as np
 from dsrun import build
 from dsrun.evaluation.posteriors import Heard, posteriors_bytes
 from dsrun.evaluation.results import Evaluation
+from dsrun.models import Model
 from dsrun.record.durable import write_atomically
 from dsrun.speech import Batch, Batcher, FeatureSettings
-from dsrun.trained import Trained
 
 POSTERIORS = "posteriors.npz"
 
 
 def heard(
-    trained: Trained, batch: Batch, row: int, logits: np.ndarray, num_frames: int, *, reference: str, hypothesis: str
+    model: Model, batch: Batch, row: int, logits: np.ndarray, num_frames: int, *, reference: str, hypothesis: str
 ) -> Heard:
     """The utterance in a row of a batch, from its row of class scores."""
-    settings = build.build_features(trained.config)
+    settings = model.features
     return Heard(
         id=batch.ids[row],
         reference=reference,
@@ -33,13 +33,13 @@ def heard(
         hop=settings.hop / settings.sample_rate,
         highest=_highest(settings),
         logits=logits[:num_frames],
-        clock=build.build_clock(trained.config, trained.settings),
-        symbols=trained.alphabet.symbols,
+        clock=build.build_clock(settings, model.settings),
+        symbols=model.alphabet.symbols,
         wanted=batch.labels[row, : batch.num_labels[row]].tolist(),
     )
 
 
-def write_posteriors(trained: Trained, batcher: Batcher, result: Evaluation, split: str) -> Path:
+def write_posteriors(model: Model, batcher: Batcher, result: Evaluation, split: str) -> Path:
     """Leave what was heard of the best, the median and the worst utterance of a scoring.
 
     Args:
@@ -56,17 +56,17 @@ def write_posteriors(trained: Trained, batcher: Batcher, result: Evaluation, spl
         if wanted.isdisjoint(batcher.dataset.ids[member] for member in batcher.members(0, index)):
             continue
         batch = batcher.batch(0, index)
-        logits, num_frames = trained.evaluator.logits(trained.weights, trained.statistics, batch)
+        logits, num_frames = model.evaluator.logits(model.weights, model.statistics, batch)
         for row, id in enumerate(batch.ids):
             if id in wanted:
                 # A copy: on a CPU these are the device's own arrays.
                 own = np.array(logits[row])
-                found[id] = heard(trained, batch, row, own, int(num_frames[row]), **texts[id])
+                found[id] = heard(model, batch, row, own, int(num_frames[row]), **texts[id])
         del logits, num_frames
-    path = trained.run.evaluation / POSTERIORS
+    path = model.evaluation / POSTERIORS
     by_name: dict[str, Any] = {name: found[u.id] for name, u in examples.items()}
     path.parent.mkdir(exist_ok=True)
-    write_atomically(path, posteriors_bytes(trained.step, split, by_name))
+    write_atomically(path, posteriors_bytes(model.step, split, by_name))
     return path
 
 

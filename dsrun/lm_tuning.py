@@ -20,16 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from dsrun import build
 from dsrun.ctc import log_softmax
 from dsrun.decoding import BEAM_WIDTH, NO_LEXICON, choose_backend, make_search
 from dsrun.decoding_options import DecodingOptions
 from dsrun.errors import UsageError
 from dsrun.evaluation.decoders import Search
 from dsrun.evaluation.error_rate import ErrorCount, character_errors, total_errors, word_errors
+from dsrun.models import Model, explaining_scoring, load_model
 from dsrun.record import write_atomically
 from dsrun.speech import count_recordings_in, file_digest, read_manifest
-from dsrun.trained import Trained, explaining_scoring, load_run
 from dsrun.tuned import TUNED, Tuned
 
 LM_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -61,7 +60,7 @@ def tune_lm(
     options: DecodingOptions,
     *,
     manifest: Path | None,
-    checkpoint: str,
+    checkpoint: str | None,
     batch: int | None,
     allow_test: bool,
 ) -> dict[str, Any]:
@@ -77,13 +76,13 @@ def tune_lm(
     if options.lm_weight is not None or options.word_bonus is not None:
         raise UsageError("--tune-lm finds --lm-weight and --word-bonus: leave them out.")
     # Files are read before the network runs, which takes longer.
-    trained = load_run(path, checkpoint)
-    manifest = manifest or Path(trained.config.data.dev)
+    model = load_model(path, checkpoint)
+    manifest = manifest or model.manifest_of("dev")
     if not allow_test:
-        _refuse_the_test_set(trained, manifest)
-    search = make_search(options, alphabet=trained.alphabet, lm_weight=1.0, word_bonus=0.0)
-    scores = class_scores(trained, manifest, batch=batch)
-    by_words = " " in trained.alphabet.symbols
+        _refuse_the_test_set(model, manifest)
+    search = make_search(options, alphabet=model.alphabet, lm_weight=1.0, word_bonus=0.0)
+    scores = class_scores(model, manifest, batch=batch)
+    by_words = " " in model.alphabet.symbols
     points = search_points(search, scores, by_words=by_words)
     best = points[0]
     tuned = Tuned(
@@ -97,11 +96,10 @@ def tune_lm(
         word_bonus=best.word_bonus,
         manifest=str(manifest.resolve()),
         manifest_sha256=file_digest(manifest),
-        step=trained.step,
+        step=model.step,
     )
     report = {
-        "run": str(path),
-        "step": trained.step,
+        **model.origin,
         "manifest": str(manifest),
         "manifest_sha256": tuned.manifest_sha256,
         "utterances": len(scores),
@@ -120,25 +118,19 @@ def tune_lm(
             for point in points
         ],
     }
-    trained.run.evaluation.mkdir(exist_ok=True)
-    write_atomically(trained.run.evaluation / TUNED, json.dumps(report, indent=2, allow_nan=False) + "\n")
-    return report | {"written": str(trained.run.evaluation / TUNED)}
+    model.evaluation.mkdir(exist_ok=True)
+    write_atomically(model.evaluation / TUNED, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    return report | {"written": str(model.evaluation / TUNED)}
 
 
-def class_scores(trained: Trained, manifest: Path, *, batch: int | None) -> list[Scores]:
+def class_scores(model: Model, manifest: Path, *, batch: int | None) -> list[Scores]:
     """What the network makes of every utterance of a manifest, in the manifest's order."""
-    config = trained.config
-    cache = build.cache_of(config, access="read")
-    dataset, references, _ = build.build_evaluation_data(
-        config, manifest, trained.alphabet, trained.normalization, cache=cache
-    )
-    if batch is not None:
-        config = config.model_copy(update={"batches": config.batches.model_copy(update={"global_batch": batch})})
+    dataset, references, _ = model.read(manifest)
     found = {}
-    batcher = build.build_batcher(config, dataset, purpose="evaluate")
-    with explaining_scoring(trained, batcher, str(manifest)):
+    batcher = model.batcher(dataset, batch or model.rows)
+    with explaining_scoring(model, batcher, str(manifest)):
         for one in batcher.epoch(0):
-            logits, num_frames = trained.evaluator.logits(trained.weights, trained.statistics, one)
+            logits, num_frames = model.evaluator.logits(model.weights, model.statistics, one)
             for row, id in enumerate(one.ids):
                 if id:
                     found[id] = Scores(references[id], logits[row, : num_frames[row]].copy())
@@ -209,8 +201,8 @@ def _finite(rate: float) -> float | None:
     return rate if math.isfinite(rate) else None
 
 
-def _refuse_the_test_set(trained: Trained, manifest: Path) -> None:
-    test = trained.config.data.test
+def _refuse_the_test_set(model: Model, manifest: Path) -> None:
+    test = model.manifests.get("test")
     if test is None or not (Path(test).is_file() or manifest.resolve() == Path(test).resolve()):
         return
     count = count_recordings_in(read_manifest(manifest), read_manifest(test))

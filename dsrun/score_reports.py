@@ -28,7 +28,9 @@ class Scored:
         report = self.report
         if "results" in report:
             return str(report["results"])
-        return f"{report['run']}, checkpoint step {report['step']}, {report['decoder']['kind']}"
+        what = f"{report['format']}, " if "format" in report else ""
+        path = report["export"] if "export" in report else report["run"]
+        return f"{path}, checkpoint step {report['step']}, {what}{report['decoder']['kind']}"
 
     @property
     def manifest(self) -> Path | None:
@@ -39,6 +41,11 @@ class Scored:
 def is_results_file(path: Path) -> bool:
     """Whether this names results (`.jsonl`) and not a run folder."""
     return path.suffix == ".jsonl" and not path.is_dir()
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a folder is an exported model and no run."""
+    return (path / "model.json").is_file() and not RunDir(path).config.is_file()
 
 
 def score_file(path: Path) -> Scored:
@@ -54,7 +61,7 @@ def score_file(path: Path) -> Scored:
 def refuse_another_runtime(first: Path, second: Path) -> None:
     """Raises UsageError for two runs whose settings of XLA differ: they are made once a process, before it computes anything."""
     if first.resolve() == second.resolve() or not all(RunDir(path).config.is_file() for path in (first, second)):
-        return  # what is no run folder is refused where it is opened
+        return  # an export takes any settings; what is no run folder is refused where it is opened
     needs = []
     for path in (first, second):
         config = load_config(RunDir(path).config).config

@@ -14,7 +14,7 @@ without --stream cuts what is longer than its chunks (20 s), and a network begin
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -22,16 +22,15 @@ from typing import Any
 
 import numpy as np
 
-from dsrun import build
 from dsrun.ctc import GreedyStream
 from dsrun.errors import DataError, UsageError
 from dsrun.model import ModelSettings, time_stride
-from dsrun.model.streaming import LogitStream, frames_needed
+from dsrun.model.streaming import frames_needed
+from dsrun.models import Model, load_model
 from dsrun.speech import FeatureSettings
 from dsrun.speech.alphabet import TextStream
 from dsrun.speech.feature_stream import FeatureStream
 from dsrun.speech.live import LiveAudio, LiveSamples, Pipe, live_file, live_pipe
-from dsrun.trained import Trained, load_run
 from dsrun.training.preflight import explaining_lack_of_memory
 
 LATEST_CALLS = 10_000  # half an hour of chunks of 200 ms
@@ -92,28 +91,26 @@ class Computing:
 
 
 class StreamRecogniser:
-    """A run's network, hearing one recording after another.
+    """A network, hearing one recording after another.
 
     Args:
-        trained: the run. chunk_ms: sound that a call of the network takes in, rounded down to whole output frames, at least one.
+        model: whose. chunk_ms: sound that a call of the network takes in, rounded down to whole output frames, at least one.
 
     Raises:
         UsageError: the network cannot be streamed; says why and what can.
     """
 
-    def __init__(self, trained: Trained, *, chunk_ms: float):
-        self.alphabet, settings = trained.alphabet, trained.settings
-        features = build.build_features(trained.config)
+    def __init__(self, model: Model, *, chunk_ms: float):
+        self.alphabet, settings, features = model.alphabet, model.settings, model.features
         frame_ms = 1000.0 * features.hop * time_stride(settings.front_end) / features.sample_rate
         # A ratio that is whole but for a rounding error is whole.
         chunk = max(1, int(chunk_ms / frame_ms + 1e-6))
         self.latency = stream_latency(settings, features, chunk=chunk)
-        policy = build.build_policy(trained.config)
         try:
-            self._logits = LogitStream(settings, policy, trained.weights, trained.statistics, chunk=chunk)
+            self._logits = model.stream(chunk)
         except ValueError as error:
-            raise UsageError(f"{trained.run.path}: cannot be transcribed with --stream: {error}") from None
-        self._new_features = partial(FeatureStream, features, trained.normalization)
+            raise UsageError(f"{model.path}: cannot be transcribed with --stream: {error}") from None
+        self._new_features = partial(FeatureStream, features, model.normalization)
         self.computing = Computing()
         self._seconds_before_call = 0.0
         # Compiled on silence before anybody speaks, so that the first chunk is no slower than the others.
@@ -161,10 +158,10 @@ class StreamRecogniser:
     lambda: "transcribing a stream", "What helps: a smaller --chunk-ms, or a device with more free memory."
 )
 def stream_file(
-    run: Path,
+    path: Path,
     source: Path,
     *,
-    checkpoint: str,
+    checkpoint: str | None,
     chunk_ms: float,
     resample: bool,
     channel: int | None,
@@ -182,21 +179,21 @@ def stream_file(
     Raises:
         UsageError: the network cannot be streamed. DataError: the sound cannot be read, naming the source.
     """
-    trained = load_run(run, checkpoint)
-    recogniser = StreamRecogniser(trained, chunk_ms=chunk_ms)
-    data = trained.config.data
-    wanted = {"resample": data.resample or resample, "channel": data.channel if channel is None else channel}
-    settings = build.build_audio(trained.config.model_copy(update={"data": data.model_copy(update=wanted)}))
-    block_seconds = block_of(trained)
+    model = load_model(path, checkpoint)
+    recogniser, audio = StreamRecogniser(model, chunk_ms=chunk_ms), model.audio
+    settings = replace(
+        audio, resample=audio.resample or resample, channel=audio.channel if channel is None else channel
+    )
+    block_seconds = block_of(model)
     if str(source) == "-":
-        audio = live_pipe(pipe, name="standard input", raw_rate=raw_rate, block_seconds=block_seconds)
+        live = live_pipe(pipe, name="standard input", raw_rate=raw_rate, block_seconds=block_seconds)
     else:
-        audio = live_file(source, block_seconds=block_seconds)
+        live = live_file(source, block_seconds=block_seconds)
     if is_paced:
-        audio = paced(audio)
-    samples = LiveSamples(audio, settings)
+        live = paced(live)
+    samples = LiveSamples(live, settings)
     if samples.conversion:
-        say(f"{audio.name}: {samples.conversion}")
+        say(f"{live.name}: {samples.conversion}")
     heard = 0
     for block in samples:
         heard += len(block)
@@ -205,15 +202,14 @@ def stream_file(
     try:
         rest = recogniser.finish()
     except DataError as error:
-        raise DataError(f"{audio.name}: {error}") from None
+        raise DataError(f"{live.name}: {error}") from None
     figures = _figures(recogniser, heard / settings.sample_rate, samples, block_seconds)
     return {"file": str(source), "new": rest, "text": recogniser.text} | figures
 
 
-def block_of(trained: Trained) -> float:
+def block_of(model: Model) -> float:
     """Seconds of sound that are read at a time: a hop of the spectrogram."""
-    features = build.build_features(trained.config)
-    return features.hop / features.sample_rate
+    return model.features.hop / model.features.sample_rate
 
 
 def paced(audio: LiveAudio) -> LiveAudio:

@@ -4,7 +4,6 @@ On the roof. A run folder is enough: `config.yaml` rebuilds the network, the che
 normalisation, so training audio is not needed again.
 """
 
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,16 @@ import jax
 
 from dsrun import build
 from dsrun.config import Config, load_config
+from dsrun.dev_results import own_manifests
 from dsrun.errors import DataError, UsageError
 from dsrun.evaluation.evaluate import Evaluator
+from dsrun.evaluation.whole_pass import trained_pass
 from dsrun.model import ModelSettings, initial_statistics, parameter_table
-from dsrun.record import RunDir, autotune_flags
+from dsrun.model.streaming import LogitStream
+from dsrun.models import Model
+from dsrun.record import RunDir, autotune_flags, read_provenance
 from dsrun.speech import Alphabet, Batcher, Normalization
+from dsrun.speech.batching import AnyDataset
 from dsrun.training import checkpoint as checkpoints
 from dsrun.training.loop import Best
 from dsrun.training.preflight import explaining_lack_of_memory
@@ -42,6 +46,43 @@ class Trained:
     weights: Any
     statistics: Any
     evaluator: Evaluator
+
+    @property
+    def model(self) -> Model:
+        """What recognising needs of it."""
+        config, policy = self.config, build.build_policy(self.config)
+        cache = build.cache_of(config, access="read")
+
+        def batcher(dataset: AnyDataset, rows: int) -> Batcher:
+            batches = config.batches.model_copy(update={"global_batch": rows})
+            return build.build_batcher(config.model_copy(update={"batches": batches}), dataset, purpose="evaluate")
+
+        return Model(
+            path=self.run.path,
+            evaluation=self.run.evaluation,
+            step=self.step,
+            origin={"run": str(self.run.path), "step": self.step},
+            exported=None,
+            settings=self.settings,
+            alphabet=self.alphabet,
+            normalization=self.normalization,
+            features=build.build_features(config),
+            audio=build.build_audio(config),
+            weights=self.weights,
+            statistics=self.statistics,
+            network=trained_pass(self.settings, policy),
+            evaluator=self.evaluator,
+            stream=lambda chunk: LogitStream(self.settings, policy, self.weights, self.statistics, chunk=chunk),
+            manifests=own_manifests(config),
+            digests=digests_at_the_start(self.run),
+            determinism=config.determinism,
+            cache=cache,
+            read=lambda manifest: build.build_evaluation_data(
+                config, manifest, self.alphabet, self.normalization, cache=cache
+            ),
+            batcher=batcher,
+            rows=config.batches.global_batch,
+        )
 
 
 @explaining_lack_of_memory(
@@ -78,21 +119,8 @@ def load_run(path: Path, checkpoint: str) -> Trained:
         normalization=Normalization.from_arrays(found.arrays["features"]),
         weights=read(master, jax.numpy.asarray(state["step"])),
         statistics=jax.tree.map(jax.numpy.asarray, found.arrays["state"].get("statistics", {})),
-        evaluator=Evaluator(settings, policy),
+        evaluator=Evaluator(trained_pass(settings, policy)),
     )
-
-
-def explaining_scoring(trained: Trained, batcher: Batcher, what: str) -> AbstractContextManager[None]:
-    """Turn a lack of memory while these batches of `what` are scored into a message that says how it can be done with less."""
-    rows, path = batcher.global_batch, trained.run.path
-    shape = build.evaluation_shapes(batcher, what)[-1]
-    doing = f"scoring {shape} ({rows} rows x {shape.frames} frames in a batch)"
-    fewer = f"fewer utterances at a time (dsrun eval {path} --batch {max(1, rows // 4)}), or " if rows > 1 else ""
-    advice = (
-        f"What helps: {fewer}the longest utterances cut or left out, or a device with more free memory. No training is lost: the "
-        f"checkpoints are in {path}."
-    )
-    return explaining_lack_of_memory(lambda: doing, advice)
 
 
 def _which(run: RunDir, checkpoint: str) -> int | str:
@@ -145,3 +173,9 @@ def require_fitting(found: checkpoints.Checkpoint, settings: ModelSettings, run:
     if differing:
         texts = (f"{name} is {arrays.get(name)}, the config asks for {expected.get(name)}" for name in differing[:5])
         raise DataError(f"{run.checkpoints}: step {found.step} does not fit the run's config: {'; '.join(texts)}.")
+
+
+def digests_at_the_start(run: RunDir) -> dict[str, str]:
+    """Of the manifests, by split."""
+    found = read_provenance(run.provenance).get("data", {}) if run.provenance.is_file() else {}
+    return {name: str(digest) for name, digest in found.items()} if isinstance(found, dict) else {}

@@ -1,6 +1,6 @@
-"""Transcription: audio files of any length to texts with times, with a run's network.
+"""Transcription: audio files of any length to texts with times, with any model.
 
-On the roof, between `trained.py` (a run folder, ready to recognise) and the command line. Here is the flow: a thread decodes, cuts and
+On the roof, between `models.py` (a model ready to recognise) and the command line. Here is the flow: a thread decodes, cuts and
 computes features, file after file; chunks of all files wait in one queue and are recognised in batches; each file's are stitched,
 and its transcript is handed on as soon as it and all files before it are done. A file that cannot be read becomes a failure in its
 place and stops nobody. No more is in memory than a few batches, whatever the files' length.
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from dsrun import build
-from dsrun.config import Config
 from dsrun.errors import DataError, UsageError
 from dsrun.evaluation.batch_queue import BatchQueue
 from dsrun.evaluation.decoders import Decoder, GreedyDecoder
@@ -25,11 +24,11 @@ from dsrun.evaluation.recognise import Recogniser, ladder
 from dsrun.evaluation.stitching import Stitcher, certain_blank
 from dsrun.evaluation.words import Word, join_words, separator_of
 from dsrun.model import output_frames, time_stride
+from dsrun.models import Model
 from dsrun.speech import AudioSettings, prefetch
 from dsrun.speech.audio import require_rate_and_channel
 from dsrun.speech.chunks import Chunk, ChunkSettings, cut_into_chunks
 from dsrun.speech.recording import Channels, RawFormat, Recording, open_recording
-from dsrun.trained import Trained
 from dsrun.training.preflight import explaining_lack_of_memory
 
 LONGEST_CHUNK = 20.0  # seconds; less where the network was trained on less
@@ -163,7 +162,7 @@ class _File:
 
 
 class Transcriber:
-    """A run's network, ready for files of any length.
+    """A network, ready for files of any length.
 
     Args:
         decoder: class scores to texts; greedy if None.
@@ -175,25 +174,25 @@ class Transcriber:
 
     def __init__(
         self,
-        trained: Trained,
+        model: Model,
         settings: Settings,
         *,
         decoder: Decoder | None = None,
         say: Callable[[str], None] = lambda line: None,
     ):
-        self.alphabet, self.normalization, self.say = trained.alphabet, trained.normalization, say
-        self.decoder = decoder or GreedyDecoder(trained.alphabet)
-        self.clock = build.build_clock(trained.config, trained.settings)
-        self.chunks = _chunk_settings(trained, settings)
-        self.audio, self.is_strict = _audio_settings(trained.config, settings), settings.is_strict
-        self.model = trained.settings
+        self.alphabet, self.normalization, self.say = model.alphabet, model.normalization, say
+        self.decoder = decoder or GreedyDecoder(model.alphabet)
+        self.clock = build.build_clock(model.features, model.settings)
+        self.chunks = _chunk_settings(model, settings)
+        self.audio, self.is_strict = _audio_settings(model.audio, settings), settings.is_strict
+        self.model = model.settings
         self.audio_seconds = 0.0  # of the files handed on
         self._told = time.monotonic()
         self.recogniser = Recogniser(
-            trained.settings,
-            build.build_policy(trained.config),
-            trained.weights,
-            trained.statistics,
+            model.settings,
+            model.network,
+            model.weights,
+            model.statistics,
             rows=settings.rows,
             lengths=ladder(self.chunks.frames, self.chunks.stride),
         )
@@ -322,10 +321,10 @@ class Transcriber:
         )
 
 
-def _chunk_settings(trained: Trained, settings: Settings) -> ChunkSettings:
-    features, stride = build.build_features(trained.config), time_stride(trained.settings.front_end)
+def _chunk_settings(model: Model, settings: Settings) -> ChunkSettings:
+    features, stride = model.features, time_stride(model.settings.front_end)
     step = stride * features.hop / features.sample_rate
-    longest = min(LONGEST_CHUNK, trained.config.data.max_seconds)
+    longest = min(LONGEST_CHUNK, model.audio.max_seconds)
     seconds = longest if settings.chunk_seconds is None else settings.chunk_seconds
     overlap = min(OVERLAP, seconds / 2) if settings.overlap_seconds is None else settings.overlap_seconds
     if seconds < 2 * step:
@@ -338,13 +337,13 @@ def _chunk_settings(trained: Trained, settings: Settings) -> ChunkSettings:
     return ChunkSettings(length, min(int(overlap / step + 1e-6), length // 2), stride, features)
 
 
-def _audio_settings(config: Config, settings: Settings) -> AudioSettings:
-    """The config's, with the channel that was asked for; "mono" stands for the mix where the config is not strict."""
+def _audio_settings(audio: AudioSettings, settings: Settings) -> AudioSettings:
+    """The model's, with the channel that was asked for; "mono" stands for the mix where nothing is strict."""
     channel = settings.channel
     if settings.is_strict and channel == "mix":
         raise UsageError("--strict converts nothing, so it cannot mix channels. Name one, or leave --strict out.")
-    wanted = config.data.channel if channel is None else "mono" if channel == "mix" else channel
-    return replace(build.build_audio(config), channel=wanted)
+    wanted = audio.channel if channel is None else "mono" if channel == "mix" else channel
+    return replace(audio, channel=wanted)
 
 
 def _word_json(word: Word) -> dict[str, Any]:

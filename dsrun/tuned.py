@@ -6,13 +6,28 @@ with; the manifest and the checkpoint are kept with them, because error rates on
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from dsrun.decoding_options import BACKENDS
 from dsrun.errors import DataError
-from dsrun.record import RunDir
 from dsrun.speech.manifest import SHA256
 
 TUNED = "lm.json"
+
+
+class Folder(Protocol):
+    """A run or an exported model: where it is, and where its results are."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        ...
+
+    @property
+    def evaluation(self) -> Path:
+        """The folder of results in it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +47,7 @@ class Tuned:
     step: int
 
 
-def read_tuned(run: RunDir) -> Tuned | None:
+def read_tuned(run: Folder) -> Tuned | None:
     """RUN/evaluation/lm.json, if it is there.
 
     Raises:

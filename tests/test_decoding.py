@@ -257,9 +257,17 @@ def trained(run, tmp_path, monkeypatch):
     for name in ("dev", "test"):
         row = {"audio_filepath": f"{name}.wav", "duration": 1, "text": f"ab {name}"}
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
-    data = SimpleNamespace(dev=str(tmp_path / "dev.jsonl"), test=str(tmp_path / "test.jsonl"))
-    found = SimpleNamespace(run=run, alphabet=ALPHABET, step=7, config=SimpleNamespace(data=data))
-    monkeypatch.setattr(lm_tuning, "load_run", lambda path, checkpoint: found)
+    manifests = {name: str(tmp_path / f"{name}.jsonl") for name in ("dev", "test")}
+    found = SimpleNamespace(
+        path=run.path,
+        evaluation=run.evaluation,
+        origin={"run": str(run.path), "step": 7},
+        alphabet=ALPHABET,
+        step=7,
+        manifests=manifests,
+        manifest_of=lambda split: Path(manifests[split]),
+    )
+    monkeypatch.setattr(lm_tuning, "load_model", lambda path, checkpoint: found)
     scores = [lm_tuning.Scores("ab ab", logits_of("ab ab", instead="ab cb"))]
     monkeypatch.setattr(lm_tuning, "class_scores", lambda *arguments, **options: scores)
     return found
@@ -278,9 +286,9 @@ def test_tuning_writes_what_beam_search_then_uses_and_prints_a_table(trained, ru
 
 
 def test_tuning_refuses_the_test_set_by_name_and_by_content_unless_told(trained, run, arpa, tmp_path):
-    test, copy, both = Path(trained.config.data.test), tmp_path / "copy.jsonl", tmp_path / "both.jsonl"
+    test, copy, both = Path(trained.manifests["test"]), tmp_path / "copy.jsonl", tmp_path / "both.jsonl"
     copy.write_text(test.read_text().replace("ab test", "ba  test") + "\n")
-    both.write_text(Path(trained.config.data.dev).read_text() + test.read_text())
+    both.write_text(Path(trained.manifests["dev"]).read_text() + test.read_text())
     options = {"checkpoint": "best", "batch": None}
     part = tmp_path / "part.jsonl"
     part.write_text('{"audio_filepath": "test.wav", "offset": 0.2, "duration": 0.5, "text": "a"}\n')
@@ -294,7 +302,7 @@ def test_tuning_refuses_the_test_set_by_name_and_by_content_unless_told(trained,
 
 
 def test_rates_on_what_the_weights_were_chosen_on_are_called_so(trained, run, arpa, tmp_path):
-    dev = Path(trained.config.data.dev)
+    dev = Path(trained.manifests["dev"])
     options = {"checkpoint": "best", "batch": None, "allow_test": False}
     lm_tuning.tune_lm(run.path, DecodingOptions("beam", lm=arpa), manifest=None, **options)
     described = make_decoder(DecodingOptions("beam"), alphabet=ALPHABET, run=run).describe()
@@ -308,8 +316,8 @@ def test_rates_on_what_the_weights_were_chosen_on_are_called_so(trained, run, ar
 
     assert "chosen on this manifest" in notes(dev)[0]
     assert "chosen on 1 of these utterances" in notes(more)[0]
-    assert notes(Path(trained.config.data.test)) == []
-    assert "chosen at step 7" in notes(Path(trained.config.data.test), step=9)[0]
+    assert notes(Path(trained.manifests["test"])) == []
+    assert "chosen at step 7" in notes(Path(trained.manifests["test"]), step=9)[0]
     said = DecodingOptions("beam", lm=arpa, lm_weight=9.0, word_bonus=9.0)
     assert notes(dev, decoder=make_decoder(said, alphabet=ALPHABET, run=run).describe()) == []
     assert notes(dev, decoder={"kind": "greedy"}) == []

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -19,6 +18,7 @@ from dsrun.errors import DataError, UsageError
 from dsrun.lm_tuning import class_scores
 from dsrun.record import RunDir
 from dsrun.speech import Alphabet, Normalization
+from dsrun.trained import Trained
 
 
 class Full:
@@ -35,14 +35,17 @@ class Full:
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
     manifest = write_rows(tmp_path / "rows.jsonl", shortest_prompts(3))
-    found = SimpleNamespace(
+    config = load_config(write_config(tmp_path, train=manifest, dev=manifest)).config
+    alphabet = Alphabet(tuple(" 'abcdefghijklmnopqrstuvwxyz"))
+    found = Trained(
         run=RunDir(tmp_path / "run"),
-        config=load_config(write_config(tmp_path, train=manifest, dev=manifest)).config,
-        alphabet=Alphabet(tuple(" 'abcdefghijklmnopqrstuvwxyz")),
+        config=config,
+        alphabet=alphabet,
+        settings=build.build_model_settings(config, num_classes=alphabet.num_classes),
         normalization=Normalization(np.zeros(161, np.float32), np.ones(161, np.float32)),
         weights={}, statistics={}, evaluator=Full(), step=7,
-    )  # fmt: skip
-    monkeypatch.setattr("dsrun.scoring.load_run", lambda path, checkpoint: found)
+    ).model  # fmt: skip
+    monkeypatch.setattr("dsrun.scoring.load_model", lambda path, checkpoint, **_: found)
     return found
 
 

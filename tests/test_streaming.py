@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -19,10 +20,13 @@ from dsrun.cli_stream import latency_line
 from dsrun.config import load_config
 from dsrun.errors import UsageError
 from dsrun.evaluation.evaluate import Evaluator
+from dsrun.evaluation.whole_pass import trained_pass
 from dsrun.model import FrameStackSettings, ModelSettings, init_parameters, initial_statistics
+from dsrun.record import RunDir
 from dsrun.speech import Alphabet, FeatureSettings, Normalization
 from dsrun.speech.live import LiveAudio, live_file
 from dsrun.streaming import LATEST_CALLS, Computing, StreamRecogniser, paced, stream_latency
+from dsrun.trained import Trained
 from dsrun.transcription import LONGEST_CHUNK
 
 CONFIG = "configs/prompts_streaming.yaml"
@@ -44,21 +48,22 @@ def trained(request):
     random = np.random.default_rng(0)
     parameters["output_kernel"] = jnp.asarray(random.standard_normal((16, 9)), jnp.float32)
     parameters["lookahead_kernel"] = jnp.asarray(random.standard_normal((21, 16)), jnp.float32)
-    return SimpleNamespace(
-        run=SimpleNamespace(path="runs/noise"),
+    return Trained(
+        run=RunDir(Path("runs/noise")),
         config=config,
+        step=7,
         settings=settings,
         alphabet=alphabet,
         normalization=Normalization(np.full(161, -12.0, np.float32), np.full(161, 2.0, np.float32)),
         weights=parameters,
         statistics=initial_statistics(settings),
-        evaluator=Evaluator(settings, policy),
+        evaluator=Evaluator(trained_pass(settings, policy)),
     )
 
 
 @pytest.fixture(scope="module")
 def recogniser(trained):
-    return StreamRecogniser(trained, chunk_ms=200)
+    return StreamRecogniser(trained.model, chunk_ms=200)
 
 
 def text_of_the_whole_pass(trained, clip):
@@ -114,7 +119,7 @@ def test_latency_is_the_sum_of_what_is_waited_for(recogniser):
 
 
 def test_logits_are_there_when_the_stated_latency_has_passed(trained):
-    recogniser = StreamRecogniser(trained, chunk_ms=90)
+    recogniser = StreamRecogniser(trained.model, chunk_ms=90)
     for spoken in range(80, len(CLIP), 80):  # 5 ms at a time
         recogniser.hear(CLIP[spoken - 80 : spoken])
         due = (1000.0 * spoken / RATE - recogniser.latency.total) / 30.0  # output frames that began so long ago
@@ -148,7 +153,7 @@ def test_the_stated_latency_is_kept_in_the_blocks_in_which_files_are_read(
             super().__init__(*arguments, **options)
             recognisers.append(self)
 
-    monkeypatch.setattr("dsrun.streaming.load_run", lambda path, checkpoint: trained)
+    monkeypatch.setattr("dsrun.streaming.load_model", lambda path, checkpoint: trained.model)
     monkeypatch.setattr("dsrun.streaming.live_file", listening)
     monkeypatch.setattr("dsrun.streaming.StreamRecogniser", Seen)
     report = dsrun.streaming.stream_file(
@@ -175,7 +180,7 @@ def test_a_chunk_is_at_least_one_output_frame_and_never_longer_than_asked_for_be
 
 
 def test_a_bidirectional_network_is_refused_with_the_reason_and_the_way_out(trained):
-    other = SimpleNamespace(**vars(trained) | {"settings": replace(trained.settings, direction="bidirectional")})
+    other = replace(trained, settings=replace(trained.settings, direction="bidirectional")).model
     with pytest.raises(UsageError, match="runs/noise.*bidirectional.*direction: forward"):
         StreamRecogniser(other, chunk_ms=200)
 
@@ -198,7 +203,7 @@ def test_a_paced_file_comes_at_the_speed_of_sound(monkeypatch):
 @pytest.fixture
 def command(monkeypatch, trained, tmp_path):
     """`dsrun transcribe` of that run; the clip as a file of 32-bit floats."""
-    monkeypatch.setattr("dsrun.streaming.load_run", lambda path, checkpoint: trained)
+    monkeypatch.setattr("dsrun.streaming.load_model", lambda path, checkpoint: trained.model)
     path = tmp_path / "clip.wav"
     soundfile.write(path, CLIP, RATE, subtype="FLOAT")
     return lambda *arguments, **options: CliRunner().invoke(

@@ -19,6 +19,7 @@ from dsrun.config import load_config
 from dsrun.decoding_options import DecodingOptions
 from dsrun.errors import DsrunError, UsageError
 from dsrun.evaluation.evaluate import Evaluator
+from dsrun.evaluation.whole_pass import trained_pass
 from dsrun.model import init_parameters, initial_statistics
 from dsrun.record import RunDir
 from dsrun.speech import Alphabet, Normalization
@@ -43,7 +44,7 @@ def trained(tmp_path_factory):
     weights = jax.tree.map(lambda w: 3.0 * w, init_parameters(settings, 3))
     bins = settings.num_bins
     normalization = Normalization(np.full(bins, -14.0, np.float32), np.full(bins, 3.0, np.float32))
-    evaluator = Evaluator(settings, build.build_policy(config))
+    evaluator = Evaluator(trained_pass(settings, build.build_policy(config)))
     return Trained(
         RunDir(folder), config, 7, settings, alphabet, normalization, weights, initial_statistics(settings), evaluator
     )
@@ -72,7 +73,7 @@ def sources(paths):
 
 
 def transcripts(trained, paths, **settings):
-    return list(Transcriber(trained, Settings(**{"chunk_seconds": 3.0, "rows": 2} | settings))(sources(paths)))
+    return list(Transcriber(trained.model, Settings(**{"chunk_seconds": 3.0, "rows": 2} | settings))(sources(paths)))
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_a_file_that_fails_in_the_middle_has_no_transcript_and_stops_nobody(trai
 
 def test_digital_silence_is_not_shown_to_the_network_and_has_no_words(trained, tmp_path):
     soundfile.write(tmp_path / "silence.wav", np.zeros(10 * RATE), RATE)
-    transcriber = Transcriber(trained, Settings(chunk_seconds=3.0))
+    transcriber = Transcriber(trained.model, Settings(chunk_seconds=3.0))
     (result,) = transcriber(sources([tmp_path / "silence.wav"]))
     assert (result.text, result.words, result.seconds, result.confidence) == ("", (), 10.0, None)
     assert transcriber.recogniser.compile_seconds == 0.0
@@ -157,7 +158,7 @@ def test_a_batch_that_the_allocator_refuses_is_one_message_and_no_traceback(comm
 
 @pytest.fixture
 def command(trained, monkeypatch):
-    monkeypatch.setattr("dsrun.trained.load_run", lambda path, checkpoint: trained)
+    monkeypatch.setattr("dsrun.models.load_model", lambda path, checkpoint: trained.model)
 
     def run(*arguments, **options):
         whole = [] if "--stream" in arguments else ["--chunk-seconds", "3"]

@@ -9,27 +9,30 @@ shape to shape; at one shape not at all. A text could turn only where two classe
 this: with narrow formats a last bit may become a whole step of the grid, and random roundings draw their bits by the row.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dsrun.arithmetic import Policy
-from dsrun.arithmetic.policy import pass_key
-from dsrun.ctc import policy_ctc_loss
 from dsrun.evaluation.decoders import Decoder, GreedyDecoder
 from dsrun.evaluation.results import Evaluation, score_utterance
-from dsrun.model import ModelSettings, apply
+from dsrun.evaluation.whole_pass import WholePass
 
 
 class Evaluator:
-    """Compiled forward pass and loss for one model and policy; one compilation for each batch shape."""
+    """Compiled forward pass and loss of one network; one compilation for each batch shape.
 
-    def __init__(self, settings: ModelSettings, policy: Policy):
-        self._forward = jax.jit(partial(_forward, settings, policy))
+    `compile_seconds` counts what the compilations of `__call__` took, and `seconds` what recognising did without them: network and
+    decoder, neither reading nor counting errors.
+    """
+
+    def __init__(self, network: WholePass):
+        self._forward = jax.jit(partial(_forward, network))
+        self._known: set[tuple[Any, ...]] = set()  # shapes that are compiled
+        self.compile_seconds = self.seconds = 0.0
 
     def __call__(
         self,
@@ -54,8 +57,13 @@ class Evaluator:
         decoder = decoder or GreedyDecoder(alphabet)
         results = {}
         for batch in batches:
-            logits, num_frames, losses = jax.device_get(self._forward(weights, statistics, *_inputs(batch)))
-            for row, text in enumerate(decoder(logits, num_frames)):
+            inputs = _inputs(batch)
+            self._compile(weights, statistics, inputs)
+            started = time.monotonic()
+            logits, num_frames, losses = jax.device_get(self._forward(weights, statistics, *inputs))
+            texts = decoder(logits, num_frames)
+            self.seconds += time.monotonic() - started
+            for row, text in enumerate(texts):
                 id = batch.ids[row]
                 if id:
                     results[id] = score_utterance(id, references[id], text, float(losses[row]))
@@ -73,10 +81,22 @@ class Evaluator:
         Compiles the forward pass for this shape if it is not yet; whatever evaluates such a batch then finds it compiled.
         """
         inputs = _inputs(batch)
-        plan = self._forward.lower(weights, statistics, *inputs).compile().memory_analysis()
+        plan = self._program(weights, statistics, inputs).memory_analysis()
         if plan is None:
             return None
         return sum(x.nbytes for x in inputs) + plan.output_size_in_bytes + plan.temp_size_in_bytes
+
+    def _compile(self, weights: Any, statistics: Any, inputs: tuple[np.ndarray, ...]) -> None:
+        """Compile for this shape, if it is not yet, so that the time of it can be told apart."""
+        if tuple(x.shape for x in inputs) not in self._known:
+            started = time.monotonic()
+            self._program(weights, statistics, inputs)
+            self.compile_seconds += time.monotonic() - started
+
+    def _program(self, weights: Any, statistics: Any, inputs: tuple[np.ndarray, ...]) -> Any:
+        program = self._forward.lower(weights, statistics, *inputs).compile()
+        self._known.add(tuple(x.shape for x in inputs))
+        return program
 
     def decode(
         self, weights: Any, statistics: Any, batch: Any, alphabet: Any, decoder: Decoder | None = None
@@ -89,9 +109,6 @@ def _inputs(batch: Any) -> tuple[np.ndarray, ...]:
     return batch.features, batch.num_frames, batch.labels, batch.num_labels
 
 
-def _forward(settings, policy, weights, statistics, features, num_frames, labels, num_labels):
-    # Random roundings draw the same bits for every batch: an evaluation is a function of weights and batches.
-    key = pass_key(0, jnp.uint32(0), jnp.uint32(0)) if policy.draws_in_network else None
-    output = apply(settings, policy, weights, statistics, features, num_frames, mode="evaluate", key=key)
-    losses = policy_ctc_loss(policy, output.logits, output.num_frames, labels, num_labels, key=key)
-    return output.logits, output.num_frames, losses
+def _forward(network, weights, statistics, features, num_frames, labels, num_labels):
+    logits, output_frames = network.scores(weights, statistics, features, num_frames)
+    return logits, output_frames, network.loss(logits, output_frames, labels, num_labels)

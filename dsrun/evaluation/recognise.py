@@ -9,18 +9,16 @@ there the row matters all the same.)
 
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32
 
-from dsrun.arithmetic import Policy
-from dsrun.arithmetic.policy import pass_key
 from dsrun.errors import DataError
-from dsrun.model import ModelSettings, apply, output_frames
+from dsrun.evaluation.whole_pass import WholePass
+from dsrun.model import ModelSettings, output_frames
 
 RUNGS = 4
 
@@ -40,7 +38,7 @@ class Recogniser:
     def __init__(
         self,
         settings: ModelSettings,
-        policy: Policy,
+        network: WholePass,
         weights: Any,
         statistics: Any,
         *,
@@ -50,7 +48,7 @@ class Recogniser:
         self.settings, self.rows, self.lengths = settings, rows, tuple(lengths)
         self.compile_seconds = 0.0
         self._given = weights, statistics
-        self._forward = jax.jit(partial(_forward, settings, policy))
+        self._forward = jax.jit(lambda *given: network.scores(*given)[0])
         self._compiled: dict[int, Any] = {}
 
     def rung(self, num_frames: int) -> int:
@@ -89,15 +87,3 @@ def require_finite(scores: Float32[np.ndarray, "output_frame class"]) -> None:
     """
     if not np.isfinite(scores).all():
         raise DataError("the network's scores are NaN or infinite. Try another checkpoint: --checkpoint.")
-
-
-def _forward(
-    settings: ModelSettings,
-    policy: Policy,
-    weights: Any,
-    statistics: Any,
-    features: Float32[jax.Array, "batch frame bin"],
-    num_frames: Int32[jax.Array, " batch"],
-) -> Float32[jax.Array, "batch output_frame class"]:
-    key = pass_key(0, jnp.uint32(0), jnp.uint32(0)) if policy.draws_in_network else None
-    return apply(settings, policy, weights, statistics, features, num_frames, mode="evaluate", key=key).logits

@@ -85,34 +85,23 @@ def frames_needed(settings: ModelSettings) -> int:
     return first
 
 
-class LogitStream:
-    """Logits of one utterance while its features come.
+class InChunks:
+    """Logits of one utterance while its features come: frames of any number at a time, handed to a network in chunks of one size.
+
+    `push` and `finish` return the logits that have become known, in order, each output frame once. `given` counts them, and `calls` those
+    of the network.
 
     Args:
-        settings, policy: shape and number formats. parameters: as the network reads them. statistics: running ones.
         chunk: output frames a call of the network; what is pushed waits until it is enough for one.
-
-    Raises:
-        ValueError: the network cannot be streamed.
-
-    `push` and `finish` return the logits that have become known, in order, each output frame once.
     """
 
-    def __init__(
-        self, settings: ModelSettings, policy: Policy, parameters: Parameters, statistics: Statistics, *, chunk: int
-    ):
-        refuse_what_cannot_be_streamed(settings, policy)
+    def __init__(self, settings: ModelSettings, *, chunk: int):
         self.settings, self.chunk = settings, chunk
         self.frames_a_chunk = chunk * time_stride(settings.front_end)
-        self._step: Callable[..., Any] = jax.jit(partial(_step, settings, policy, chunk))
-        self._weights = (parameters, statistics)
-        shapes = jax.eval_shape(partial(_start, settings, policy, chunk), parameters, statistics)
-        self._start: Carried = jax.tree.map(lambda array: jnp.zeros(array.shape, array.dtype), shapes)
         self.restart()
 
     def restart(self) -> None:
         """Begin another utterance."""
-        self._carried = self._start
         self._waiting = np.zeros((0, self.settings.num_bins), np.float32)
         self._num_frames = self.given = self.calls = 0
 
@@ -123,7 +112,7 @@ class LogitStream:
         found = [np.zeros((0, self.settings.num_classes), np.float32)]
         while len(self._waiting) >= self.frames_a_chunk:
             chunk, self._waiting = np.split(self._waiting, [self.frames_a_chunk])
-            found.append(self._call(chunk, UNKNOWN))
+            found.append(self._counted(chunk, UNKNOWN))
         return np.concatenate(found)
 
     def finish(self) -> Float32[np.ndarray, "_ class"]:
@@ -133,18 +122,54 @@ class LogitStream:
         while self.given < total:
             rest = np.zeros((self.frames_a_chunk, self.settings.num_bins), np.float32)
             rest[: len(self._waiting)], self._waiting = self._waiting, self._waiting[:0]
-            found.append(self._call(rest, np.int32(self._num_frames)))
+            found.append(self._counted(rest, np.int32(self._num_frames)))
         return np.concatenate(found)
+
+    def _counted(
+        self, features: Float32[np.ndarray, "frame bin"], num_frames: np.int32
+    ) -> Float32[np.ndarray, "_ class"]:
+        fresh = self._call(features, num_frames)
+        self.calls += 1
+        self.given += len(fresh)
+        return fresh
+
+    def _call(self, features: Float32[np.ndarray, "frame bin"], num_frames: np.int32) -> Float32[np.ndarray, "_ class"]:
+        """The logits that one chunk makes known; `num_frames` of the utterance, or UNKNOWN while it has not ended."""
+        raise NotImplementedError
+
+
+class LogitStream(InChunks):
+    """Of a network in the arithmetic that it was trained in.
+
+    Args:
+        settings, policy: shape and number formats. parameters: as the network reads them. statistics: running ones.
+        chunk: output frames a call of the network.
+
+    Raises:
+        ValueError: the network cannot be streamed.
+    """
+
+    def __init__(
+        self, settings: ModelSettings, policy: Policy, parameters: Parameters, statistics: Statistics, *, chunk: int
+    ):
+        refuse_what_cannot_be_streamed(settings, policy)
+        self._step: Callable[..., Any] = jax.jit(partial(_step, settings, policy, chunk))
+        self._weights = (parameters, statistics)
+        shapes = jax.eval_shape(partial(_start, settings, policy, chunk), parameters, statistics)
+        self._start: Carried = jax.tree.map(lambda array: jnp.zeros(array.shape, array.dtype), shapes)
+        super().__init__(settings, chunk=chunk)
+
+    def restart(self) -> None:
+        """Begin another utterance."""
+        super().restart()
+        self._carried = self._start
 
     def _call(self, features: Float32[np.ndarray, "frame bin"], num_frames: np.int32) -> Float32[np.ndarray, "_ class"]:
         self._carried, logits = self._step(*self._weights, self._carried, features[None], num_frames)
         # Output frames of this call: those with a number from 0, which come last, and up to the utterance's end.
         first = self.calls * self.chunk - lag(self.settings)
-        self.calls += 1
         stop = min(first + self.chunk, front_end_frames(self.settings.front_end, int(num_frames)))
-        fresh = np.asarray(logits)[max(-first, 0) : max(stop - first, 0)]
-        self.given += len(fresh)
-        return fresh
+        return np.asarray(logits)[max(-first, 0) : max(stop - first, 0)]
 
 
 def delays_of(settings: ModelSettings) -> list[int]:

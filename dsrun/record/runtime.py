@@ -160,6 +160,17 @@ def in_force() -> dict[str, str]:
     return pool | parsed | {"XLA_FLAGS": text}
 
 
+def start_for_inference() -> str:
+    """For a model that no config comes with: strict determinism, or what this process began with; says which."""
+    if not _has_started():
+        pool = os.environ.get(POOL_VARIABLES[0], "")
+        configure_runtime(pool_size=int(pool) if pool.isdecimal() and int(pool) else POOL_SIZE)
+    found = in_force()
+    if any(found[name] != value for name, value in DETERMINISM_FLAGS.items()):
+        return "off"
+    return "autotuned" if found.get(NO_TUNING_FLAG) == "false" else "strict"
+
+
 def require_in_force(*, pool_size: int = POOL_SIZE, determinism: Determinism = "strict") -> None:
     """Raises UsageError if a setting that decides bits is missing."""
     found = in_force()

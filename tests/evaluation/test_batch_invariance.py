@@ -13,6 +13,7 @@ import pytest
 
 from dsrun.arithmetic import FLOAT32_POLICY
 from dsrun.evaluation.evaluate import Evaluator
+from dsrun.evaluation.whole_pass import trained_pass
 from dsrun.model import FrameStackSettings, ModelSettings, init_parameters, initial_statistics
 from dsrun.speech import Alphabet, Batcher, Dataset
 
@@ -51,7 +52,7 @@ def network():
     weights = jax.tree.map(
         lambda x: jnp.asarray(x + random.standard_normal(x.shape), jnp.float32), init_parameters(SETTINGS, 1)
     )
-    return Evaluator(SETTINGS, FLOAT32_POLICY), weights, initial_statistics(SETTINGS)
+    return Evaluator(trained_pass(SETTINGS, FLOAT32_POLICY)), weights, initial_statistics(SETTINGS)
 
 
 def batches(global_batch: int, buckets: int, frame_multiple: int):

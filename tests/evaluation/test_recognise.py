@@ -8,6 +8,7 @@ import pytest
 from dsrun.arithmetic import FLOAT32_POLICY
 from dsrun.evaluation.batch_queue import PATIENCE, BatchQueue
 from dsrun.evaluation.recognise import Recogniser, ladder
+from dsrun.evaluation.whole_pass import trained_pass
 from dsrun.model import FrameStackSettings, ModelSettings, init_parameters, initial_statistics
 
 SETTINGS = ModelSettings(
@@ -32,7 +33,9 @@ def test_a_ladder_halves_and_holds_every_length_up_to_the_longest():
 
 def test_a_clips_scores_are_bit_for_bit_the_same_whatever_is_recognised_with_it():
     weights, statistics = init_parameters(SETTINGS, 1), initial_statistics(SETTINGS)
-    recogniser = Recogniser(SETTINGS, FLOAT32_POLICY, weights, statistics, rows=4, lengths=ladder(24, 3))
+    recogniser = Recogniser(
+        SETTINGS, trained_pass(SETTINGS, FLOAT32_POLICY), weights, statistics, rows=4, lengths=ladder(24, 3)
+    )
     mine = clip(17)
     alone = recogniser([mine])[0]
     assert alone.shape == (6, 4)

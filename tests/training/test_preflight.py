@@ -14,6 +14,7 @@ from dsrun import experiment as roof
 from dsrun.arithmetic import FLOAT32_POLICY
 from dsrun.errors import UsageError
 from dsrun.evaluation.evaluate import Evaluator
+from dsrun.evaluation.whole_pass import trained_pass
 from dsrun.speech import Alphabet, Batcher, Dataset
 from dsrun.training.preflight import (
     DEV_ADVICE,
@@ -106,7 +107,7 @@ def experiment():
         step=make_step(),
         batcher=batcher([12, 24], ("a", "b")),
         dev_batcher=batcher([24, 1200], ids),
-        evaluator=Evaluator(SETTINGS, FLOAT32_POLICY),
+        evaluator=Evaluator(trained_pass(SETTINGS, FLOAT32_POLICY)),
         data=SimpleNamespace(dev_references=dict.fromkeys(ids, "abcd"), alphabet=ALPHABET, test_shapes=()),
     )
 
@@ -158,7 +159,7 @@ def test_an_evaluation_finds_the_program_compiled_that_was_tried(monkeypatch):
     assert result.summary["utterances"] == 2
     assert tried.evaluator.planned_bytes(weights, statistics, batch) > batch.features.nbytes
     assert seen == []
-    other = Evaluator(SETTINGS, FLOAT32_POLICY).logits(weights, statistics, batch)
+    other = Evaluator(trained_pass(SETTINGS, FLOAT32_POLICY)).logits(weights, statistics, batch)
     assert seen  # what is counted can be
     assert bits(other) == bits(tried.evaluator.logits(weights, statistics, batch))
 
