@@ -11,11 +11,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from dsrun import cli_bench_serve
+
 bench_app = typer.Typer(
     help="How fast training and its parts are here, as shares of what this machine can do.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+bench_app.command("serve", epilog=cli_bench_serve.EXAMPLE)(cli_bench_serve.serve)
 
 RepeatsOption = Annotated[int, typer.Option(min=1, help="Measured rounds; everything is called once in each.")]
 ThreadsOption = Annotated[

@@ -2,6 +2,7 @@
 
     session     one stream: samples to features to chunks; logits to text (no threads)
     dispatch    batch dispatch: one thread steps the network for all streams that have a chunk waiting
+    stream      a stream as its own side has it
     engine      a dispatcher of an exported model
     figures     what a dispatcher counts: latencies, batches, steps
     load        simulated clients that speak at the speed of sound, for `dsrun bench serve`

@@ -20,18 +20,19 @@ come when `close` has been called, from a step that was under way. `stop` lets t
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32
 
 from dsrun.deploy.streams import PoolFull
 from dsrun.errors import DsrunError, UsageError
 from dsrun.serving.errors import NetworkFailed, Stopped, StreamEnded, TooFast, TooManyStreams
 from dsrun.serving.figures import Figures
 from dsrun.serving.session import Chunk, Hearing, Session
+from dsrun.serving.stream import Heard, OnFailure, OnText, Stream
 
 MOST_WAITING_SECONDS = 5.0
 
@@ -61,58 +62,6 @@ class Pool(Protocol):
     def step(self, slots: Sequence[int], features: Any, num_frames: Any) -> list[np.ndarray]:
         """Fresh logits of each."""
         ...
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What a stream is told: text that is new (nothing is ever taken back), the seconds of sound that the network has taken in, and
-    whether that was all."""
-
-    new: str
-    seconds: float
-    is_final: bool
-
-
-OnText = Callable[[Heard], None]  # when there is new text, and at the end
-OnFailure = Callable[[DsrunError], None]  # the stream was ended, and not by its own side
-
-
-class Stream:
-    """A stream that is open, as `Dispatcher.open` makes it. Any thread may call; `push` and `finish` one at a time."""
-
-    def __init__(self, dispatcher: "Dispatcher", slot: int, on_text: OnText, on_failure: OnFailure):
-        self.slot, self.on_text, self.on_failure = slot, on_text, on_failure
-        self.session = Session(dispatcher.hearing)
-        self.is_open = True
-        self._dispatcher = dispatcher
-
-    def push(self, samples: Float32[np.ndarray, " sample"], *, spoken_at: float | None = None) -> None:
-        """Samples that follow, at the model's rate, in [-1, 1].
-
-        Args:
-            spoken_at: when the last of them was spoken, by `time.monotonic`; for measurements of latency. Default: now.
-
-        Raises:
-            TooFast: they do not fit yet; nothing was taken. BadSamples: they are none. StreamEnded: it takes no more.
-        """
-        self._dispatcher._push(self, samples, spoken_at)
-
-    def wait_for_room(self, seconds: float) -> bool:
-        """Wait at most so long until `push` takes a block again; whether it does. Raises StreamEnded."""
-        return self._dispatcher._wait_for_room(self, seconds)
-
-    def finish(self) -> None:
-        """No more samples come; the rest of the text does, the last with `is_final`. Raises DataError (shorter than a window)."""
-        self._dispatcher._finish(self)
-
-    def close(self) -> None:
-        """Give it up wherever it stands. Harmless when it has ended."""
-        self._dispatcher._close(self)
-
-    @property
-    def text(self) -> str:
-        """All of it so far."""
-        return self.session.text
 
 
 @dataclass(frozen=True)
@@ -183,10 +132,16 @@ class Dispatcher:
         with self._changed:
             return len(self._streams)
 
+    @contextmanager
+    def counting(self) -> Iterator[Figures]:
+        """The figures, as long as nothing more is counted: everybody waits."""
+        with self._changed:
+            yield self.figures
+
     def figures_json(self) -> dict[str, Any]:
         """What was counted so far, as one moment has it."""
-        with self._changed:
-            return self.figures.to_json()
+        with self.counting() as figures:
+            return figures.to_json()
 
     def open(self, on_text: OnText, on_failure: OnFailure) -> Stream:
         """A new stream.
@@ -241,7 +196,12 @@ class Dispatcher:
     def _finish(self, stream: Stream) -> None:
         with self._changed:
             self._require_open(stream)
-            stream.session.end(at=time.monotonic())
+        frames = stream.session.last_features()
+        with self._changed:
+            self._require_open(stream)
+            now = time.monotonic()
+            stream.session.add(frames, at=now)
+            stream.session.end(at=now)
             self._changed.notify_all()
 
     def _close(self, stream: Stream) -> None:

@@ -1,8 +1,11 @@
 """One stream: samples in, chunks of features out to the network, its logits in, text out. Bookkeeping alone: no threads, no device.
 
-Two sides use a session, each its own methods: who speaks (`features_of`, `add`, `end`), and who steps the network (`next_chunk`,
-`hear`). `features_of` does the work (a Fourier transform a frame) and touches nothing that the other side reads; the rest are a few
-assignments, which `dispatch` makes under its lock.
+Two sides use a session, each its own methods: who speaks (`features_of`, `last_features`, `add`, `end`), and who steps the network
+(`next_chunk`, `hear`). `features_of` and `last_features` do the work (a Fourier transform a frame) and touch nothing that the other side
+reads; the rest are a few assignments, which `dispatch` makes under its lock.
+
+Samples are kept until they fill a chunk, and its features computed at once: a frame alone, of a block of 10 ms, costs three times as much,
+and nobody wants it before its chunk is full.
 
 A chunk waits from the moment when its last sample was there. Chunk n, from 0, of c frames needs the first
 ((n + 1) c - 1) * hop + window samples. After the end come chunks of nothing until all logits are out (`deploy.streams`).
@@ -71,6 +74,8 @@ class Session:
         self._labels, self._writer = GreedyStream(), TextStream(hearing.alphabet)
         self._full: deque[Chunk] = deque()
         self._filling, self._filled = self._empty(), 0
+        self._kept: list[np.ndarray] = []  # samples that fill no chunk yet
+        self._computed = 0  # frames
         self._filled_chunks = self._taken_chunks = self._given = 0
         self._num_samples = self._num_frames = 0
         self._ended_at: float | None = None
@@ -79,7 +84,7 @@ class Session:
     # Who speaks.
 
     def features_of(self, samples: Float32[np.ndarray, " sample"]) -> Float32[np.ndarray, "frame bin"]:
-        """Frames that are complete with these samples, which follow those before; give them to `add`, in order.
+        """Frames of chunks that are full with these samples, which follow those before; give them to `add`, in order.
 
         Raises:
             BadSamples: not float32 samples in one row, or one is NaN or infinite. Nothing is taken.
@@ -91,7 +96,16 @@ class Session:
             place = self._num_samples + int(np.argmin(np.isfinite(samples)))
             raise BadSamples(f"sample {place} is NaN or infinite: the network has no answer to it.")
         self._num_samples += len(samples)
-        return self._features.push(samples)
+        self._kept.append(samples.copy())
+        if self._num_samples < self.hearing.samples_needed(self._computed // self.hearing.frames_a_chunk):
+            return np.zeros((0, self.hearing.features.num_bins), np.float32)
+        return self._compute()
+
+    def last_features(self) -> Float32[np.ndarray, "frame bin"]:
+        """Frames of the samples that are left at the end. Raises DataError if there were fewer than a window."""
+        frames = self._compute()
+        self._features.finish()
+        return frames
 
     def add(self, frames: Float32[np.ndarray, "frame bin"], *, at: float, spoken_at: float | None = None) -> None:
         """Let frames of `features_of` wait for the network.
@@ -114,10 +128,9 @@ class Session:
                 self._filled_chunks += 1
 
     def end(self, *, at: float) -> None:
-        """No more samples come. Raises DataError if there were fewer than a window."""
+        """No more samples come, and `last_features` were added."""
         if self._ended_at is not None:
             raise StreamEnded("the stream was finished already.")
-        self._features.finish()
         self._ended_at = at
 
     # Who steps the network.
@@ -178,6 +191,12 @@ class Session:
     def waiting_seconds(self) -> float:
         """Sound whose chunks are full and wait."""
         return len(self._full) * self.hearing.chunk_seconds
+
+    def _compute(self) -> np.ndarray:
+        samples, self._kept = np.concatenate([np.zeros(0, np.float32), *self._kept]), []
+        frames = self._features.push(samples)
+        self._computed += len(frames)
+        return frames
 
     def _empty(self) -> np.ndarray:
         return np.zeros((self.hearing.frames_a_chunk, self.hearing.features.num_bins), np.float32)

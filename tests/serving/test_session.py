@@ -38,6 +38,7 @@ def test_text_is_that_of_the_whole_pass_in_whatever_blocks_the_samples_come(bloc
     for start in range(0, len(samples), block):
         session.add(session.features_of(samples[start : start + block]), at=0.0)
         run(session, streams)
+    session.add(session.last_features(), at=1.0)
     session.end(at=1.0)
     run(session, streams)
     streams.close(slots_of.pop(session))
@@ -81,8 +82,9 @@ def test_a_stream_that_is_shorter_than_a_window_is_told_so_and_one_that_ended_ta
     session = Session(hearing_of(pool("int8")))
     session.add(session.features_of(np.zeros(100, np.float32)), at=0.0)
     with pytest.raises(DataError, match="100 samples are shorter than one window of 160"):
-        session.end(at=0.0)
+        session.last_features()
     session.add(session.features_of(np.zeros(100, np.float32)), at=0.0)
+    assert len(session.last_features()) == 1
     session.end(at=0.0)
     with pytest.raises(StreamEnded):
         session.end(at=0.0)
