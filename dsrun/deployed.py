@@ -25,6 +25,7 @@ from dsrun.exporting import ExportSettings, make_export
 from dsrun.model.streaming import InChunks
 from dsrun.models import Model
 from dsrun.record import RunDir
+from dsrun.record.durable import require_own
 from dsrun.record.runtime import start_for_inference
 from dsrun.speech import Batcher, Dataset, FeatureCache, Utterance, Workers, load_dataset
 from dsrun.speech.batching import AnyDataset
@@ -44,9 +45,11 @@ def load_deployed(path: Path) -> Model:
     """An exported model from its folder.
 
     Raises:
-        UsageError: no exported model. DataError: damaged, of another version, or not what its model.json says.
+        UsageError: no exported model, or its folder of results leads out of it.
+        DataError: damaged, of another version, or not what its model.json says.
     """
     determinism = start_for_inference()
+    require_own(path / "evaluation")
     exported = load(path)
     return model_of(exported, path=path, evaluation=path / "evaluation", determinism=determinism)
 

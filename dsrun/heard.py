@@ -29,7 +29,7 @@ def heard(
         reference=reference,
         hypothesis=hypothesis,
         features=batch.features[row, : batch.num_frames[row]],
-        first_frame=settings.centre_seconds(0),
+        first_frame=settings.centre_seconds(0.0),
         hop=settings.hop / settings.sample_rate,
         highest=_highest(settings),
         logits=logits[:num_frames],
