@@ -34,6 +34,8 @@ from dsrun.cli_results import results
 from dsrun.cli_runs import EXAMPLE as RUNS_EXAMPLE
 from dsrun.cli_runs import runs
 from dsrun.cli_scores import print_scores
+from dsrun.cli_serve import EXAMPLE as SERVE_EXAMPLE
+from dsrun.cli_serve import serve
 from dsrun.cli_study import print_json, study_app
 from dsrun.cli_sweep import EXAMPLE as SWEEP_EXAMPLE
 from dsrun.cli_sweep import sweep
@@ -70,6 +72,7 @@ app.command("runs", epilog=RUNS_EXAMPLE)(runs)
 app.command("compare", epilog=COMPARE_EXAMPLE)(compare)
 app.command("transcribe", epilog=TRANSCRIBE_EXAMPLE)(transcribe)
 app.command("export", epilog=EXPORT_EXAMPLE)(export)
+app.command("serve", epilog=SERVE_EXAMPLE)(serve)
 app.command("diff", epilog=DIFF_EXAMPLE)(diff)
 app.command("verify", epilog=VERIFY_EXAMPLE)(verify)
 app.command("watch", epilog=WATCH_EXAMPLE)(watch)
@@ -88,7 +91,7 @@ def main() -> None:
     """Run the command in `sys.argv`; an error is a message and an exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a folder's name may be no text in this encoding, nor in any
         sys.stdout.reconfigure(errors="backslashreplace")
-    if set(sys.argv[1:2]) & {"train", "sweep", "eval", "transcribe", "bench", "verify", "export"} and not {
+    if set(sys.argv[1:2]) & {"train", "sweep", "eval", "transcribe", "bench", "verify", "export", "serve"} and not {
         "--help",
         "-h",
     } & set(sys.argv):

@@ -23,6 +23,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "eval": "Word and character error rates, and where the errors are.",
         "export": "A model in small numbers that recognises alone.",
         "transcribe": "Print what was said in files or in a stream.",
+        "serve": "A local service: a page with a microphone, files, streams.",
     },
     "The same bits": {
         "diff": "Have two runs the same bits? If not, since when and where?",

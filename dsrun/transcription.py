@@ -167,6 +167,7 @@ class Transcriber:
     Args:
         decoder: class scores to texts; greedy if None.
         say: takes a line for people, such as what was done to a file's samples.
+        is_wanted: asked between two pieces of a file; the rest of a file that is not wanted any more is not read, and its result a failure.
 
     Raises:
         UsageError: the settings contradict each other or the run's config.
@@ -179,8 +180,10 @@ class Transcriber:
         *,
         decoder: Decoder | None = None,
         say: Callable[[str], None] = lambda line: None,
+        is_wanted: Callable[[], bool] = lambda: True,
     ):
         self.alphabet, self.normalization, self.say = model.alphabet, model.normalization, say
+        self._is_wanted = is_wanted
         self.decoder = decoder or GreedyDecoder(model.alphabet)
         self.clock = build.build_clock(model.features, model.settings)
         self.chunks = _chunk_settings(model, settings)
@@ -266,6 +269,8 @@ class Transcriber:
             if recording.conversion:
                 self.say(f"{recording.name}: {recording.conversion}")
             for chunk in cut_into_chunks(recording.samples(), self.chunks):
+                if not self._is_wanted():
+                    raise DataError(f"{recording.name}: given up at {recording.seconds:.0f} s.")
                 yield self._piece(number, count, recording.name, chunk)
                 count += 1
             yield _Whole(number, recording, count)

@@ -66,7 +66,7 @@ class Recording:
         rate = self.file.samplerate
         converter = soxr.ResampleStream(rate, self.sample_rate, 1, dtype="float32")
         levels = np.zeros(2)
-        for piece in self._pieces():
+        for piece in self.decoded():
             mono = self._one_channel(piece, levels)
             yield mono if rate == self.sample_rate else converter.resample_chunk(mono)
         if rate != self.sample_rate:
@@ -90,7 +90,8 @@ class Recording:
             levels += np.square(mono, dtype=np.float64).mean(), np.square(piece, dtype=np.float64).mean()
         return np.ascontiguousarray(mono)
 
-    def _pieces(self) -> Iterator[Float32[np.ndarray, "sample channel"]]:
+    def decoded(self) -> Iterator[Float32[np.ndarray, "sample channel"]]:
+        """Pieces of all channels at the recording's own rate; as `samples`, once. Raises DataError where it breaks off."""
         block, rate = max(1, BLOCK // self.file.channels), self.file.samplerate
         while True:
             try:
