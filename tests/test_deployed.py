@@ -1,5 +1,6 @@
 """Commands that recognise, given an exported model: the same answers as the run's in that format, without the run."""
 
+import functools
 import json
 import shutil
 import sys
@@ -224,7 +225,11 @@ def test_another_manifest_needs_no_run_and_has_its_own_name(copy, tmp_path):
         ({"manifests": {"test": {"path": 3}}}, "does not say which run"),
         ({"manifests": {"../x": {"path": "a", "sha256": None}}}, "does not say which run"),
         ({"dsrun_export": 99}, "version 99"),
-        ({"network": {}}, "not as dsrun writes it"),
+        ({"network": {}}, "network.front_end is None"),
+        ({"format": "int7"}, "format is 'int7'"),
+        ({"max_seconds": float("nan")}, "max_seconds is nan"),
+        ({"audio": {"resample": False, "channel": -1}}, "audio is"),
+        ({"alphabet": {"symbols": ["a"], "normalizer": "none"}}, r"num_classes is \d+, of 1 symbols"),
     ],
 )
 def test_a_description_that_dsrun_does_not_write_is_refused_by_name(changes, name, copy):
@@ -232,6 +237,17 @@ def test_a_description_that_dsrun_does_not_write_is_refused_by_name(changes, nam
     with pytest.raises(DataError, match=name) as caught:
         load_model(copy)
     assert str(copy / MODEL) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, -1, 0, 1e308, "x", [], {}, 10**30, True])
+@pytest.mark.parametrize("name", ["network.hidden", "network.layers", "features.hop_ms", "network.front_end.stride"])
+def test_a_size_that_cannot_be_is_refused_before_anything_is_computed_from_it(name, value, copy):
+    document = json.loads((copy / MODEL).read_text())
+    *parts, last = name.split(".")
+    functools.reduce(dict.__getitem__, parts, document)[last] = value
+    (copy / MODEL).write_text(json.dumps(document))
+    with pytest.raises(DataError, match=rf"{name} is "):
+        load_model(copy)
 
 
 def test_a_damaged_or_missing_file_is_named(copy):

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from dsrun.deploy.codes import FORMATS
+from dsrun.deploy.description import problem_of
 from dsrun.deploy.network import Network
 from dsrun.deploy.quantized import CONSTANTS, Arrays
 from dsrun.deploy.script import script_arrays
@@ -182,6 +183,8 @@ def _read_document(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not a description that dsrun writes. {_ALSO}")
     if (version := document.get("dsrun_export")) != VERSION:
         raise DataError(f"{path}: version {version!r} of the folder; this dsrun reads {VERSION}. {_ALSO}")
+    if problem := problem_of(document):
+        raise DataError(f"{path}: not as dsrun writes it: {problem}. {_ALSO}")
     return document
 
 
