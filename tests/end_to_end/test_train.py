@@ -312,3 +312,35 @@ def test_divergence_stops_the_run_with_its_own_exit_code(config):
     )  # fmt: skip
     require_message(result, 4, "not finite", "Utterances:")
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.slow
+def test_a_run_that_begins_with_another_has_its_bits_on_two_devices_and_goes_on_when_that_one_is_gone(
+    config, finished, tmp_path
+):
+    origin = shutil.copytree(finished[0], tmp_path / "origin")
+    one, two, stopped = (tmp_path / name for name in ("one", "two", "stopped"))
+    train = ("train", "--config", config, "--set", f"init_from={origin}", "--set", "seed=4", "--run-dir")
+    results = dsrun_together((*train, two, "--devices", 2), (*train, one, "--devices", 1), ("verify", one, "--json"))
+    assert [result.returncode for result in results] == [0, 0, 0], results
+    assert checkpoint_digests(one) == checkpoint_digests(two)
+    assert json.loads(results[2].stdout)["verified_up_to"] > 0
+    best = min(events(origin, "eval"), key=lambda event: event["cer"])
+    (begun,) = events(one, "init_from")
+    facts = json.loads((one / "provenance.json").read_text())["init_from"]
+    assert facts == {"run": "origin", "step": best["step"], "digest": checkpoint_digests(origin)[best["step"]]}
+    assert {name: begun[name] for name in ("step", "of_step", "digest", "loss", "cer")} == {
+        "step": 0, "of_step": best["step"], "digest": facts["digest"], "loss": best["loss"], "cer": best["cer"],
+    }  # fmt: skip
+    shutil.rmtree(origin)
+    stopped_copy(one, stopped, lambda facts: None)
+    (*others, on, gone) = dsrun_together(
+        ("train", "--config", config, "--set", f"init_from={origin}", "--run-dir", tmp_path / "new"),
+        (*train, stopped),
+        ("verify", one),
+    )
+    require_message(others[0], 2, "init_from", "is not a run folder")
+    assert on.returncode == 0, on.stderr
+    assert checkpoint_digests(stopped) == checkpoint_digests(one)
+    assert len(events(stopped, "init_from")) == 1
+    require_message(gone, 2, "init_from", "is not a run folder")
