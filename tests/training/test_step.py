@@ -13,7 +13,7 @@ from dsrun.model import FrameStackSettings, ModelSettings
 from dsrun.network_parts import NetworkParts
 from dsrun.training.loss_scale import NO_LOSS_SCALE, LossScale
 from dsrun.training.optimizer import Optimizer, constant_schedule, sgd_direction
-from dsrun.training.state import TrainState
+from dsrun.training.state import Beginning, TrainState
 from dsrun.training.step import TrainStep, _updated, split_batch
 from dsrun.training.watch import Watcher
 
@@ -72,6 +72,7 @@ def make_step(
     loss_scale=NO_LOSS_SCALE,
     ctc_kernel="scan",
     reduction="tree",
+    beginning=None,
 ):
     optimizer = Optimizer(sgd_direction(momentum=momentum, nesterov=True, weight_decay=0.0), constant_schedule(rate))
     return TrainStep(
@@ -86,6 +87,7 @@ def make_step(
         ctc_kernel=ctc_kernel,
         reduction=reduction,
         devices=jax.devices()[:devices],
+        beginning=beginning,
     )
 
 
@@ -115,6 +117,15 @@ def bits(state):
 def test_state_is_bitwise_equal_on_any_number_of_devices(policy, devices):
     one, *others = (bits(run(make_step(policy=policy, devices=n))[0]) for n in (1, *devices))
     assert all(other == one for other in others)
+
+
+def test_begun_with_other_weights_the_state_is_bitwise_equal_twice_and_on_two_devices():
+    random = make_step().initial_state()
+    beginning = Beginning(jax.tree.map(lambda w: w * 1.25, random.master), random.statistics)
+    one, two = (make_step(beginning=beginning, devices=count) for count in (1, 2))
+    assert bits(one.initial_state().master) == bits(beginning.parameters) != bits(random.master)
+    first, again, other = (bits(run(step, steps=2)[0]) for step in (one, one, two))
+    assert first == again == other
 
 
 def test_number_of_shards_is_part_of_the_experiment():
