@@ -23,6 +23,7 @@ RULES: dict[str, Any] = {
     "network.normalization": ("batch", "layer", "none"),
     "network.residuals": ("store", "recompute"),
     "network.lookahead": (0, MOST),
+    "network.dropout": (-1e-9, 1.0),  # of training, and not used here
     "network.relu_clip": (0.0, 1e30),
     "features.kind": ("log_spectrogram", "log_mel"),
     "features.sample_rate": (1000, 768_000),
