@@ -108,8 +108,9 @@ def _convention(settings: "ExportSettings") -> dict[str, Any]:
         "weights": f"codes -{largest}..{largest}, symmetric, value = code * scale; one scale a {_shared(settings.granularity)}",
         "inputs": f"{coded} codes -{LARGEST_CODE[coded]}..{LARGEST_CODE[coded]}, value = (code - zero_point) * scale; one scale a place, "
         "fixed by calibration; affine where the values have one sign, else zero_point 0",
-        "code": f"x / scale (a float32 division) rounded {rounding}, plus zero_point, held to the outermost codes; -128 and -8 are "
-        "never used",
+        "code": f"x * inverse_scale (float32; inputs' stand in weights.npz) rounded {rounding}, plus zero_point, "
+        "held to the outermost codes; -128 and -8 are never used",
+        "inverse_scale": "1 / scale, rounded once to float32; nobody divides, for compilers make another operation of it",
         "scale": "the smallest number of 16 significand bits whose largest code reaches the end of the range",
         "range": ranges[settings.method],
         "products": "codes x codes -> int32, plus `offset` (int32, -zero_point * column sums of the weight codes), then as float32 times "

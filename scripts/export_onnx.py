@@ -67,7 +67,8 @@ def convert(model: Exported, output: Path, *, frames: int, products: str) -> Any
         jax2onnx.to_onnx(lambda x, n: run(x, n), spec, opset=OPSET, return_mode="file", output_path=str(output))
     finally:
         jax.lax.scan, exact.times = _scan, times
-    return jax.jit(lambda x, n: run(x, n))
+    # Arrays as arguments: of a constant scale XLA makes a product with its reciprocal, and codes differ.
+    return partial(jax.jit(partial(logits, network)), arrays)
 
 
 def _carried(array: Any) -> Any:

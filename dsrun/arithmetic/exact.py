@@ -9,6 +9,9 @@ program. No compiler knows that it is zero, so none can fuse through it; it cost
 function of x^2, evaluated by Horner's scheme out of such products; `sigmoid(x)` = 0.5 + 0.5 tanh(0.5 x), whose products with a power of
 two are exact, so that contracting them changes nothing.
 
+Not to be used: division by one number for many values, of which XLA makes a product with its reciprocal (whose last bit differs). Store
+the reciprocal and multiply. Where both sides are arrays, as in `tanh`, it stays a division.
+
 Not covered: subnormal results, which XLA:CPU flushes to zero and others keep, and division where a GPU program asks for an approximate
 one.
 """

@@ -1,13 +1,14 @@
 """Codes: how a tensor becomes small integers (or float8 numbers) with a scale, and back. NumPy; what a program does is `network`'s.
 
-    code  = round_half_even(x / scale) + zero_point, held to -largest..largest
+    code  = round_half_even(x * inverse_scale) + zero_point, held to -largest..largest
     value = (code - zero_point) * scale
 
 Convention. int8 codes are -127..127 and int4's -7..7: -128 and -8 are never used, so the codes are symmetric, a product of two fits, and
-negation is exact. Division by the scale, not multiplication by its reciprocal, whose last bit differs. Weights are symmetric (zero_point
-0). Inputs are symmetric too, or affine where the values have (almost) one sign, as behind a rectifier; zero is always a code. A scale is
-rounded up to 16 significand bits, so that code * scale is exact in float32 and nothing lies beyond the largest code for the rounding of
-the scale alone (`arithmetic.scaled` has the same rule, so what was trained in int8 keeps its codes).
+negation is exact. Multiplication by the scale's reciprocal, rounded once and stored, and no division: XLA makes of a division by one
+number a product with the reciprocal, so that a division's last bit, and one code in millions, would depend on the compiler. Weights are
+symmetric (zero_point 0). Inputs are symmetric too, or affine where the values have (almost) one sign, as behind a rectifier; zero is
+always a code. A scale is rounded up to 16 significand bits, so that code * scale is exact in float32 and nothing lies beyond the largest
+code for the rounding of the scale alone (`arithmetic.scaled` has the same rule, so what was trained in int8 keeps its codes).
 
 float8_e4m3fn: codes are numbers of that format, the scale puts the end of the range on 448, beyond it they saturate.
 
@@ -65,7 +66,7 @@ class Coding:
     def encode(self, x: Float[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
         """Codes: int8 for the integer formats, float8 numbers otherwise."""
         largest = LARGEST_CODE[self.format]
-        ratio = np.asarray(x, np.float32) / self.scale
+        ratio = np.asarray(x, np.float32) * self.inverse_scale
         if self.format not in INTEGERS:
             return np.clip(ratio, -largest, largest).astype(ml_dtypes.float8_e4m3fn)
         return np.clip(np.rint(ratio) + self.zero_point, -largest, largest).astype(np.int8)
@@ -73,6 +74,11 @@ class Coding:
     def decode(self, codes: Shaped[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
         """The values that codes stand for."""
         return (codes.astype(np.float32) - np.float32(self.zero_point)) * self.scale
+
+    @property
+    def inverse_scale(self) -> Float32[np.ndarray, "..."]:
+        """The reciprocal, rounded to float32."""
+        return np.asarray(np.float32(1) / self.scale)
 
     @property
     def low(self) -> Float32[np.ndarray, "..."]:

@@ -197,7 +197,7 @@ def encode(x: Float32[Array, "*shape"], own: Mapping[str, Array], format: Deploy
         return x
     if not has_scale(format):
         return x.astype(jnp.dtype(format))
-    ratio = x / own["scale"]
+    ratio = x * own["inverse_scale"]
     if format in INTEGERS:
         largest = LARGEST_CODE["int8"]
         return jnp.clip(

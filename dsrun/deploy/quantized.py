@@ -1,9 +1,9 @@
 """Quantized: products in a deployment format, as the arrays that the network reads.
 
 Of each product: `weight` (codes, or numbers of the format), `multiplier` [channel], the product of input scale, weight scale and gain,
-computed in float64 and rounded once, `bias` [channel], and with codes the input's `scale` and `zero_point` and `offset` [channel] int32,
-which takes the input's zero point out of the integer sum: sum of (x - zero_point) w = sum of x w - zero_point * sum of w. With layer
-normalisation the gain stands by itself.
+computed in float64 and rounded once, `bias` [channel], and with codes the input's `inverse_scale` and `zero_point` and `offset` [channel]
+int32, which takes the input's zero point out of the integer sum: sum of (x - zero_point) w = sum of x w - zero_point * sum of w. With
+layer normalisation the gain stands by itself.
 
 What stays float32, and why, is in `KEPT`; it is written into every export.
 """
@@ -80,7 +80,7 @@ def product_arrays(
         sums = weight.astype(np.int64).reshape(-1, weight.shape[-1]).sum(axis=0) if inputs.zero_point else 0 * ones
         found = {
             "weight": weight,
-            "scale": np.asarray(inputs.scale, np.float32),
+            "inverse_scale": inputs.inverse_scale,
             "zero_point": np.asarray(inputs.zero_point, np.float32),
         }
         if format in INTEGERS:

@@ -15,14 +15,14 @@ floats = st.floats(-1e4, 1e4, width=32, allow_subnormal=False)
 
 
 def exact_code(x, scale, zero_point, largest):
-    """round_half_even of the float32 quotient, by fractions."""
-    ratio = Fraction(float(np.float32(x) / np.float32(scale)))
+    """round_half_even of the float32 product with the float32 reciprocal, by fractions."""
+    ratio = Fraction(float(np.float32(x) * (np.float32(1) / np.float32(scale))))
     return max(-largest, min(largest, round(ratio) + zero_point))
 
 
 @given(st.lists(floats, min_size=1, max_size=20), st.floats(2**-10, 8.0, width=32), st.integers(-127, 127))
 @settings(max_examples=200, deadline=None)
-def test_a_code_is_the_quotient_rounded_half_to_even_and_held(values, scale, zero_point):
+def test_a_code_is_the_product_with_the_reciprocal_rounded_half_to_even_and_held(values, scale, zero_point):
     coding = Coding("int8", np.asarray(scale, np.float32), zero_point)
     found = coding.encode(np.array(values, np.float32))
     assert found.tolist() == [exact_code(x, scale, zero_point, 127) for x in values]

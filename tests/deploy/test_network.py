@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dsrun.arithmetic import FLOAT32_POLICY
-from dsrun.deploy.network import EXACT_INPUTS, _convolve, logits, multiplied
+from dsrun.deploy.codes import Coding, scale_reaching
+from dsrun.deploy.network import EXACT_INPUTS, _convolve, encode, logits, multiplied
 from dsrun.model import apply
 from tests.deploy.networks import CONVOLUTIONS, STACK, quantized, small, speech, weights_of
 from tests.reference import deployed
@@ -51,6 +52,19 @@ def test_integer_products_and_float32_twins_equal_numpy_to_the_bit(settings, for
         assert scores[row, :count].tobytes() == wanted.tobytes(), row
     if format == "int8":
         assert run(network.twin(), arrays, features, num_frames)[0].tobytes() == scores.tobytes()
+
+
+def test_codes_made_in_a_program_are_numpys_on_a_million_values():
+    # Divided by the scale instead of multiplied by the stored reciprocal, some of these would lie on the other side of a half.
+    rng = np.random.default_rng(8)
+    for scale in (0.0301, 0.00787, 0.0157):
+        coding = Coding("int8", scale_reaching(np.array(127 * scale), 127))
+        halves = (rng.integers(-120, 120, 300_000) + 0.5) * float(coding.scale)
+        x = np.nextafter(halves.astype(np.float32), rng.choice([-9, 9], halves.size).astype(np.float32))
+        x = np.concatenate([x, halves.astype(np.float32)])
+        own = {"inverse_scale": coding.inverse_scale, "zero_point": np.float32(0)}
+        found = jax.jit(partial(encode, format="int8"))(x, jax.tree.map(jnp.asarray, own))
+        assert np.array_equal(np.asarray(found), coding.encode(x))
 
 
 def test_a_long_sum_of_the_largest_codes_is_exact_in_integers_and_in_the_twin():

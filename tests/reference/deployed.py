@@ -6,14 +6,14 @@ import numpy as np
 f32 = np.float32
 
 
-def codes(x, scale, zero_point):
-    """round_half_even(x / scale) + zero_point, held to -127..127."""
-    return np.clip(np.rint(x / f32(scale)) + f32(zero_point), -127, 127).astype(np.int64)
+def codes(x, inverse_scale, zero_point):
+    """round_half_even(x * inverse_scale) + zero_point, held to -127..127."""
+    return np.clip(np.rint(x * f32(inverse_scale)) + f32(zero_point), -127, 127).astype(np.int64)
 
 
 def product(own, x):
     """A product of integers, as float32."""
-    sums = codes(x, own["scale"], own["zero_point"]) @ own["weight"].astype(np.int64).reshape(
+    sums = codes(x, own["inverse_scale"], own["zero_point"]) @ own["weight"].astype(np.int64).reshape(
         -1, own["weight"].shape[-1]
     )
     return (sums + own["offset"].astype(np.int64)).astype(f32) * own["multiplier"] + own["bias"]
