@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dsrun.deploy.folder import Exported, is_export, load
+from dsrun.deploy.streams import refuse_what_cannot_be_streamed
 from dsrun.deployed import model_of
 from dsrun.errors import DataError, UsageError
 from dsrun.exporting import ExportSettings, make_export
@@ -49,7 +50,7 @@ def make_service(settings: ServeSettings, limits: Limits, access: Access, folder
     """A service that is compiled and listens to streams; `folder` takes the files that are sent.
 
     Raises:
-        UsageError: no model, or a checkpoint or format of an export. DataError: it is damaged.
+        UsageError: no model, a checkpoint or format of an export, or chunks longer than what may wait. DataError: it is damaged.
     """
     exported = load_exported(settings)
     model = model_of(exported, path=settings.model, evaluation=folder, determinism=start_for_inference())
@@ -57,9 +58,10 @@ def make_service(settings: ServeSettings, limits: Limits, access: Access, folder
     uploads = Uploads(FileTranscriber(model, limits), limits, folder)
     about = about_of(exported, model)
     try:
-        dispatcher = dispatcher_of(exported, chunk_ms=settings.chunk_ms, most_streams=limits.most_streams)
-    except UsageError as error:
+        refuse_what_cannot_be_streamed(exported.network)
+    except ValueError as error:
         return Service(about, None, str(error), uploads, limits, access)
+    dispatcher = dispatcher_of(exported, chunk_ms=settings.chunk_ms, most_streams=limits.most_streams)
     say(f"compiling for up to {limits.most_streams} streams")
     dispatcher.start()
     latency = stream_latency(model.settings, model.features, chunk=dispatcher.pool.chunk)  # type: ignore[attr-defined]

@@ -1,5 +1,6 @@
 """A real `dsrun serve`: thirty people at once among clients that mean no good; the page in a browser; the clients of docs/SERVING.md."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -93,3 +94,28 @@ def test_the_clients_that_the_documentation_shows_work(model, tmp_path, request)
             command = line.replace("8765", str(about["port"])).split()
             answer = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
             assert '"text":' in answer.stdout, answer
+
+
+def test_a_file_longer_than_the_limit_is_refused_whatever_its_size_and_a_shorter_one_is_as_transcribe_has_it(
+    model, tmp_path
+):
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    soundfile.write(tmp_path / "long.flac", np.zeros(200 * RATE), RATE)  # some kilobytes
+    soundfile.write(tmp_path / "short.wav", sound(2.5, 1), RATE, subtype="PCM_16")
+    assert (tmp_path / "long.flac").stat().st_size < 100_000
+    with serving(model, "--max-seconds", "3") as (about, _, _):
+        url = about["address"] + "transcribe"
+        with pytest.raises(HTTPError) as refused:
+            urlopen(url, data=(tmp_path / "long.flac").read_bytes())
+        assert refused.value.code == 422
+        assert "longer than 3 s" in json.loads(refused.value.read())["error"]
+        refused.value.close()
+        with urlopen(url, data=(tmp_path / "short.wav").read_bytes()) as answer:
+            found = json.loads(answer.read())
+    command = [sys.executable, "-m", "dsrun", "transcribe", str(model), str(tmp_path / "short.wav"), "--json"]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=100).stdout)
+    (own,) = told["results"] if isinstance(told, dict) and "results" in told else [told]
+    assert found["text"] == own["text"]
+    assert found["words"] == own["words"]
