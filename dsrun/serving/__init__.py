@@ -8,6 +8,10 @@
     load        simulated clients that speak at the speed of sound, for `dsrun bench serve`
     errors      what a stream can be told
 
+    service     the HTTP and WebSocket application, with `connection` (a client's stream, in the words of `protocol`), `uploads` (files)
+                and page.html; `access` says which hosts and pages it answers, `limits` what a client may take
+    server      that on a socket: silent, deaf and flooding clients, and the end
+
 A room of its own on the third floor, beside `study`: it stands on `deploy` (the network's streams) as well as on `ctc` and `speech`
 (features, labels, text), which no room of the second floor may, and it is the only one with threads that live as long as a service.
 `study` measures and draws what is on disk and knows nothing of it; the benchmark that needs both is on the roof.
