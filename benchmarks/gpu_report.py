@@ -55,6 +55,9 @@ PARTS = {
     "step": Part("gpu_step", 130, "Deep Speech 2's training step by format, beside an equal PyTorch model"),
     "prompts": Part("gpu_runs prompts", 60, "the same on real speech, and where the time goes"),
     "memory": Part("gpu_runs memory", 40, "a run that does not fit is refused before its first step, with the shape"),
+    "export": Part(
+        "gpu_export", 60, "exported networks by format; int8 here, by its float32 twin and on a CPU: equal bits"
+    ),
     "rounding": Part("gpu_runs rounding", 45, "rates of rounding"),
     "accuracy": Part("gpu_runs accuracy", 45, "CTC's gradient against float64, beside optax's"),
     "quickstart": Part("gpu_runs quickstart", 120, "float32 beside float16 and bfloat16, emulated and native"),
