@@ -406,7 +406,12 @@ def deploy(settings: Settings) -> Part:
     steps = [Step("float32", lambda: dsrun("eval", run(), "--json"))]
     for format in ("float16", "int8"):
         steps.append(
-            Step(f"export_{format}", lambda format=format: dsrun("export", run(), "--format", format, "--json"))
+            Step(
+                f"export_{format}",
+                lambda format=format: dsrun(
+                    "export", run(), "--format", format, "--no-layers", "--overwrite", "--json"
+                ),
+            )
         )
         steps.append(Step(format, lambda format=format: dsrun("eval", run(), "--format", format, "--json")))
     return Part("deploy", 1, "the float32 run with float16 and with int8 weights, one scale a layer", tuple(steps))
