@@ -146,7 +146,6 @@ def layered(tiny):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_with_a_learning_rate_of_0_weights_and_dev_error_rate_stay_those_of_the_old_run(layered, tiny):
     old, config, experiment = layered
     still = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"learning_rate": 0.0})})

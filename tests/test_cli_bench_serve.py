@@ -54,7 +54,6 @@ def bench(*arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_row_for_every_number_of_streams_with_batches_and_without(manifest, tmp_path):
     model = export(tmp_path / "int8", "int8", weights=talkative)
     found = bench(

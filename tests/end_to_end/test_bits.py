@@ -90,7 +90,6 @@ def test_a_bit_flipped_in_one_weight_after_step_17_is_found_there(config, finish
     assert "fault of the hardware or of dsrun" in wrong.stdout
 
 
-@pytest.mark.ci
 def test_a_repetition_is_verified_writes_nothing_and_names_what_has_changed_since(finished, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)

@@ -102,6 +102,7 @@ def test_another_config_in_the_same_folder_is_shown_as_a_difference(refused):
     require_message(refused[0]["config"], 2, "another config", "seed: 99")
 
 
+@pytest.mark.slow
 def test_the_same_command_on_one_and_two_devices_gives_the_same_digests(config, finished):
     """In another process than the finished run; these three are one after another in one."""
     run, _ = finished

@@ -111,7 +111,7 @@ def bits(state):
     ("policy", "devices"),
     [
         pytest.param(FLOAT32_POLICY, (2, 3, 8), id="float32"),
-        pytest.param(MIXED, (2,), id="mixed", marks=[pytest.mark.slow, pytest.mark.ci]),
+        pytest.param(MIXED, (2,), id="mixed", marks=pytest.mark.slow),
     ],
 )
 def test_state_is_bitwise_equal_on_any_number_of_devices(policy, devices):
@@ -119,6 +119,7 @@ def test_state_is_bitwise_equal_on_any_number_of_devices(policy, devices):
     assert all(other == one for other in others)
 
 
+@pytest.mark.slow
 def test_begun_with_other_weights_the_state_is_bitwise_equal_twice_and_on_two_devices():
     random = make_step().initial_state()
     beginning = Beginning(jax.tree.map(lambda w: w * 1.25, random.master), random.statistics)
