@@ -76,10 +76,12 @@ def deployed(format: str) -> Callable[[Evidence], Judged]:
         from dsrun.evaluation.comparison import compare
         from dsrun.evaluation.results import read_results
 
-        found = compare(read_results(Path(narrow["details"])), read_results(Path(wide["details"])))["characters"]
-        apart = interval(found["difference"], found["low"], found["high"], signed=True)
+        found = compare(read_results(Path(narrow["details"])), read_results(Path(wide["details"])))["cer"]
+        low, high = found["interval"]
+        apart = interval(found["difference"], low, high, signed=True)
         words = f"test CER {narrow['cer']:.3f}, float32 {wide['cer']:.3f}: {apart}"
-        return Judged(as_good(found["low"], found["high"]), words, dict(found))
+        figures = {"difference": [found["difference"], low, high], "cer": narrow["cer"], "float32_cer": wide["cer"]}
+        return Judged(as_good(low, high), words, figures)
 
     return judge
 
