@@ -64,7 +64,7 @@ def export(
     summed in int32. The state, the gates and the biases stay float32, and model.json says why.
 
     Then, layer by layer: scales, what is clipped, signal to quantisation noise (SQNR), bytes, and what it costs to quantise that layer
-    alone. int8 and int4 models give the same logits to the bit on any machine (without layer normalisation).
+    alone. int8 and int4 models give the same logits to the bit on any CPU (without layer normalisation).
     """
     from dsrun.errors import UsageError
 
@@ -94,7 +94,7 @@ def _print(report: dict[str, Any]) -> None:
     print(f"run       {report['run']}  checkpoint step {report['source']['step']}")
     print(f"export    {report['export']}  {report['format']}, {size['this']:,} bytes, {size['ratio']:.3f} of float32's")
     if report["is_exact"]:
-        print("          same features, same logits to the bit on any machine")
+        print("          same features, same logits to the bit on any CPU")
     print_table(layer_rows(report, losses))
     if losses:
         base, whole = losses["float32"], losses["all"]

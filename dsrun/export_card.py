@@ -65,8 +65,8 @@ def _numbers(document: Mapping[str, Any]) -> str:
     lines = [f"* {name}: {text}" for name, text in document["convention"].items()]
     kept = [f"* {name}: {why}" for name, why in document["kept_in_float32"].items()]
     promise = (
-        "Same features, same logits, to the bit, on any machine: every product is of integers, and what stands between them is float32 "
-        "arithmetic that no compiler may contract."
+        "Same features, same logits, to the bit, on any CPU: every product is of integers, and what stands between them is float32 "
+        "arithmetic that no compiler may contract. (Programs for NVIDIA GPUs divide approximately, by up to 2 units in the last place.)"
         if document["is_exact"]
         else "Products are summed in the backend's order, so last bits differ from machine to machine."
     )

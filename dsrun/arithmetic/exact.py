@@ -1,4 +1,4 @@
-"""Float32 arithmetic with the same bits on every machine: products that no compiler contracts, and tanh and sigmoid made of them.
+"""Float32 arithmetic with the same bits on every CPU: products that no compiler contracts, and tanh and sigmoid made of them.
 
 IEEE 754 rounds +, -, x, / and the conversion of an integer correctly, so each of them has one result everywhere. What differs from
 machine to machine is what compilers make of them: `a * b + c` becomes one fused multiply-add with one rounding instead of two (XLA:CPU
@@ -12,8 +12,8 @@ two are exact, so that contracting them changes nothing.
 Not to be used: division by one number for many values, of which XLA makes a product with its reciprocal (whose last bit differs). Store
 the reciprocal and multiply. Where both sides are arrays, as in `tanh`, it stays a division.
 
-Not covered: subnormal results, which XLA:CPU flushes to zero and others keep, and division where a GPU program asks for an approximate
-one.
+Not covered: subnormal results, which XLA:CPU flushes to zero and others keep, and NVIDIA GPUs, for which XLA asks LLVM for an approximate
+division (-nvptx-prec-divf32=1, `div.full.f32`, up to 2 ulp): `tanh` there is not this one to the bit.
 """
 
 from functools import reduce

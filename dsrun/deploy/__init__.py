@@ -8,8 +8,9 @@
 
 Conventions. A product is codes x codes -> int32 (int8, int4), or numbers x numbers -> float32; then one float32 multiplication by the
 scales and the normalisation's gain, then the bias. Everything between products (gates, state, rectifier) is float32 arithmetic that has
-the same bits everywhere (`arithmetic.exact`), so an int8 or int4 network without layer normalisation is one function: same features, same
-logits, on any machine, in any batch, whole or in pieces, by integer products or by their float32 twins.
+the same bits wherever division is IEEE 754's (`arithmetic.exact`), so an int8 or int4 network without layer normalisation is one
+function: same features, same logits, on any such machine, in any batch, whole or in pieces, by integer products or by their float32 twins.
+CPUs divide so; XLA's programs for NVIDIA GPUs do not (`div.full`, off by up to 2 ulp), so theirs are close and no more.
 
 Not here: training in these formats (`arithmetic.storage`), search and scoring (`evaluation`), the service (`serving`).
 """

@@ -2,11 +2,11 @@
 
 Each product encodes its input, multiplies, and comes back to float32 by one multiplication and one addition (`quantized`). With codes of
 int8 the sum is an int32: exact, whatever the order. Its *twin* multiplies the same codes as float32 numbers, in pieces of at most 1,040
-inputs: every partial sum is then an integer below 2^24 (1,040 * 127 * 127 = 16.77 million; 2^24 is 16.78), which float32 holds exactly, so twin and
-integer agree to the bit and either is the other's oracle. `Multiply` says which is compiled; nothing else differs.
+inputs: every partial sum is then an integer below 2^24 (1,040 * 127 * 127 = 16.77 million; 2^24 is 16.78), which float32 holds exactly, so twin
+and integer agree to the bit and either is the other's oracle. `Multiply` says which is compiled; nothing else differs.
 
 Between products: gates, state, rectifier and row convolution are made of `arithmetic.exact`, so what goes into a product has the same
-bits on every machine too. With float formats the products themselves are summed in the backend's order, and then that holds to rounding
+bits on every CPU too. With float formats the products themselves are summed in the backend's order, and then that holds to rounding
 only.
 
 Padding: as in training, what lies behind an utterance's end is zero for every layer.
@@ -43,7 +43,7 @@ class Network:
 
     @property
     def is_exact(self) -> bool:
-        """Every machine gives the same bits: all products are of integers, and no layer normalisation stands between."""
+        """Every CPU gives the same bits: all products are of integers, and no layer normalisation stands between (`arithmetic.exact`)."""
         return self.settings.normalization != "layer" and all(format in INTEGERS for _, format in self.formats)
 
     def twin(self) -> "Network":

@@ -1,7 +1,7 @@
 """Script: twenty lines that run an exported model with JAX and NumPy alone, written into every export for those who will not install dsrun.
 
 It reads a WAV (16-bit, one channel, at the model's rate, plain 44-byte header) from standard input and prints its text by the best class
-of each frame. Of an int8 or int4 model the logits are dsrun's to the bit.
+of each frame. The program is the one that dsrun runs; features are computed in fewer lines, and may differ in a last bit.
 """
 
 import numpy as np
