@@ -26,9 +26,9 @@ import numpy as np
 from dsrun.deploy.codes import FORMATS
 from dsrun.deploy.description import problem_of
 from dsrun.deploy.network import Network
-from dsrun.deploy.quantized import CONSTANTS, Arrays
+from dsrun.deploy.quantized import Arrays
 from dsrun.deploy.script import script_arrays
-from dsrun.deploy.storage import Shapes, Stored, pack, unpack
+from dsrun.deploy.storage import Shapes, Stored, pack, stored_layout, unpack
 from dsrun.errors import DataError, UsageError
 from dsrun.model import Conv2dSettings, FrameStackSettings, ModelSettings, parameter_table
 from dsrun.record import cannot_write, sync_tree
@@ -205,13 +205,13 @@ def _arrays(path: Path, name: str, document: Mapping[str, Any]) -> Stored:
 
 def _require_fitting(path: Path, network: Network, stored: Stored, shapes: Shapes, normalization: Stored) -> None:
     """Refuse arrays of another network than the description's, which would fail far from here or, worse, not at all."""
-    found = {name: shapes.get(name, x.shape) for name, x in stored.items()}
-    sizes = {name: shape for name, shape, _ in parameter_table(network.settings)}
-    expected = _weight_shapes(sizes)
-    weights = {name.removesuffix("/weight"): shape for name, shape in found.items() if name.endswith("/weight")}
+    found = {name: (x.shape, str(x.dtype)) for name, x in stored.items()}
+    weights = _weight_shapes({name: shape for name, shape, _ in parameter_table(network.settings)})
+    packed = {f"{path}/weight": weights.get(path) for path, format in network.formats if format == "int4"}
+    expected = stored_layout(network, weights) if list(dict(network.formats)) == list(weights) else {}
     bins = (network.settings.num_bins,)
-    if weights != expected or list(dict(network.formats)) != list(expected) or f"{CONSTANTS}/zero" not in stored:
-        wrong = sorted(name for name in weights.keys() | expected.keys() if weights.get(name) != expected.get(name))
+    if found != expected or shapes != packed:
+        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise DataError(f"{path / WEIGHTS}: not the arrays of the network in {MODEL} ({', '.join(wrong[:5])}). {_ALSO}")
     if any(normalization.get(name, np.zeros(0)).shape != bins for name in ("mean", "deviation")):
         raise DataError(f"{path / FEATURES}: not a mean and a deviation for {bins[0]} bins. {_ALSO}")

@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dsrun.deploy.codes import INTEGERS, has_scale
 from dsrun.deploy.network import Network
-from dsrun.deploy.quantized import Arrays
+from dsrun.deploy.quantized import CONSTANTS, Arrays
 
 Stored = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]  # of the weights that are packed
 _BITS_OF = {"bfloat16": (np.uint16, jnp.bfloat16), "float8_e4m3fn": (np.uint8, jnp.float8_e4m3fn)}
+_DTYPE_OF = {"bfloat16": "uint16", "float8_e4m3fn": "uint8"}
 _HALF = 8  # what is added to an int4 code
 
 
@@ -50,6 +52,26 @@ def unpack(network: Network, stored: Mapping[str, jax.Array], shapes: Shapes) ->
             value = _unpacked(value, shapes[key])
         arrays.setdefault(path, {})[name] = value
     return arrays
+
+
+def stored_layout(network: Network, weights: Shapes) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every array that `pack` makes of a network. `weights`: shape of each product's."""
+    layout: dict[str, tuple[tuple[int, ...], str]] = {f"{CONSTANTS}/zero": ((), "int32")}
+    if network.settings.lookahead:
+        rows = network.settings.lookahead + 1
+        layout[f"{CONSTANTS}/lookahead_kernel"] = ((rows, network.settings.hidden), "float32")
+    for path, format in network.formats:
+        shape, channels = weights[path], weights[path][-1:]
+        held = ((-(-math.prod(shape) // 2),), "uint8") if format == "int4" else (shape, _DTYPE_OF.get(format, format))
+        own = {"weight": held, "multiplier": (channels, "float32"), "bias": (channels, "float32")}
+        if has_scale(format):
+            own |= {"inverse_scale": ((), "float32"), "zero_point": ((), "float32")}
+        if format in INTEGERS:
+            own["offset"] = (channels, "int32")
+        if network.settings.normalization == "layer" and not path.endswith(".u") and path != "output_kernel":
+            own["gain"] = (channels, "float32")
+        layout |= {f"{path}/{name}": what for name, what in own.items()}
+    return layout
 
 
 def _packed(codes: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The folder: what was written is read again, to the bit, and what is damaged, foreign or in the way is refused by name."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from dsrun.deploy.script import NAME, script_text
 from dsrun.deploy.storage import pack
 from dsrun.errors import DataError, UsageError
 from dsrun.speech import Alphabet, AudioSettings, FeatureSettings, Normalization
-from tests.deploy.networks import quantized, small, speech
+from tests.deploy.networks import CONVOLUTIONS, quantized, small, speech
 
 FEATURES = FeatureSettings("log_spectrogram", 8000, window_ms=2, hop_ms=1)
 
@@ -65,7 +66,7 @@ def test_int4_takes_half_a_byte_a_weight():
 
 
 def test_the_program_gives_the_networks_bits_for_any_batch_and_length():
-    model = exported("int4")
+    model = exported("int4", small(direction="forward", bins=FEATURES.num_bins))
     stored, shapes = pack(model.network, model.arrays)
     program = jax.export.deserialize(bytearray(build_program(model.network, stored, shapes)))
     for lengths in ((7,), (31, 12, 0)):
@@ -154,6 +155,37 @@ def test_arrays_of_another_network_are_refused(tmp_path):
         (folder / MODEL).write_text(json.dumps(document | change))
         with pytest.raises(DataError, match=words):
             load(folder)
+
+
+@pytest.mark.parametrize(
+    ("format", "settings"),
+    [
+        ("float32", small(normalization="layer", bins=FEATURES.num_bins)),
+        ("float16", small(CONVOLUTIONS, direction="forward", lookahead=2, bins=FEATURES.num_bins)),
+        ("int8", small(normalization="layer", direction="forward", lookahead=2, bins=FEATURES.num_bins)),
+        ("int4", small(normalization="none", bins=FEATURES.num_bins)),
+    ],
+)
+def test_an_array_left_out_of_another_kind_or_too_many_is_refused_by_name(format, settings, tmp_path):
+    folder = tmp_path / "model"
+    model = exported(format, settings)
+    save(model, folder, {}, overwrite=False)
+    load(folder)
+    stored, _ = pack(model.network, model.arrays)
+    for number, (name, array) in enumerate(stored.items()):
+        wrong = ({}, {name: array.astype(np.float64)}, {name: np.concatenate([array.ravel(), array.ravel()])})
+        assert_refused(folder, {other: x for other, x in stored.items() if other != name} | wrong[number % 3], name)
+    assert_refused(folder, stored | {"guest/weight": np.zeros(3, np.float32)}, "guest/weight")
+
+
+def assert_refused(folder, arrays, name):
+    np.savez(folder / WEIGHTS, **arrays)
+    document = json.loads((folder / MODEL).read_text())
+    document["files"][WEIGHTS] = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    (folder / MODEL).write_text(json.dumps(document))
+    with pytest.raises(DataError, match="not the arrays of the network") as error:
+        load(folder)
+    assert name in str(error.value)
 
 
 def test_nothing_is_replaced_that_is_not_an_export_or_was_not_asked_for(tmp_path):
