@@ -163,7 +163,11 @@ class Connection:
                 await self.socket.close(code, shown)
 
     async def _run(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+        try:
+            future = asyncio.get_running_loop().run_in_executor(self._workers, work)
+        except RuntimeError:  # the workers have gone: the service stopped while the client was silent
+            raise Refused(STOPPING, "the service is stopping.") from None
+        return await future
 
 
 class Outgoing:

@@ -116,11 +116,16 @@ class Uploads:
         stated = request.headers.get("content-length", "")
         if stated.isascii() and stated.isdecimal() and len(stated) < 20 and int(stated) > limit:
             await self._too_large(body, int(stated))
-        with path.open("wb") as file:
-            async for piece in body.pieces(deadline):
-                if body.count > limit:
-                    await self._too_large(body, body.count)
-                file.write(piece)
+        try:
+            with path.open("wb") as file:
+                async for piece in body.pieces(deadline):
+                    if body.count > limit:
+                        await self._too_large(body, body.count)
+                    file.write(piece)
+        except OSError as error:
+            raise UploadRefused(
+                503, f"the service cannot keep the file ({error.strerror}). Come again later."
+            ) from None
         if not body.count:
             raise UploadRefused(400, "the body is empty; send an audio file as it is: curl --data-binary @FILE URL")
 
@@ -139,9 +144,12 @@ class Uploads:
         def is_wanted() -> bool:
             return not is_given_up and not self._is_stopping
 
-        work: asyncio.Future[Any] = asyncio.get_running_loop().run_in_executor(
-            self._worker, self._work, path, is_wanted
-        )
+        try:
+            work: asyncio.Future[Any] = asyncio.get_running_loop().run_in_executor(
+                self._worker, self._work, path, is_wanted
+            )
+        except RuntimeError:  # the worker has gone: the service stopped while the body came
+            raise UploadRefused(503, "the service is stopping.") from None
         leaving: asyncio.Future[Any] = asyncio.create_task(_until_disconnected(request.receive))
         try:
             await asyncio.wait(

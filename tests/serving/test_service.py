@@ -211,6 +211,15 @@ def test_streams_are_told_when_the_service_stops_and_new_ones_are_refused(serve)
     assert client.get("/health").status_code == 503
 
 
+def test_a_client_that_begins_when_the_service_has_stopped_is_told_so(serve):
+    # Its connection was there already, silent; the threads that it needs are gone.
+    service, client = serve()
+    with client.websocket_connect("/stream") as socket:
+        service.stop()
+        socket.send_text(BEGIN)
+        assert socket.receive_json()["code"] == STOPPING
+
+
 def test_a_model_that_cannot_be_streamed_says_so_and_takes_files(serve):
     _, client = serve(dispatcher=None)
     answers, code = converse(client)
@@ -310,6 +319,27 @@ def test_stopping_gives_up_a_file_that_is_under_way(serve):
     service.stop()
     thread.join()
     assert answers[0].status_code == 503
+
+
+def test_a_file_that_comes_whole_when_the_service_has_stopped_is_told_so(serve):
+    service, client = serve()
+
+    def body():
+        yield wav()
+        service.stop()
+        yield b""
+
+    assert client.post("/transcribe", content=body()).status_code == 503
+
+
+def test_a_disk_that_takes_no_more_is_said_and_the_next_file_is_taken(serve, tmp_path):
+    service, client = serve()
+    service.uploads.folder = tmp_path / "gone"
+    answer = client.post("/transcribe", content=wav())
+    assert answer.status_code == 503
+    assert "cannot keep the file" in answer.json()["error"]
+    service.uploads.folder = tmp_path
+    assert client.post("/transcribe", content=wav()).status_code == 200
 
 
 def wait_until(is_so, seconds=30.0):
