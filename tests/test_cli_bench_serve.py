@@ -1,6 +1,7 @@
 """`dsrun bench serve` as a user meets it: formats side by side, and one message for a mistake. No test asserts a time."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import soundfile
@@ -12,7 +13,7 @@ from dsrun.errors import UsageError
 from dsrun.serve_tables import print_serve
 from dsrun.speech import AudioSettings
 from dsrun.study.serve_figure import draw_serve
-from tests.deploy.networks import STACK, quantized, small
+from tests.deploy.networks import quantized
 from tests.serving.speakers import ALPHABET, FEATURES, NORMALIZATION, RATE, SHAPE, sound, talkative
 
 
@@ -179,7 +180,7 @@ def test_what_cannot_be_served_is_refused_with_a_way_out(manifest, tmp_path):
     for streams in ("1,0", "ten", "1001"):
         with pytest.raises(UsageError, match="numbers from 1 to 1000"):
             bench(tmp_path, "--streams", streams)
-    both_ways = export(tmp_path / "both", "float32", small(STACK))
+    both_ways = export(tmp_path / "both", "float32", replace(SHAPE, direction="bidirectional", lookahead=0))
     with pytest.raises(UsageError, match=r"both: cannot be served in streams.*direction: forward"):
         bench(both_ways, "--manifest", manifest)
     with pytest.raises(UsageError, match="does not exist"):

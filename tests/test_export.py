@@ -21,6 +21,7 @@ from dsrun.deploy import codes
 from dsrun.deploy.folder import load
 from dsrun.errors import DataError, UsageError
 from dsrun.evaluation.evaluate import Evaluator
+from dsrun.evaluation.whole_pass import trained_pass
 from dsrun.model import init_parameters, initial_statistics
 from dsrun.record import RunDir
 from dsrun.speech import Alphabet, Normalization
@@ -39,7 +40,7 @@ def run(tmp_path_factory):
     settings = build.build_model_settings(config, num_classes=alphabet.num_classes)
     weights = jax.tree.map(lambda w: 3.0 * w, init_parameters(settings, 3))
     normalization = Normalization(*(np.full(settings.num_bins, x, np.float32) for x in (-14.0, 3.0)))
-    evaluator = Evaluator(settings, build.build_policy(config))
+    evaluator = Evaluator(trained_pass(settings, build.build_policy(config)))
     return Trained(
         RunDir(folder), config, 7, settings, alphabet, normalization, weights, initial_statistics(settings), evaluator
     )
@@ -86,17 +87,14 @@ def test_an_export_scores_each_layer_and_says_what_it_is(export, run, tmp_path):
     assert load(folder).format == "int4"
 
 
-def test_a_layers_table_is_printed_and_the_next_command(export, tmp_path):
-    text = export("--format", "int8", "--no-layers", "--granularity", "channel", "--method", "mse").stdout
+def test_a_layers_table_is_printed_and_the_same_export_twice_is_the_same_bytes(export, tmp_path):
+    settings = ("--format", "int8", "--no-layers", "--granularity", "channel", "--method", "mse")
+    text = export(*settings).stdout
     rows = [line for line in text.splitlines() if line.startswith(("front_end", "gru_", "output"))]
     assert all(" to " in row for row in rows), "a scale for each channel"
     assert f"next: dsrun eval {tmp_path / 'model'}" in text
-
-
-def test_the_same_export_twice_is_the_same_bytes(export, tmp_path):
-    export("--format", "int8", "--no-layers")
     first = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
-    export("--format", "int8", "--no-layers", "--overwrite")
+    export(*settings, "--overwrite")
     assert {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} == first
 
 

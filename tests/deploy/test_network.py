@@ -19,7 +19,7 @@ SHAPES = {
     "bidirectional": small(),
     "convolutions, streaming": small(CONVOLUTIONS, direction="forward", lookahead=3, normalization="none", bins=9),
 }
-LAYER = small(normalization="layer")
+LAYER = small(normalization="layer", direction="forward")  # half the layers to compile, where that is all the same
 
 
 def run(network, arrays, features, num_frames):
@@ -40,7 +40,7 @@ def test_in_float32_it_computes_what_evaluation_of_the_run_computes(settings):
         np.testing.assert_allclose(scores[row, :count], np.asarray(wanted.logits)[row, :count], atol=2e-5)
 
 
-@pytest.mark.parametrize("format", ["int8", "int4"])
+@pytest.mark.parametrize("format", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("settings", SHAPES.values(), ids=SHAPES)
 def test_integer_products_and_float32_twins_equal_numpy_to_the_bit(settings, format):
     network, arrays = quantized(settings, format, granularity="channel" if format == "int4" else "layer")
@@ -89,7 +89,7 @@ def test_a_convolution_over_many_channels_is_exact_in_integers_and_in_the_twin()
 
 
 def test_an_utterance_has_the_same_bits_whoever_shares_its_batch_and_however_it_is_padded():
-    settings = small()
+    settings = SHAPES["bidirectional"]
     network, arrays = quantized(settings, "int8")
     features, num_frames = speech(settings, LENGTHS)
     together, counts = run(network, arrays, features, num_frames)
@@ -102,7 +102,7 @@ def test_an_utterance_has_the_same_bits_whoever_shares_its_batch_and_however_it_
 @pytest.mark.parametrize("format", ["float16", "float8_e4m3fn", "int8"])
 def test_fewer_bits_are_further_from_float32_but_not_far(format):
     # Bounds are some four times what these weights gave; a scale applied twice or a gate left out is off by more than 1.
-    settings = small(STACK)
+    settings = small(STACK, direction="forward")
     batch = speech(settings, LENGTHS)
     wanted, counts = run(*quantized(settings, "float32"), *batch)
     found, _ = run(*quantized(settings, format), *batch)
@@ -112,10 +112,10 @@ def test_fewer_bits_are_further_from_float32_but_not_far(format):
 
 
 def test_one_product_alone_can_be_quantised():
-    settings = small()
+    settings = small(STACK, direction="forward")
     batch = speech(settings, LENGTHS)
     plain, _ = run(*quantized(settings, "float32"), *batch)
-    network, arrays = quantized(settings, "int4", only=("gru_1_backward.u",))
+    network, arrays = quantized(settings, "int4", only=("gru_1_forward.u",))
     found, _ = run(network, arrays, *batch)
     assert not network.is_exact
     assert 0 < np.abs(found[0] - plain[0]).max() < 0.5
