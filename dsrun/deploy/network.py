@@ -2,8 +2,8 @@
 
 Each product encodes its input, multiplies, and comes back to float32 by one multiplication and one addition (`quantized`). With codes of
 int8 the sum is an int32: exact, whatever the order. Its *twin* multiplies the same codes as float32 numbers, in pieces of at most 1,040
-inputs: every partial sum is then an integer below 2^24 (1,040 * 127 * 127 = 16.77 million; 2^24 is 16.78), which float32 holds exactly, so twin
-and integer agree to the bit and either is the other's oracle. `Multiply` says which is compiled; nothing else differs.
+inputs: every partial sum is then an integer below 2^24 (1,040 * 127 * 127 = 16.77 million; 2^24 is 16.78), which float32 holds exactly, so
+twin and integer agree to the bit and either is the other's oracle. `Multiply` says which is compiled; nothing else differs.
 
 Between products: gates, state, rectifier and row convolution are made of `arithmetic.exact`, so what goes into a product has the same
 bits on every CPU too. With float formats the products themselves are summed in the backend's order, and then that holds to rounding
