@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from scripts.talk.claims import AS_GOOD_RULE, Claim, Judged, MissingError, NotHereError, Verdict, as_good
-from scripts.talk.deployment import can_export
 from scripts.talk.evidence import Evidence
 from scripts.talk.versus import interval
 
@@ -70,8 +69,6 @@ def deployed(format: str) -> Callable[[Evidence], Judged]:
     """A judge of a deployed run beside the float32 one."""
 
     def judge(evidence: Evidence) -> Judged:
-        if not can_export():
-            raise NotHereError("dsrun export is not built yet")
         wide, narrow = evidence.report("deploy", "float32"), evidence.report("deploy", format)
         from dsrun.evaluation.comparison import compare
         from dsrun.evaluation.results import read_results
