@@ -54,7 +54,9 @@ def export(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Default: RUN/export/FORMAT.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export that is there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an export that is there, results too.")
+    ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Make a folder that recognises without the run: weights, model.json, a StableHLO program, a card and a 20-line script.

@@ -8,7 +8,8 @@ negation is exact. Multiplication by the scale's reciprocal, rounded once and st
 number a product with the reciprocal, so that a division's last bit, and one code in millions, would depend on the compiler. Weights are
 symmetric (zero_point 0). Inputs are symmetric too, or affine where the values have (almost) one sign, as behind a rectifier; zero is
 always a code. A scale is rounded up to 16 significand bits, so that code * scale is exact in float32 and nothing lies beyond the largest
-code for the rounding of the scale alone (`arithmetic.scaled` has the same rule, so what was trained in int8 keeps its codes).
+code for the rounding of the scale alone (`arithmetic.scaled` has the same rule for it, so values that were trained on the grid keep their
+codes).
 
 float8_e4m3fn: codes are numbers of that format, the scale puts the end of the range on 448, beyond it they saturate.
 

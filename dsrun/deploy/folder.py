@@ -96,16 +96,19 @@ def save(exported: Exported, folder: Path, others: Mapping[str, str | bytes], *,
     document["packed_shapes"] = {name: list(shape) for name, shape in shapes.items()}
     document["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files[MODEL] = (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
-    aside = folder.with_name(f".{folder.name}.part")
+    aside, old = (folder.with_name(f".{folder.name}.{word}") for word in ("part", "old"))
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         for name, content in files.items():
             (aside / name).write_bytes(content)
         sync_tree(aside)
+        # Killed between the two renames, the old one is there under its other name, whole.
         if folder.exists():
-            shutil.rmtree(folder)
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(folder, old)
         os.replace(aside, folder)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise cannot_write(folder, error) from error
