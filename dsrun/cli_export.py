@@ -91,6 +91,7 @@ def _say(line: str) -> None:
 def _print(report: dict[str, Any]) -> None:
     from dsrun.cli_tables import print_table
     from dsrun.export_card import layer_rows
+    from dsrun.study.layers_figure import worst_first
 
     size, losses = report["bytes"], report["layer_losses"]
     print(f"run       {report['run']}  checkpoint step {report['source']['step']}")
@@ -104,6 +105,5 @@ def _print(report: dict[str, Any]) -> None:
             f"on {losses['manifest']}, {losses['utterances']} utterances: float32 CER {base['cer']:.4f}, loss {base['loss']:.4f}; all "
             f"layers in {report['format']} CER {whole['cer']:.4f}, loss {whole['loss']:.4f}"
         )
-        worst = max(losses["layers"], key=lambda path: losses["layers"][path]["ctc_loss"])
-        print(f"lost most: {worst}; figure {report['export']}/layers.svg")
+        print(f"lost most: {worst_first(losses['layers'])[0]}; figure {report['export']}/layers.svg")
     print(f"next: dsrun eval {report['export']}    dsrun transcribe {report['export']} FILE")

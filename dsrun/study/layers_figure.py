@@ -1,9 +1,9 @@
 """The figure of an export: what each layer lost when it alone was quantised, and the magnitudes that explain it.
 
-Left a bar a product: the growth of the CTC loss, with the character errors beside it. Right, of the product that lost most and of the one
-that lost least, how its weights' and its inputs' magnitudes lie by binade, between half a step of the code (what is smaller becomes zero)
-and the outermost code (what is larger is clipped). A tensor whose values crowd near the left line, far below a few large ones, is what
-one scale serves badly.
+Left a bar a product: the growth of the character error rate, with that of the CTC loss beside it, which orders equal ones. Right, of the
+product that lost most and of the one that lost least, how its weights' and its inputs' magnitudes lie by binade, between half a step of
+the code (what is smaller becomes zero) and the outermost code (what is larger is clipped). A tensor whose values crowd near the left
+line, far below a few large ones, is what one scale serves badly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,11 @@ LOWEST = 1e-4  # share of values that a histogram shows
 WIDTH = 10.0
 
 
+def worst_first(losses: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Products by what they lost in character errors, equal ones by the CTC loss."""
+    return sorted(losses, key=lambda path: (-losses[path]["cer_loss"], -losses[path]["ctc_loss"]))
+
+
 def draw_layers(
     losses: Mapping[str, Mapping[str, Any]],
     magnitudes: Mapping[str, Mapping[str, Any]],
@@ -39,7 +44,7 @@ def draw_layers(
         magnitudes: by product, `weight` and `input` counts by float32's exponent field, and `weight_scale`, `input_scale`.
         largest: code of `weight` and of `input`; empty for formats without codes.
     """
-    order = sorted(losses, key=lambda path: -losses[path]["ctc_loss"])
+    order = worst_first(losses)
     rows = max(len(order), 8)
     figure = new_figure(WIDTH, 0.9 + 0.3 * rows)
     grid = figure.add_gridspec(2, 2, width_ratios=[1.25, 1])
@@ -52,18 +57,20 @@ def draw_layers(
 
 
 def _draw_losses(axes: "Axes", order: Sequence[str], losses: Mapping[str, Mapping[str, Any]], format: str) -> None:
-    values = [losses[path]["ctc_loss"] for path in order]
+    values = [losses[path]["cer_loss"] for path in order]
     axes.barh(range(len(order)), values, height=0.62, color=[VERMILION if value > 0 else GREY for value in values])
     span = max(max(values), 0.0) - min(min(values), 0.0) or 1.0
     for place, path in enumerate(order):
-        text = f" {losses[path]['ctc_loss']:+.3f} nats, CER {losses[path]['cer_loss']:+.4f}"
+        text = f" {losses[path]['cer_loss']:+.4f}, {losses[path]['ctc_loss']:+.3f} nats"
         axes.text(max(values[place], 0.0), place, text, va="center", fontsize=8)
     axes.set_yticks(range(len(order)), order, fontsize=8)
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.set_xlim(min(min(values), 0.0) - 0.03 * span, max(max(values), 0.0) + 0.75 * span)
     axes.axvline(0, color="#444444", lw=0.8)
-    axes.set_title(f"one layer alone in {format}: growth of the CTC loss", loc="left", fontsize=9)
-    axes.set_xlabel("nats an utterance", fontsize=8.5)
+    axes.set_title(
+        f"one layer alone in {format}: growth of the CER, and of the CTC loss an utterance", loc="left", fontsize=9
+    )
+    axes.set_xlabel("character error rate, difference to float32", fontsize=8.5)
     axes.tick_params(labelsize=8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -86,7 +93,7 @@ def _draw_magnitudes(axes: "Axes", found: Mapping[str, Any], largest: Mapping[st
             axes.axvline(np.log2(scale * largest[name]), color=colour, lw=0.9, ls="--")
     axes.set_yscale("log")
     axes.set_ylim(LOWEST, 1.0)
-    axes.set_xlabel("log2 of the magnitude; dotted: half a step, dashed: outermost code", fontsize=8)
+    axes.set_xlabel("log2 of the magnitude (dotted: half a step; dashed: last code)", fontsize=7.5)
     axes.set_ylabel("share of values", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.legend(fontsize=8, frameon=False, loc="upper left")
