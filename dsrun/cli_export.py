@@ -34,7 +34,7 @@ def export(
         ),
     ] = None,
     granularity: Annotated[
-        Granularity, typer.Option(help="One scale a weight matrix, or one a channel (a column of it).")
+        Granularity, typer.Option(help="One scale a weight matrix (a GRU layer has one a gate), or one a channel.")
     ] = "layer",
     method: Annotated[
         Method,
@@ -72,6 +72,10 @@ def export(
 
     if scored_on is not None and not layers:
         raise UsageError("--scored-on is for --layers: leave one of them out.")
+    if format in ("float32", "float16", "bfloat16") and (calibration or granularity != "layer" or method != "absmax"):
+        raise UsageError(
+            f"--calibration, --granularity and --method are for formats with a scale; {format} has none. Leave them out."
+        )
     from dsrun.cli_study import print_json
     from dsrun.config import load_config
     from dsrun.exporting import ExportSettings, Plan, export_run
@@ -105,5 +109,11 @@ def _print(report: dict[str, Any]) -> None:
             f"on {losses['manifest']}, {losses['utterances']} utterances: float32 CER {base['cer']:.4f}, loss {base['loss']:.4f}; all "
             f"layers in {report['format']} CER {whole['cer']:.4f}, loss {whole['loss']:.4f}"
         )
-        print(f"lost most: {worst_first(losses['layers'])[0]}; figure {report['export']}/layers.svg")
+        worst = worst_first(losses["layers"])[0]
+        low, high = losses["layers"][worst]["cer_loss_interval"]
+        seen = "" if any(row["is_seen"] for row in losses["layers"].values()) else "; no layer's loss is told from zero"
+        loss = losses["layers"][worst]["cer_loss"]
+        print(
+            f"lost most: {worst}, CER {loss:+.4f} [{low:+.4f}, {high:+.4f}]{seen}; figure {report['export']}/layers.svg"
+        )
     print(f"next: dsrun eval {report['export']}    dsrun transcribe {report['export']} FILE")

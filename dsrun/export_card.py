@@ -145,7 +145,9 @@ def _layers(document: Mapping[str, Any], losses: Mapping[str, Any] | None) -> st
         text += (
             f"\n\nEach layer alone in {document['format']}, all others in float32, on {Path(losses['manifest']).name} "
             f"({losses['utterances']} utterances): float32 has CER {base['cer']:.4f} and {base['loss']:.3f} nats an utterance, all layers "
-            f"together {whole['cer']:.4f} and {whole['loss']:.3f}. Shares are of the sum of what layers lost one at a time.\n\n"
+            f"together {whole['cer']:.4f} and {whole['loss']:.3f}. Shares are of the sum of what layers lost one at a time; "
+            "brackets are 95% over utterances, and where they contain zero no difference "
+            "was seen.\n\n"
             "![what each layer lost, and the magnitudes that explain it](layers.svg)"
         )
     return text
@@ -170,7 +172,8 @@ def layer_rows(document: Mapping[str, Any], losses: Mapping[str, Any] | None) ->
             row["input SQNR dB"] = inputs["sqnr_db"]
         if losses:
             own = losses["layers"][layer["product"]]
-            row["CER loss"] = f"{own['cer_loss']:+.4f}"
+            low, high = own["cer_loss_interval"]
+            row["CER loss"] = f"{own['cer_loss']:+.4f} [{low:+.4f}, {high:+.4f}]"
             row["share of CER loss"] = _share(own["cer_loss_share"])
             row["CTC loss"] = f"{own['ctc_loss']:+.4f}"
             row["share of CTC loss"] = _share(own["ctc_loss_share"])

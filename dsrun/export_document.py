@@ -19,7 +19,7 @@ from dsrun.deploy.codes import (
     input_format,
 )
 from dsrun.deploy.network import Network
-from dsrun.deploy.quantized import CONSTANTS, KEPT, Arrays, WeightFacts, byte_count
+from dsrun.deploy.quantized import CONSTANTS, Arrays, WeightFacts, byte_count, kept
 from dsrun.record import read_provenance
 from dsrun.record.provenance import package_version, source_digest
 from dsrun.trained import Trained
@@ -48,7 +48,7 @@ def describe_export(
         "calibration": calibration or None,
         "convention": _convention(settings),
         "is_exact": network.is_exact,
-        "kept_in_float32": KEPT,
+        "kept_in_float32": kept(quantizer.trained.settings),
         "source": _source(quantizer.trained),
         "manifests": _manifests(quantizer.trained),
         "bytes": {"this": size, "float32": plain, "ratio": size / plain},
@@ -109,7 +109,7 @@ def _convention(settings: "ExportSettings") -> dict[str, Any]:
         "inputs": f"{coded} codes -{LARGEST_CODE[coded]}..{LARGEST_CODE[coded]}, value = (code - zero_point) * scale; one scale a place, "
         "fixed by calibration; affine where the values have one sign, else zero_point 0",
         "code": f"x * inverse_scale (float32; inputs' stand in weights.npz) rounded {rounding}, plus zero_point, "
-        "held to the outermost codes; -128 and -8 are never used",
+        "held to the outermost codes; -128 (of int4: -8) is never used",
         "inverse_scale": "1 / scale, rounded once to float32; nobody divides, for compilers make another operation of it",
         "scale": "the smallest number of 16 significand bits whose largest code reaches the end of the range",
         "range": ranges[settings.method],

@@ -25,7 +25,7 @@ from dsrun.errors import UsageError
 from dsrun.model import output_frames
 from dsrun.study.bench_sizes import ExportSize
 from dsrun.study.ceilings import machine_facts
-from dsrun.study.stopwatch import TURN_SECONDS, announce, compile_program, ratios, summary, take_turns
+from dsrun.study.stopwatch import TURN_SECONDS, announce, compile_program, peak_memory, ratios, summary, take_turns
 
 LOADS = 5  # times that a folder is loaded
 
@@ -45,6 +45,7 @@ def bench_exports(paths: Sequence[Path], sizes: Sequence[ExportSize], *, repeats
         "models": [_facts(name, model) for name, model in models.items()],
         "rows": rows,
         "products": [row for size in sizes for row in _product_rows(coded, size, repeats)] if coded else [],
+        **peak_memory(jax.devices()[0]),
     }
 
 

@@ -35,11 +35,13 @@ from dsrun.deploy.program import build_program
 from dsrun.deploy.quantized import CONSTANTS, Arrays, WeightFacts, constants, product_arrays
 from dsrun.deploy.script import NAME, script_text
 from dsrun.deploy.storage import pack
-from dsrun.errors import DataError, UsageError
+from dsrun.errors import CannotWriteError, DataError, UsageError
+from dsrun.evaluation.comparison import compare
 from dsrun.evaluation.decoders import GreedyDecoder
 from dsrun.evaluation.results import Evaluation, score_utterance
 from dsrun.export_card import card_text
 from dsrun.export_document import describe_export
+from dsrun.record.durable import why_not_writable
 from dsrun.speech import file_digest, read_manifest
 from dsrun.study.layers_figure import draw_layers
 from dsrun.trained import Trained, load_run
@@ -154,7 +156,8 @@ def measure_layers(quantizer: Quantizer, manifest: Path, *, say: Say = lambda li
 
     Returns:
         `manifest`, `utterances`, `float32` and `all` ({cer, loss}), and `layers`: for each product its `cer` and `loss`, their differences
-        to float32's (`cer_loss`, `ctc_loss`) and the shares of these in the sum over layers (None where there is no loss to share).
+        to float32's (`cer_loss` with its 95% interval over utterances, `is_seen` if that leaves zero out, `ctc_loss`) and the shares of
+        these in the sum over layers (None where there is no loss to share).
     """
     scorer = _Scorer(quantizer.trained, manifest)
     base = scorer(*quantizer.build(())[:2])
@@ -163,8 +166,11 @@ def measure_layers(quantizer: Quantizer, manifest: Path, *, say: Say = lambda li
     for number, path in enumerate(quantizer.products):
         say(f"layer {number + 1} of {len(quantizer.products)}: {path} alone in {quantizer.settings.format}")
         found = scorer(*quantizer.build((path,))[:2])
+        apart = compare(found, base)["cer"]
         rows[path] = _scores(found) | {
             "cer_loss": found.characters.rate - base.characters.rate,
+            "cer_loss_interval": apart["interval"],
+            "is_seen": not apart["interval"][0] <= 0.0 <= apart["interval"][1],
             "ctc_loss": found.loss - base.loss,
         }
     for name in ("cer_loss", "ctc_loss"):
@@ -272,6 +278,8 @@ def export_run(path: Path, settings: ExportSettings, plan: Plan, *, say: Say = l
         UsageError, DataError: as `prepare`; the folder is there; the manifest to score on is not.
     """
     refuse_what_is_there(plan.output, overwrite=plan.overwrite)
+    if cannot := why_not_writable(plan.output.parent):
+        raise CannotWriteError(f"{plan.output}: {cannot} Choose another place with --output.")
     if plan.scored_on is not None and not plan.scored_on.is_file():
         raise UsageError(
             f"{plan.scored_on}: not there, so layers cannot be scored on it. Name another with --scored-on, or --no-layers."

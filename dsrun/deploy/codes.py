@@ -3,13 +3,13 @@
     code  = round_half_even(x * inverse_scale) + zero_point, held to -largest..largest
     value = (code - zero_point) * scale
 
-Convention. int8 codes are -127..127 and int4's -7..7: -128 and -8 are never used, so the codes are symmetric, a product of two fits, and
-negation is exact. Multiplication by the scale's reciprocal, rounded once and stored, and no division: XLA makes of a division by one
-number a product with the reciprocal, so that a division's last bit, and one code in millions, would depend on the compiler. Weights are
-symmetric (zero_point 0). Inputs are symmetric too, or affine where the values have (almost) one sign, as behind a rectifier; zero is
-always a code. A scale is rounded up to 16 significand bits, so that code * scale is exact in float32 and nothing lies beyond the largest
-code for the rounding of the scale alone (`arithmetic.scaled` has the same rule for it, so values that were trained on the grid keep their
-codes).
+Convention. int8 codes are -127..127 and int4's -7..7: -128 (of int4: -8) is never used, so the codes are symmetric, a product of two
+fits, and negation is exact. Multiplication by the scale's reciprocal, rounded once and stored, and no division: XLA makes of a division
+by one number a product with the reciprocal, so that a division's last bit, and one code in millions, would depend on the compiler.
+Weights are symmetric (zero_point 0). Inputs are symmetric too, or affine where the values have (almost) one sign, as behind a rectifier;
+zero is always a code. A scale is rounded up to 16 significand bits, so that code * scale is exact in float32 and nothing lies beyond the
+largest code for the rounding of the scale alone (`arithmetic.scaled` has the same rule for it, so values that were trained on the grid
+keep their codes).
 
 float8_e4m3fn: codes are numbers of that format, the scale puts the end of the range on 448, beyond it they saturate.
 

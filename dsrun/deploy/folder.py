@@ -150,6 +150,8 @@ def load(path: Path) -> Exported:
         raise DataError(f"{path / MODEL}: formats {', '.join(unknown)} are none that this version knows. {_ALSO}")
     stored = _arrays(path, WEIGHTS, document)
     normalization = _arrays(path, FEATURES, document)
+    if PROGRAM in document["files"]:
+        verified(path, PROGRAM, document)  # nobody here runs it, and whoever passes the folder on wants to know
     _require_fitting(path, network, stored, shapes, normalization)
     arrays = unpack(network, {name: jax.numpy.asarray(x) for name, x in stored.items()}, shapes)
     return Exported(

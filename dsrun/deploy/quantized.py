@@ -34,7 +34,7 @@ Arrays = dict[str, dict[str, jax.Array]]
 CONSTANTS = "constants"  # beside the products
 
 KEPT = {
-    "multipliers and biases": "one number a channel: a hundredth of the bytes; the bias is added to a wide sum, once",
+    "multipliers and biases": "one number a channel: few bytes beside a row of weights; the bias is added to a wide sum, once",
     "state and gates": "a state is added to itself at every frame, so its rounding would add up; only the product that reads it sees codes",
     "row convolution": "one number a channel and frame, multiplied element by element: no matrix product, no bytes to speak of",
     "layer normalisation": "its mean and variance are the frame's own and cannot be folded",
@@ -99,6 +99,13 @@ def constants(settings: ModelSettings, weights: Mapping[str, Any]) -> dict[str, 
     if settings.lookahead:
         found["lookahead_kernel"] = jnp.asarray(weights["lookahead_kernel"], jnp.float32)
     return found
+
+
+def kept(settings: ModelSettings) -> dict[str, str]:
+    """`KEPT`, without what this network does not have."""
+    absent = set() if settings.lookahead else {"row convolution"}
+    absent |= set() if settings.normalization == "layer" else {"layer normalisation"}
+    return {name: why for name, why in KEPT.items() if name not in absent}
 
 
 def sqnr_db(signal: float, noise: float) -> float:

@@ -17,7 +17,10 @@ from jax import export
 folder = __file__.rpartition("/")[0] or "."
 weights, f = dict(np.load(f"{{folder}}/weights.npz")), dict(np.load(f"{{folder}}/features.npz"))
 program = export.deserialize(bytearray(open(f"{{folder}}/program.bin", "rb").read()))
-samples = (np.frombuffer(open(0, "rb").read()[44:], "<i2") / 32768.0).astype(np.float32)
+wav = open(0, "rb").read()
+if wav[20:28] + wav[34:40] != b"\\1\\0\\1\\0" + ({rate}).to_bytes(4, "little") + b"\\20\\0data" or len(wav) < 44 + 2 * len(f["window"]):
+    raise SystemExit("not a WAV of 16-bit samples, one channel, {rate} Hz, a plain header and at least one window of sound")
+samples = (np.frombuffer(wav[44 : len(wav) // 2 * 2], "<i2") / 32768.0).astype(np.float32)
 frames = np.lib.stride_tricks.sliding_window_view(samples, len(f["window"]))[:: int(f["hop"])]
 power = np.abs(np.fft.rfft(frames * f["window"], int(f["fft"]), axis=1)) ** 2 / f["density"]
 {mel}features = (np.log(power + f["floor"]).astype(np.float32) - f["mean"]) / f["deviation"]
