@@ -103,11 +103,14 @@ def serve(
             _say(f"warning: {address} can be reached by others; there is no password, and nothing is encrypted")
         if service.no_streams:
             _say(f"files only: {service.no_streams}")
-        if json_output:
-            about = {"address": address, "port": bound.getsockname()[1], "pid": os.getpid()}
-            print(json.dumps(about | service.health()), flush=True)
-        _say(f"serving {model} ({service.about['format']}) at {address}  (Ctrl-C ends it)")
-        server.serve_on(bound)
+
+        def tell() -> None:
+            if json_output:
+                about = {"address": address, "port": bound.getsockname()[1], "pid": os.getpid()}
+                print(json.dumps(about | service.health()), flush=True)
+            _say(f"serving {model} ({service.about['format']}) at {address}  (Ctrl-C ends it)")
+
+        server.serve_on(bound, on_ready=tell)
     _say("the service has ended")
     _leave()
 

@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -112,8 +112,9 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.service = service
 
-    def serve_on(self, listening: socket.socket) -> None:
-        """Serve until a signal comes or `should_exit` is set, and end in order."""
+    def serve_on(self, listening: socket.socket, *, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until a signal comes or `should_exit` is set, and end in order. `on_ready` is called once a signal means that."""
+        self.on_ready = on_ready
         with _quiet_logs():
             self.run(sockets=[listening])
 
@@ -127,6 +128,7 @@ class Server(uvicorn.Server):
             self.should_exit = True
 
         if threading.current_thread() is not threading.main_thread():
+            self.on_ready()
             yield
             return
         # The thread that watches over Ctrl-C in other commands (`dsrun.interrupts`) is not to be woken: it ends the process with 130.
@@ -135,6 +137,7 @@ class Server(uvicorn.Server):
         numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
         before = {number: signal.signal(number, stop) for number in numbers}
         try:
+            self.on_ready()
             yield
         finally:
             for number, handler in before.items():
