@@ -70,7 +70,7 @@ def test_it_says_in_json_where_it_listens_and_what_it_serves(tmp_path, monkeypat
 
     service = make_service(tmp_path, dispatcher=None)
     monkeypatch.setattr(serve, "make_service", lambda *arguments, **options: service)
-    monkeypatch.setattr(Server, "serve_on", lambda self, listening: listening.close())
+    monkeypatch.setattr(Server, "serve_on", lambda self, listening, *, on_ready: (on_ready(), listening.close()))
     monkeypatch.setattr(cli_serve, "_leave", lambda: None)
     outcome = CliRunner().invoke(
         app, ["serve", str(tmp_path), "--port", "0", "--json", "--host", "0.0.0.0", "--expose"]
