@@ -14,6 +14,7 @@ Answers are JSON but for the page; one that says no is {"error": "..."} with a s
 | 404, 405 | no such path, or not with this method |
 | 408, 504 | the body did not come in time, or its text was not known in time |
 | 413 | the body is too large |
+| 500 | a fault of the service; it goes on |
 | 503 | too much at once, or the service stops; come again later |
 
 Every request has a connection of its own, which is closed with its answer: there are no idle ones to count. `server` binds the application
@@ -128,6 +129,10 @@ def make_app(service: Service) -> Starlette:
             {"error": f"{request.method} {request.url.path}: {error.detail}. {there}"}, error.status_code, error.headers
         )
 
+    async def say_bug(request: Request, error: Exception) -> Response:
+        # Starlette raises it again behind this answer, so the log has it whole.
+        return JSONResponse({"error": f"a fault of the service ({type(error).__name__}); its log says where."}, 500)
+
     return Starlette(
         routes=[
             Route("/", show_page),
@@ -136,7 +141,7 @@ def make_app(service: Service) -> Starlette:
             WebSocketRoute("/stream", stream),
         ],
         middleware=[Middleware(Gate, service=service)],
-        exception_handlers={HTTPException: say_no},
+        exception_handlers={HTTPException: say_no, Exception: say_bug},
     )
 
 

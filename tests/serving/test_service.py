@@ -309,6 +309,20 @@ def test_a_file_whose_time_is_up_is_answered_and_given_up(serve):
     wait_until(lambda: service.uploads.transcribe.unwanted == 1)
 
 
+def test_a_fault_of_the_service_is_an_answer_in_json_and_it_goes_on(serve, monkeypatch):
+    _, client = serve()
+
+    def fail(self, *arguments):
+        raise RuntimeError("no memory left on the device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(uploads.Uploads, "_recognise", fail)
+        answer = TestClient(client.app, raise_server_exceptions=False).post("/transcribe", content=wav())
+    assert answer.status_code == 500
+    assert "RuntimeError" in answer.json()["error"]
+    assert client.post("/transcribe", content=wav()).status_code == 200
+
+
 def test_stopping_gives_up_a_file_that_is_under_way(serve):
     service, client = serve()
     service.uploads.transcribe.hold = True
