@@ -13,15 +13,13 @@ from typing import Any, cast
 import numpy as np
 
 from dsrun import build
-from dsrun.ctc import ctc_loss
 from dsrun.deploy.folder import MODEL, Exported, load
-from dsrun.deploy.network import Network, logits
+from dsrun.deploy.network import Network
 from dsrun.deploy.quantized import Arrays
 from dsrun.deploy.streams import StreamPool, refuse_what_cannot_be_streamed
 from dsrun.errors import DataError
 from dsrun.evaluation.evaluate import Evaluator
-from dsrun.evaluation.whole_pass import WholePass
-from dsrun.exporting import ExportSettings, make_export
+from dsrun.exporting import ExportSettings, deployed_pass, make_export
 from dsrun.model.streaming import InChunks
 from dsrun.models import Model
 from dsrun.record import RunDir
@@ -95,11 +93,6 @@ def model_of(exported: Exported, *, path: Path, evaluation: Path, determinism: s
         batcher=_batcher,
         rows=ROWS,
     )
-
-
-def deployed_pass(network: Network) -> WholePass:
-    """The exported network's whole pass; its weights are the arrays of an export."""
-    return WholePass(lambda arrays, _, features, num_frames: logits(network, arrays, features, num_frames), ctc_loss)
 
 
 class PooledStream(InChunks):

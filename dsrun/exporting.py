@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from dsrun import build
@@ -37,8 +36,9 @@ from dsrun.deploy.script import NAME, script_text
 from dsrun.deploy.storage import pack
 from dsrun.errors import CannotWriteError, DataError, UsageError
 from dsrun.evaluation.comparison import compare
-from dsrun.evaluation.decoders import GreedyDecoder
-from dsrun.evaluation.results import Evaluation, score_utterance
+from dsrun.evaluation.evaluate import Evaluator
+from dsrun.evaluation.results import Evaluation
+from dsrun.evaluation.whole_pass import WholePass
 from dsrun.export_card import card_text
 from dsrun.export_document import describe_export
 from dsrun.record.durable import why_not_writable
@@ -204,6 +204,11 @@ def _scores(found: Evaluation) -> dict[str, Any]:
     return {"cer": found.characters.rate, "character_errors": found.characters.errors, "loss": found.loss}
 
 
+def deployed_pass(network: Network) -> WholePass:
+    """The exported network's whole pass; its weights are the arrays of an export."""
+    return WholePass(lambda arrays, _, features, num_frames: logits(network, arrays, features, num_frames), ctc_loss)
+
+
 class _Scorer:
     """Greedy decoding and loss of a manifest by one deployed network after another."""
 
@@ -216,24 +221,12 @@ class _Scorer:
             config, manifest, trained.alphabet, trained.normalization, cache=cache
         )
         self.batches = list(build.build_batcher(config, dataset, purpose="evaluate").epoch(0))
-        self.decoder = GreedyDecoder(trained.alphabet)
+        self.alphabet = trained.alphabet
 
     def __call__(self, network: Network, arrays: Arrays) -> Evaluation:
         """Results in the manifest's order."""
-
-        @jax.jit
-        def run(arrays: Arrays, features: Any, num_frames: Any, labels: Any, num_labels: Any) -> Any:
-            scores, output_frames = logits(network, arrays, features, num_frames)
-            return scores, output_frames, ctc_loss(scores, output_frames, labels, num_labels)
-
-        found = {}
-        for batch in self.batches:
-            inputs = batch.features, batch.num_frames, batch.labels, batch.num_labels
-            scores, output_frames, losses = jax.device_get(run(arrays, *inputs))
-            for row, text in enumerate(self.decoder(scores, output_frames)):
-                if id := batch.ids[row]:
-                    found[id] = score_utterance(id, self.references[id], text, float(losses[row]))
-        return Evaluation(tuple(found[id] for id in self.references if id in found))
+        evaluator = Evaluator(deployed_pass(network))
+        return evaluator(arrays, None, self.batches, references=self.references, alphabet=self.alphabet)
 
 
 def _calibration_batches(trained: Trained, settings: ExportSettings) -> tuple[Callable[[], Iterable[Any]], dict]:
