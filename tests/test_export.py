@@ -88,7 +88,6 @@ def test_an_export_scores_each_layer_and_says_what_it_is(export, run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_layers_table_is_printed_and_the_same_export_twice_is_the_same_bytes(export, tmp_path):
     settings = ("--format", "int8", "--no-layers", "--granularity", "channel", "--method", "mse")
     text = export(*settings).stdout

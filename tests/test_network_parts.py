@@ -67,9 +67,9 @@ STACK, CONVOLUTIONS = FrameStackSettings(stack=3, stride=2, hidden=8), Conv2dSet
     ("front_end", "policy", "devices", "lookahead"),
     [
         pytest.param(STACK, FLOAT32_POLICY, 2, 0, id="two devices", marks=pytest.mark.slow),
-        pytest.param(CONVOLUTIONS, FLOAT32_POLICY, 1, 0, id="convolutions"),
+        pytest.param(CONVOLUTIONS, FLOAT32_POLICY, 1, 0, id="convolutions", marks=pytest.mark.slow),
         pytest.param(STACK, STOCHASTIC, 1, 0, id="random storage", marks=pytest.mark.slow),
-        pytest.param(STACK, FLOAT32_POLICY, 1, 3, id="lookahead", marks=pytest.mark.slow),
+        pytest.param(STACK, FLOAT32_POLICY, 1, 3, id="lookahead"),
     ],
 )
 def test_the_pieces_have_the_gradient_of_the_whole_program(front_end, policy, devices, lookahead):

@@ -37,7 +37,7 @@ def heard(pool, features, num_frames, order):
 
 
 @pytest.mark.parametrize(
-    "front_end", [pytest.param(STACK, marks=pytest.mark.slow), CONVOLUTIONS], ids=["stack", "convolutions"]
+    "front_end", [STACK, pytest.param(CONVOLUTIONS, marks=pytest.mark.slow)], ids=["stack", "convolutions"]
 )
 def test_int8_streams_have_the_bits_of_the_whole_pass_in_whatever_company(front_end):
     settings = small(front_end, direction="forward", lookahead=2)

@@ -217,6 +217,7 @@ def stopped_copy(run, target, change):
     return target
 
 
+@pytest.mark.slow
 def test_a_resume_under_other_versions_is_refused_unless_told_and_the_run_is_marked(config, refused, tmp_path):
     results, stopped = refused
     require_message(results["versions"], 2, "packages.jaxlib: '0.0.1' then", "--accept-changes")
