@@ -10,15 +10,16 @@ single losses do not add up to that of all layers together, which stands beside 
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from dsrun import build
 from dsrun.ctc import ctc_loss
-from dsrun.deploy.calibrate import InputFacts, calibrate
+from dsrun.deploy.calibrate import InputFacts, calibrate, exponent_fields
 from dsrun.deploy.codes import (
     LARGEST_CODE,
     DeployFormat,
@@ -84,6 +85,7 @@ class Quantizer:
     settings: ExportSettings
     products: Mapping[str, FloatProduct]
     inputs: Mapping[str, InputFacts]  # by place; empty where nothing is coded
+    _made: dict[tuple[str, DeployFormat], tuple[dict[str, jax.Array], WeightFacts]] = field(default_factory=dict)
 
     def build(self, paths: Iterable[str]) -> tuple[Network, Arrays, dict[str, WeightFacts]]:
         """The network with the products at `paths` in the format and the others in float32."""
@@ -91,20 +93,26 @@ class Quantizer:
         formats: dict[str, DeployFormat] = {
             path: self.settings.format if path in chosen else "float32" for path in self.products
         }
-        for path, product in self.products.items():
-            coding = self.inputs[product.source].coding if has_scale(formats[path]) else None
+        for path in self.products:
+            arrays[path], facts[path] = self._product(path, formats[path])
+        arrays[CONSTANTS] = constants(self.trained.settings, self.trained.weights)
+        return Network(self.trained.settings, tuple(formats.items())), arrays, facts
+
+    def _product(self, path: str, format: DeployFormat) -> tuple[dict[str, jax.Array], WeightFacts]:
+        """A product in a format, made once: each layer alone, all together, the figure and the export ask for it."""
+        product, made = self.products[path], self._made
+        if (path, format) not in made:
             try:
-                arrays[path], facts[path] = product_arrays(
+                made[path, format] = product_arrays(
                     product,
-                    formats[path],
-                    inputs=coding,
+                    format,
+                    inputs=self.inputs[product.source].coding if has_scale(format) else None,
                     granularity=self.settings.granularity,
                     method=self.settings.method,
                 )
             except ValueError as error:
                 raise DataError(f"{self.trained.run.path}: {path}: {error}") from None
-        arrays[CONSTANTS] = constants(self.trained.settings, self.trained.weights)
-        return Network(self.trained.settings, tuple(formats.items())), arrays, facts
+        return made[path, format]
 
 
 def prepare(path: Path, settings: ExportSettings, *, say: Say = lambda line: None) -> tuple[Quantizer, dict[str, Any]]:
@@ -192,9 +200,8 @@ def magnitudes(quantizer: Quantizer) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     _, _, facts = quantizer.build(quantizer.products)
     for path, product in quantizer.products.items():
-        fields = np.bincount((product.weight.reshape(-1).view(np.uint32) >> 23) & 0xFF, minlength=256)
         scales = facts[path].scales
-        found[path] = {"weight": fields, "weight_scale": max(scales) if scales else None}
+        found[path] = {"weight": exponent_fields(product.weight), "weight_scale": max(scales) if scales else None}
         if inputs := quantizer.inputs.get(product.source):
             found[path] |= {"input": inputs.fields, "input_scale": float(inputs.coding.scale)}
     return found

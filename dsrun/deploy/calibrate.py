@@ -73,7 +73,7 @@ def calibrate(
     for found in values():
         for place, x in found.items():
             counts[place] += np.histogram(x, BINS, _range_of(ends[place]))[0]
-            fields[place] += np.bincount((x.view(np.uint32) >> 23) & 0xFF, minlength=FIELDS)
+            fields[place] += exponent_fields(x)
     histograms = {place: Histogram(*_range_of(ends[place]), counts[place]) for place in places}
     codings = {place: input_coding(histograms[place], formats[place], method) for place in places}
     clipped, noise = _errors(codings, values())
@@ -81,6 +81,11 @@ def calibrate(
         place: InputFacts(histograms[place], fields[place], codings[place], clipped[place], noise[place])
         for place in places
     }
+
+
+def exponent_fields(x: Float32[np.ndarray, "..."]) -> np.ndarray:
+    """Numbers of values by float32's exponent field."""
+    return np.bincount((x.reshape(-1).view(np.uint32) >> 23) & 0xFF, minlength=FIELDS)
 
 
 def _values(

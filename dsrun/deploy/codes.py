@@ -148,11 +148,6 @@ class Histogram:
         edges = np.linspace(self.low, self.high, len(self.counts) + 1)
         return ((edges[1:] + edges[:-1]) / 2).astype(np.float32)
 
-    @property
-    def width(self) -> float:
-        """Of a bin."""
-        return (self.high - self.low) / len(self.counts)
-
 
 def input_coding(histogram: Histogram, format: DeployFormat, method: Method) -> Coding:
     """Coding of what goes into a product: one scale, symmetric or affine as the module says."""

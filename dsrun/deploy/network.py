@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32, Shaped
 
 from dsrun.arithmetic import exact
-from dsrun.deploy.codes import BITS, INTEGERS, LARGEST_CODE, DeployFormat, has_scale
+from dsrun.deploy.codes import INTEGERS, LARGEST_CODE, DeployFormat, has_scale
 from dsrun.deploy.quantized import CONSTANTS, Arrays
 from dsrun.model import Conv2dSettings, ModelSettings
 from dsrun.model.deep_speech import gru_paths
@@ -268,8 +268,3 @@ def _float_convolution(a: Array, b: Array, strides: tuple[int, int], dtype: Any)
 def _is_valid(num_frames: Int32[Array, " batch"], frames: Any) -> Bool[Array, "batch frame 1"]:
     # `frames` is an int, or in an exported program a symbol.
     return (jnp.arange(frames, dtype=jnp.int32)[None, :] < num_frames[:, None])[:, :, None]
-
-
-def weight_bits(network: Network, path: str) -> int:
-    """Bits of a weight of the product at `path`."""
-    return BITS[dict(network.formats)[path]]

@@ -24,7 +24,6 @@ from dsrun.deploy.codes import (
     DeployFormat,
     Granularity,
     Method,
-    has_scale,
     weight_coding,
 )
 from dsrun.deploy.folding import FloatProduct
@@ -153,8 +152,3 @@ def _sqnr_of(x: Float32[np.ndarray, "*shape"], rounded: Float32[np.ndarray, "*sh
 def byte_count(arrays: Mapping[str, jax.Array], format: DeployFormat) -> int:
     """Bytes of a product as it is stored: two int4 codes a byte."""
     return sum(-(-x.size // 2) if name == "weight" and format == "int4" else x.nbytes for name, x in arrays.items())
-
-
-def needs_coding(formats: Mapping[str, DeployFormat]) -> list[str]:
-    """Products whose inputs are coded."""
-    return [path for path, format in formats.items() if has_scale(format)]
