@@ -9,6 +9,7 @@ single losses do not add up to that of all layers together, which stands beside 
 """
 
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 
 from dsrun import build
+from dsrun.config import load_config
 from dsrun.ctc import ctc_loss
 from dsrun.deploy.calibrate import InputFacts, calibrate, exponent_fields
 from dsrun.deploy.codes import (
@@ -42,6 +44,7 @@ from dsrun.evaluation.results import Evaluation
 from dsrun.evaluation.whole_pass import WholePass
 from dsrun.export_card import card_text
 from dsrun.export_document import describe_export
+from dsrun.record import RunDir
 from dsrun.record.durable import why_not_writable
 from dsrun.speech import file_digest, read_manifest
 from dsrun.study.layers_figure import draw_layers
@@ -171,8 +174,11 @@ def measure_layers(quantizer: Quantizer, manifest: Path, *, say: Say = lambda li
     base = scorer(*quantizer.build(())[:2])
     whole = scorer(*quantizer.build(quantizer.products)[:2])
     rows = {}
+    start, count = time.monotonic(), len(quantizer.products)
     for number, path in enumerate(quantizer.products):
-        say(f"layer {number + 1} of {len(quantizer.products)}: {path} alone in {quantizer.settings.format}")
+        left = (time.monotonic() - start) / number * (count - number) if number else None
+        about = f"; about {left:.0f} s left" if left is not None else ""
+        say(f"layer {number + 1} of {count}: {path} alone in {quantizer.settings.format}{about}")
         found = scorer(*quantizer.build((path,))[:2])
         apart = compare(found, base)["cer"]
         rows[path] = _scores(found) | {
@@ -280,10 +286,7 @@ def export_run(path: Path, settings: ExportSettings, plan: Plan, *, say: Say = l
     refuse_what_is_there(plan.output, overwrite=plan.overwrite)
     if cannot := why_not_writable(plan.output.parent):
         raise CannotWriteError(f"{plan.output}: {cannot} Choose another place with --output.")
-    if plan.scored_on is not None and not plan.scored_on.is_file():
-        raise UsageError(
-            f"{plan.scored_on}: not there, so layers cannot be scored on it. Name another with --scored-on, or --no-layers."
-        )
+    _require_manifests(path, settings, plan)
     quantizer, calibration = prepare(path, settings, say=say)
     exported = finish(quantizer, calibration)
     losses = measure_layers(quantizer, plan.scored_on, say=say) if plan.scored_on else None
@@ -297,6 +300,19 @@ def export_run(path: Path, settings: ExportSettings, plan: Plan, *, say: Say = l
     save(exported, plan.output, others, overwrite=plan.overwrite)
     files = {file.name: file.stat().st_size for file in sorted(plan.output.iterdir())}
     return {"run": str(path), "export": str(plan.output), "files": files, **exported.document}
+
+
+def _require_manifests(path: Path, settings: ExportSettings, plan: Plan) -> None:
+    """Raises UsageError that names all manifests that are needed and not there: a run that was moved has lost them together."""
+    missing, calibration, config = [], settings.calibration, RunDir(path).config
+    if calibration is None and config.is_file() and has_scale(settings.format):
+        calibration = Path(load_config(config).config.data.train)
+    if calibration is not None and not calibration.is_file():
+        missing.append(f"{calibration} to calibrate on (name another with --calibration)")
+    if plan.scored_on is not None and not plan.scored_on.is_file():
+        missing.append(f"{plan.scored_on} to score layers on (name another with --scored-on, or --no-layers)")
+    if missing:
+        raise UsageError(f"{path}: not there: {'; '.join(missing)}.")
 
 
 def _figure(quantizer: Quantizer, losses: Mapping[str, Any]) -> bytes:

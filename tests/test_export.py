@@ -102,8 +102,13 @@ def test_a_layers_table_is_printed_and_the_same_export_twice_is_the_same_bytes(e
 def test_what_cannot_be_exported_is_refused_before_the_work(export, tmp_path, run):
     for arguments, error, words in (
         (("--scored-on", "x.jsonl", "--no-layers"), UsageError, "leave one of them out"),
-        (("--scored-on", tmp_path / "none.jsonl"), UsageError, "not there, so layers cannot be scored"),
-        (("--calibration", tmp_path / "none.jsonl", "--no-layers"), UsageError, "Name one with --calibration"),
+        (("--scored-on", tmp_path / "none.jsonl"), UsageError, "none.jsonl to score layers on"),
+        (("--calibration", tmp_path / "none.jsonl", "--no-layers"), UsageError, "none.jsonl to calibrate on"),
+        (
+            ("--calibration", tmp_path / "none.jsonl", "--scored-on", tmp_path / "gone.jsonl"),
+            UsageError,
+            r"none\.jsonl to calibrate on .*; .*gone\.jsonl to score layers on",
+        ),
     ):
         with pytest.raises(error, match=words):
             export("--format", "int8", *arguments)

@@ -40,6 +40,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
 LARGEST_CODE = {"int8": 127, "int4": 7, "float8_e4m3fn": 448}  # of the formats with a scale
 INTEGERS = ("int8", "int4")
+MOST_INPUTS = (2**31 - 1) // (2 * 127 * 127)  # of an integer product: no int32 sum wraps, that of a zero point included
 BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4, "float8_e4m3fn": 8}
 PERCENTILE = 99.99
 CANDIDATES = 64  # ends that `mse` tries

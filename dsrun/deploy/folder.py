@@ -13,6 +13,7 @@ the network are refused by name.
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dsrun.deploy.codes import FORMATS
+from dsrun.deploy.codes import FORMATS, INTEGERS, MOST_INPUTS
 from dsrun.deploy.description import problem_of
 from dsrun.deploy.network import Network
 from dsrun.deploy.quantized import Arrays
@@ -218,6 +219,11 @@ def _require_fitting(path: Path, network: Network, stored: Stored, shapes: Shape
     if found != expected or shapes != packed:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise DataError(f"{path / WEIGHTS}: not the arrays of the network in {MODEL} ({', '.join(wrong[:5])}). {_ALSO}")
+    for product, format in network.formats:
+        if format in INTEGERS and (count := math.prod(weights[product][:-1])) > MOST_INPUTS:
+            raise DataError(
+                f"{path / MODEL}: {product} has {count} inputs, and an int32 sum of more than {MOST_INPUTS} could wrap. {_ALSO}"
+            )
     if any(normalization.get(name, np.zeros(0)).shape != bins for name in ("mean", "deviation")):
         raise DataError(f"{path / FEATURES}: not a mean and a deviation for {bins[0]} bins. {_ALSO}")
 

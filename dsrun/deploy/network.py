@@ -31,6 +31,9 @@ from dsrun.model.norm import layer_normalize
 
 Multiply = Literal["integer", "float32"]
 EXACT_INPUTS = 2**24 // (127 * 127)  # products of two codes whose float32 sum is exact
+# XLA:CPU gives an integer product of one row to a loop of its own and of several to oneDNN's kernels, which are twice as quick with four
+# rows as the loop with one where a weight is large, and no slower where it is small (docs/DEPLOYMENT.md).
+FEWEST_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ def multiplied(
 ) -> Shaped[Array, "*rows channel"]:
     """Sums of products: int32 of integers, float32 otherwise."""
     if format in INTEGERS and multiply == "integer":
-        return jnp.matmul(codes, weight, preferred_element_type=jnp.int32)
+        return _integer_dot(codes, weight)
     if format not in INTEGERS:
         return _float_dot(_operand(codes), _operand(weight))
     pieces = range(0, weight.shape[0], EXACT_INPUTS)
@@ -229,6 +232,16 @@ def multiplied(
 def _operand(x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
     """A number of 8 bits as float32, which holds it exactly; wider ones as they are."""
     return x.astype(jnp.float32) if x.dtype.itemsize == 1 else x
+
+
+def _integer_dot(
+    codes: Shaped[Array, "*rows input"], weight: Shaped[Array, "input channel"]
+) -> Int32[Array, "*rows channel"]:
+    """Rows of zeros are added to fewer than `FEWEST_ROWS`, unless frames stand before the batch."""
+    *outer, count, _ = codes.shape
+    added = 0 if any(size != 1 for size in outer) else jax.core.max_dim(count, FEWEST_ROWS) - count
+    codes = jnp.pad(codes, [(0, 0)] * len(outer) + [(0, added), (0, 0)])
+    return jnp.matmul(codes, weight, preferred_element_type=jnp.int32)[..., :count, :]
 
 
 _float_dot: Any = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)

@@ -20,6 +20,7 @@ from jaxtyping import Float32, Shaped
 
 from dsrun.deploy.codes import (
     INTEGERS,
+    MOST_INPUTS,
     Coding,
     DeployFormat,
     Granularity,
@@ -67,9 +68,11 @@ def product_arrays(
     """A product in a format. `inputs`: how what goes into it is coded; None of formats without a scale.
 
     Raises:
-        ValueError: a weight beyond the format's range.
+        ValueError: a weight beyond the format's range, or so many inputs that an int32 sum could wrap.
     """
     ones = np.ones(product.weight.shape[-1])
+    if format in INTEGERS and (count := product.weight.size // len(ones)) > MOST_INPUTS:
+        raise ValueError(f"{count} inputs, whose int32 sum could wrap (at most {MOST_INPUTS}); export float16.")
     if inputs is None:
         weight, facts = _converted(product.weight, format)
         found: dict[str, np.ndarray] = {"weight": weight}

@@ -119,6 +119,16 @@ def test_the_script_is_twenty_lines_at_most_and_imports_jax_and_numpy_alone():
     assert len(text.splitlines()) <= 20
 
 
+def test_a_product_whose_sum_could_wrap_is_refused_by_its_name(tmp_path, monkeypatch):
+    save(exported("int8"), tmp_path / "model", {}, overwrite=False)
+    inputs = FEATURES.num_bins * small().front_end.stack
+    monkeypatch.setattr("dsrun.deploy.folder.MOST_INPUTS", inputs)
+    load(tmp_path / "model")
+    monkeypatch.setattr("dsrun.deploy.folder.MOST_INPUTS", inputs - 1)
+    with pytest.raises(DataError, match=f"front_end.kernel has {inputs} inputs"):
+        load(tmp_path / "model")
+
+
 def damaged(folder, name, change):
     content = bytearray((folder / name).read_bytes())
     change(content)

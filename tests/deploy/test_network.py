@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from dsrun.arithmetic import FLOAT32_POLICY
-from dsrun.deploy.codes import Coding, scale_reaching
+from dsrun.deploy.codes import LARGEST_CODE, MOST_INPUTS, Coding, scale_reaching
+from dsrun.deploy.folding import FloatProduct
 from dsrun.deploy.network import EXACT_INPUTS, _convolve, encode, logits, multiplied
+from dsrun.deploy.quantized import product_arrays
 from dsrun.model import apply
 from tests.deploy.networks import CONVOLUTIONS, STACK, quantized, small, speech, weights_of
 from tests.reference import deployed
@@ -72,10 +74,30 @@ def test_a_long_sum_of_the_largest_codes_is_exact_in_integers_and_in_the_twin():
     inputs = 3001
     assert inputs * 127 * 127 > 2**24
     assert inputs > EXACT_INPUTS
-    codes, weight = np.full((2, inputs), 127, np.int8), np.full((inputs, 3), 127, np.int8)
+    weight = np.full((inputs, 3), 127, np.int8)
     for multiply in ("integer", "float32"):
-        found = jax.jit(partial(multiplied, format="int8", multiply=multiply))(codes, weight)
-        assert np.asarray(found).tolist() == [[inputs * 127 * 127] * 3] * 2
+        for rows in ((2,), (1,), (1, 1), (1, 3)):  # a lone row is multiplied among rows of zeros
+            codes = np.full((*rows, inputs), 127, np.int8)
+            found = jax.jit(partial(multiplied, format="int8", multiply=multiply))(codes, weight)
+            assert found.shape == (*rows, 3)
+            assert (np.asarray(found) == inputs * 127 * 127).all()
+
+
+@pytest.mark.parametrize("format", ["int8", "int4"])
+def test_a_sum_that_could_wrap_is_refused_and_the_longest_other_one_does_not(format):
+    def product(inputs):
+        ones = np.ones(1, np.float32)
+        return FloatProduct(np.ones((inputs, 1), np.float32), ones, ones, gates=1, source="", is_normalized=False)
+
+    # The worst case: a zero point of the largest code, and the sum of products and the one of the zero point of one sign.
+    affine = Coding("int8", np.ones((), np.float32), zero_point=-127)
+    take = partial(product_arrays, format=format, inputs=affine, granularity="layer", method="absmax")
+    found, _ = take(product(MOST_INPUTS))
+    codes = jnp.full((1, MOST_INPUTS), 127, jnp.int8)
+    sums = multiplied(codes, found["weight"], format)[0] + found["offset"]
+    assert int(sums[0]) == MOST_INPUTS * 2 * 127 * LARGEST_CODE[format] < 2**31
+    with pytest.raises(ValueError, match=f"{MOST_INPUTS + 1} inputs, whose int32 sum could wrap"):
+        take(product(MOST_INPUTS + 1))
 
 
 def test_a_convolution_over_many_channels_is_exact_in_integers_and_in_the_twin():
