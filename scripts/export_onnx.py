@@ -7,11 +7,11 @@ jax2onnx pins packages that dsrun has newer, so this runs in an environment of i
     onnx-env/bin/pip install --no-deps .
     onnx-env/bin/python scripts/export_onnx.py RUN/export/int8 int8.onnx --manifest data/prompts_en/test.jsonl
 
-The graph takes one utterance of a fixed number of frames, padded, and its length. Two things are written for it in another way, with the
-same numbers: a scan from the end to the beginning, which jax2onnx lacks, is one from the beginning over turned frames; and products that
-no compiler may contract are plain ones, for ONNX's operators are rounded one by one. Integer products become MatMulInteger, whose
-rescaling onnxruntime's optimiser fuses with the bias; the float32 twins are MatMul. float16, bfloat16 and float8 weights are carried in
-float32.
+The graph takes one utterance of a fixed number of frames, padded, and its length. Three things are written for it in another way, with
+the same numbers: a scan from the end to the beginning, which jax2onnx lacks, is one from the beginning over turned frames; products that
+no compiler may contract are plain ones, for ONNX's operators are rounded one by one; a lone row is multiplied alone, for rows of zeros
+behind it help XLA only. Integer products become MatMulInteger, whose rescaling onnxruntime's optimiser fuses with the bias; the float32
+twins are MatMul. float16, bfloat16 and float8 weights are carried in float32.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsrun.arithmetic import exact
+from dsrun.deploy import network as deployed
 from dsrun.deploy.folder import Exported, load
 from dsrun.deploy.network import logits
 from dsrun.speech import read_manifest
@@ -57,8 +58,8 @@ def convert(model: Exported, output: Path, *, frames: int, products: str) -> Any
         print(f"{model.format}: weights as they are, carried in float32; inputs of products are not rounded to it")
     network = type(network)(network.settings, formats, network.multiply)
     run = partial(logits, network, arrays)
-    jax.lax.scan, times = scan_forward_only, exact.times
-    exact.times = lambda a, b, zero: a * b
+    jax.lax.scan, times, rows = scan_forward_only, exact.times, deployed.FEWEST_ROWS
+    exact.times, deployed.FEWEST_ROWS = lambda a, b, zero: a * b, 1
     try:
         spec = [
             jax.ShapeDtypeStruct((1, frames, network.settings.num_bins), jnp.float32),
@@ -66,7 +67,7 @@ def convert(model: Exported, output: Path, *, frames: int, products: str) -> Any
         ]
         jax2onnx.to_onnx(lambda x, n: run(x, n), spec, opset=OPSET, return_mode="file", output_path=str(output))
     finally:
-        jax.lax.scan, exact.times = _scan, times
+        jax.lax.scan, exact.times, deployed.FEWEST_ROWS = _scan, times, rows
     # Arrays as arguments: of a constant scale XLA makes a product with its reciprocal, and codes differ.
     return partial(jax.jit(partial(logits, network)), arrays)
 
