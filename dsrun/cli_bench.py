@@ -129,6 +129,9 @@ def export(
             metavar="BATCHxFRAMES", help="Utterances at once and their frames. Repeatable. Default: 1x300, 16x300."
         ),
     ] = None,
+    programs: Annotated[
+        bool, typer.Option("--programs", help="Time each folder's program.bin too, as whoever has JAX alone runs it.")
+    ] = False,
     repeats: RepeatsOption = 9,
     threads: ThreadsOption = None,
     json_output: JsonOption = False,
@@ -144,7 +147,7 @@ def export(
     _start_jax(threads)
     from dsrun.export_rates import bench_exports
 
-    _show(bench_exports(models, chosen, repeats=repeats), json_output)
+    _show(bench_exports(models, chosen, repeats=repeats, programs=programs), json_output)
 
 
 @bench_app.command(epilog="Example: dsrun bench rounding --format float16 --format mxfp4 --values 1000000")

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsrun.deploy.codes import INTEGERS
-from dsrun.deploy.folder import WEIGHTS, Exported, load
+from dsrun.deploy.folder import PROGRAM, WEIGHTS, Exported, load, verified
 from dsrun.deploy.network import Network, logits, multiplied
+from dsrun.deploy.storage import pack
 from dsrun.errors import UsageError
 from dsrun.model import output_frames
 from dsrun.study.bench_sizes import ExportSize
@@ -30,14 +31,17 @@ from dsrun.study.stopwatch import TURN_SECONDS, announce, compile_program, peak_
 LOADS = 5  # times that a folder is loaded
 
 
-def bench_exports(paths: Sequence[Path], sizes: Sequence[ExportSize], *, repeats: int) -> dict[str, Any]:
-    """A row a model, way of multiplying and size; the first model is what the others are compared with."""
+def bench_exports(
+    paths: Sequence[Path], sizes: Sequence[ExportSize], *, repeats: int, programs: bool = False
+) -> dict[str, Any]:
+    """A row a model, way of multiplying and size; the first model is what the others are compared with. `programs`: and a row for
+    each program.bin, as whoever has JAX alone runs it."""
     if len(set(paths)) < len(paths):
         raise UsageError("a model is named twice; name each once.")
     models = {str(path): load(path) for path in paths}
     rows: list[dict[str, Any]] = []
     for size in sizes:
-        rows += _rows(models, size, repeats)
+        rows += _rows(models, size, repeats, programs)
     coded = next((model for model in models.values() if _has_integers(model.network)), None)
     return {
         "benchmark": "export",
@@ -67,26 +71,23 @@ def _facts(name: str, model: Exported) -> dict[str, Any]:
     }
 
 
-def _rows(models: dict[str, Exported], size: ExportSize, repeats: int) -> list[dict[str, Any]]:
+def _rows(models: dict[str, Exported], size: ExportSize, repeats: int, programs: bool) -> list[dict[str, Any]]:
     calls: dict[str, Callable[[], Any]] = {}
     about: dict[str, dict[str, Any]] = {}
     for name, model in models.items():
-        ways = {"": model.network}
-        if _has_integers(model.network):
-            ways = {"integer": model.network, "float32 twin": model.network.twin()}
-        for way, network in ways.items():
-            key = f"{name} {way}".strip()
+        for way, (function, arrays) in _ways(model, programs).items():
+            key = f"{name} {way}"
             announce(f"{key}, {size}: compiling")
-            shape = (size.batch, size.frames, network.settings.num_bins)
+            shape = (size.batch, size.frames, model.network.settings.num_bins)
             features = np.random.default_rng(0).standard_normal(shape, np.float32)
-            inputs = model.arrays, jnp.asarray(features), jnp.full((size.batch,), size.frames, jnp.int32)
-            program = compile_program(partial(logits, network), *inputs)
+            inputs = arrays, jnp.asarray(features), jnp.full((size.batch,), size.frames, jnp.int32)
+            program = compile_program(function, *inputs)
             calls[key] = partial(program, *inputs)
             seconds = size.frames * model.features.hop / model.features.sample_rate
             about[key] = {
                 "model": name,
                 "format": model.format,
-                "products": way or "float32 sums",
+                "products": way,
                 "size": str(size),
                 "audio_seconds": size.batch * seconds,
                 "compile_seconds": program.compile_seconds,
@@ -103,6 +104,19 @@ def _rows(models: dict[str, Exported], size: ExportSize, repeats: int) -> list[d
         }
         for key, own in times.items()
     ]
+
+
+def _ways(model: Exported, programs: bool) -> dict[str, tuple[Callable[..., Any], Any]]:
+    """Functions of features and lengths that recognise with a model, and the arrays that they take first."""
+    network, arrays = model.network, model.arrays
+    ways: dict[str, tuple[Callable[..., Any], Any]] = {"float32 sums": (partial(logits, network), arrays)}
+    if _has_integers(network):
+        ways = {"integer": ways["float32 sums"], "float32 twin": (partial(logits, network.twin()), arrays)}
+    if programs:
+        assert model.path
+        program = jax.export.deserialize(bytearray(verified(model.path, PROGRAM, model.document)))
+        ways[PROGRAM] = program.call, jax.tree.map(jnp.asarray, pack(network, arrays)[0])
+    return ways
 
 
 def _product_rows(model: Exported, size: ExportSize, repeats: int) -> list[dict[str, Any]]:
