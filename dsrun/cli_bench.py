@@ -139,7 +139,7 @@ def export(
     """Exported models side by side: bytes, time to load, latency, times real time; integers beside their float32 twins.
 
     A batch of one says how long an utterance takes, a larger one how much speech a machine gets through. Then the products alone, which say
-    where integers pay: they are faster where a product is large, the same or slower where it is one row times a small matrix.
+    where integers pay: they are faster where a product is large, slower where it is one row times a small matrix.
     """
     from dsrun.study.bench_sizes import EXPORT_SIZES, parse_export_sizes
 

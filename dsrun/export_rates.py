@@ -1,15 +1,17 @@
 """How fast exported models recognise: whole utterances, formats in turns, integer products beside their float32 twins.
 
-On the roof, beside the other benchmarks of whole programs. Each model is loaded from its folder (timed) and compiled for some sizes, a
-batch of utterances of so many frames; everything takes turns (`study.stopwatch`), and what is quoted of two of them is the median of the
-ratios of one round each. Values do not matter to the time, so features are normal noise.
+On the roof, beside the other benchmarks of whole programs; a folder's program.bin is timed too where that is asked for. Each model is
+loaded from its folder (timed) and compiled for some sizes, a batch of utterances of so many frames; everything takes turns
+(`study.stopwatch`), and what is quoted of two of them is the median of the ratios of one round each. Values do not matter to the time, so
+features are normal noise.
 
-Then why: the products of the first model that has codes, one by one at the same sizes, in float32, as integers and as the twin. What is
-left of a network's time beside them is gates, rectifier, encoding, and the launch of one small program a frame.
+Then why: the products of the first model that has codes, one by one at the same sizes, in float32, as integers (fewer than four rows are
+filled up, as in the network) and as the twin. What is left of a network's time beside them is gates, rectifier, encoding, and the launch of
+one small program a frame.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from dsrun.deploy.codes import INTEGERS
 from dsrun.deploy.folder import PROGRAM, WEIGHTS, Exported, load, verified
 from dsrun.deploy.network import Network, logits, multiplied
 from dsrun.deploy.storage import pack
-from dsrun.errors import UsageError
+from dsrun.errors import DataError, UsageError
 from dsrun.model import output_frames
 from dsrun.study.bench_sizes import ExportSize
 from dsrun.study.ceilings import machine_facts
@@ -34,8 +36,14 @@ LOADS = 5  # times that a folder is loaded
 def bench_exports(
     paths: Sequence[Path], sizes: Sequence[ExportSize], *, repeats: int, programs: bool = False
 ) -> dict[str, Any]:
-    """A row a model, way of multiplying and size; the first model is what the others are compared with. `programs`: and a row for
-    each program.bin, as whoever has JAX alone runs it."""
+    """A row a model, way of multiplying and size; the first model is what the others are compared with.
+
+    Args:
+        programs: time each folder's program.bin too, as whoever has JAX alone runs it.
+
+    Raises:
+        UsageError: a model named twice, or no exported model. DataError: damaged, or a program that this JAX cannot read.
+    """
     if len(set(paths)) < len(paths):
         raise UsageError("a model is named twice; name each once.")
     models = {str(path): load(path) for path in paths}
@@ -114,9 +122,22 @@ def _ways(model: Exported, programs: bool) -> dict[str, tuple[Callable[..., Any]
         ways = {"integer": ways["float32 sums"], "float32 twin": (partial(logits, network.twin()), arrays)}
     if programs:
         assert model.path
-        program = jax.export.deserialize(bytearray(verified(model.path, PROGRAM, model.document)))
-        ways[PROGRAM] = program.call, jax.tree.map(jnp.asarray, pack(network, arrays)[0])
+        ways[PROGRAM] = (
+            _program_of(model.path, model.document).call,
+            jax.tree.map(jnp.asarray, pack(network, arrays)[0]),
+        )
     return ways
+
+
+def _program_of(path: Path, document: Mapping[str, Any]) -> Any:
+    content = bytearray(verified(path, PROGRAM, document))
+    try:
+        return jax.export.deserialize(content)
+    except Exception as error:
+        # Of a newer JAX, or no program at all: what is raised depends on where reading ends.
+        raise DataError(
+            f"{path / PROGRAM}: JAX {jax.__version__} cannot read it ({type(error).__name__}: {error}). Export the run again."
+        ) from None
 
 
 def _product_rows(model: Exported, size: ExportSize, repeats: int) -> list[dict[str, Any]]:

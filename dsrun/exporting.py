@@ -246,7 +246,7 @@ def _calibration_batches(trained: Trained, settings: ExportSettings) -> tuple[Ca
     """Batches of the slice, the same at every call, and what the slice is."""
     config, manifest = trained.config, settings.calibration or Path(trained.config.data.train)
     if not manifest.is_file():
-        way = "Name one with --calibration."
+        way = "Make a folder with `dsrun export RUN --calibration MANIFEST` and use that."
         raise UsageError(f"{manifest}: the calibration manifest is not there. {way}")
     utterances = sorted(read_manifest(manifest), key=lambda utterance: utterance.id)
     if not utterances:
@@ -281,7 +281,7 @@ def export_run(path: Path, settings: ExportSettings, plan: Plan, *, say: Say = l
     """Export a run into a folder; the report, ready for JSON.
 
     Raises:
-        UsageError, DataError: as `prepare`; the folder is there; the manifest to score on is not.
+        UsageError, DataError: as `prepare`; the folder is there; a manifest that is needed is not.
     """
     refuse_what_is_there(plan.output, overwrite=plan.overwrite)
     if cannot := why_not_writable(plan.output.parent):
@@ -308,11 +308,11 @@ def _require_manifests(path: Path, settings: ExportSettings, plan: Plan) -> None
     if calibration is None and config.is_file() and has_scale(settings.format):
         calibration = Path(load_config(config).config.data.train)
     if calibration is not None and not calibration.is_file():
-        missing.append(f"{calibration} to calibrate on (name another with --calibration)")
+        missing.append(f"{calibration} to calibrate on (name one with --calibration)")
     if plan.scored_on is not None and not plan.scored_on.is_file():
-        missing.append(f"{plan.scored_on} to score layers on (name another with --scored-on, or --no-layers)")
+        missing.append(f"{plan.scored_on} to score layers on (name one with --scored-on, or --no-layers)")
     if missing:
-        raise UsageError(f"{path}: not there: {'; '.join(missing)}.")
+        raise UsageError(f"{path}: its export needs what is not there: {'; '.join(missing)}.")
 
 
 def _figure(quantizer: Quantizer, losses: Mapping[str, Any]) -> bytes:

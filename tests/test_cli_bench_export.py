@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from dsrun.cli import app
-from dsrun.deploy.folder import PROGRAM, save
+from dsrun.deploy.folder import PROGRAM, WEIGHTS, save
 from dsrun.deploy.program import build_program
 from dsrun.deploy.storage import pack
 from dsrun.errors import DataError, UsageError
@@ -37,7 +38,7 @@ def bench(*arguments, machine=True):
     return json.loads(found.stdout) if machine else found.stdout
 
 
-def test_every_way_of_multiplying_has_a_row_and_the_products_of_the_first_integers_stand_beside(folders):
+def test_every_way_of_multiplying_has_a_row_and_the_products_of_the_first_model_with_codes_stand_beside(folders):
     float32, int8 = folders
     report = bench(*folders, "--sizes", "2x12", "--repeats", "2", "--programs")
     rows = {(row["model"], row["products"]): row for row in report["rows"]}
@@ -52,8 +53,8 @@ def test_every_way_of_multiplying_has_a_row_and_the_products_of_the_first_intege
     products = {row["product"]: row for row in report["products"]}
     assert products["gru_0_forward.u"]["rows"] == 2, "one a frame and utterance"
     assert products["front_end.kernel"]["rows"] == 2 * 6, "of every second frame"
-    sizes = {row["format"]: row["weight_bytes"] for row in report["models"]}
-    assert sizes["int8"] < sizes["float32"]
+    for row, folder in zip(report["models"], folders, strict=True):
+        assert row["file_bytes"] == (Path(folder) / WEIGHTS).stat().st_size
 
 
 @pytest.mark.slow
@@ -70,6 +71,8 @@ def test_what_cannot_be_measured_is_refused(folders, tmp_path):
     with pytest.raises(UsageError, match="no exported model"):
         bench(str(tmp_path))
     save(exported("float32"), tmp_path / "bare", {}, overwrite=False)
-    (tmp_path / "bare" / PROGRAM).unlink(missing_ok=True)
     with pytest.raises(DataError, match=PROGRAM):
         bench(str(tmp_path / "bare"), "--sizes", "1x12", "--programs")
+    save(exported("float32"), tmp_path / "foreign", {PROGRAM: b"no program"}, overwrite=False)
+    with pytest.raises(DataError, match=f"{PROGRAM}: JAX .* cannot read it"):
+        bench(str(tmp_path / "foreign"), "--sizes", "1x12", "--programs")

@@ -40,7 +40,6 @@ METHODS: tuple[Method, ...] = get_args(Method)
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
 LARGEST_CODE = {"int8": 127, "int4": 7, "float8_e4m3fn": 448}  # of the formats with a scale
 INTEGERS = ("int8", "int4")
-MOST_INPUTS = (2**31 - 1) // (2 * 127 * 127)  # of an integer product: no int32 sum wraps, that of a zero point included
 BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4, "float8_e4m3fn": 8}
 PERCENTILE = 99.99
 CANDIDATES = 64  # ends that `mse` tries
@@ -50,6 +49,11 @@ ONE_SIDED = 64  # a range whose shorter side is less than so small a part of the
 def has_scale(format: str) -> bool:
     """Whether values of the format are codes with a scale."""
     return format in LARGEST_CODE
+
+
+def most_inputs(format: DeployFormat) -> int:
+    """Of a product in an integer format, so that no int32 sum of codes as they are made here wraps, that of a zero point included."""
+    return (2**31 - 1) // (2 * LARGEST_CODE["int8"] * LARGEST_CODE[format])
 
 
 def input_format(format: DeployFormat) -> DeployFormat:

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dsrun.deploy.codes import FORMATS, INTEGERS, MOST_INPUTS
+from dsrun.deploy.codes import FORMATS, INTEGERS, most_inputs
 from dsrun.deploy.description import problem_of
 from dsrun.deploy.network import Network
 from dsrun.deploy.quantized import Arrays
@@ -220,9 +220,10 @@ def _require_fitting(path: Path, network: Network, stored: Stored, shapes: Shape
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise DataError(f"{path / WEIGHTS}: not the arrays of the network in {MODEL} ({', '.join(wrong[:5])}). {_ALSO}")
     for product, format in network.formats:
-        if format in INTEGERS and (count := math.prod(weights[product][:-1])) > MOST_INPUTS:
+        if format in INTEGERS and (count := math.prod(weights[product][:-1])) > (most := most_inputs(format)):
             raise DataError(
-                f"{path / MODEL}: {product} has {count} inputs, and an int32 sum of more than {MOST_INPUTS} could wrap. {_ALSO}"
+                f"{path / MODEL}: {product} has {count} inputs, and an int32 sum of more than {most} could wrap. "
+                "Export the run in float16."
             )
     if any(normalization.get(name, np.zeros(0)).shape != bins for name in ("mean", "deviation")):
         raise DataError(f"{path / FEATURES}: not a mean and a deviation for {bins[0]} bins. {_ALSO}")

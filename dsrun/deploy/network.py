@@ -31,8 +31,8 @@ from dsrun.model.norm import layer_normalize
 
 Multiply = Literal["integer", "float32"]
 EXACT_INPUTS = 2**24 // (127 * 127)  # products of two codes whose float32 sum is exact
-# XLA:CPU gives an integer product of one row to a loop of its own and of several to oneDNN's kernels, which are twice as quick with four
-# rows as the loop with one where a weight is large, and no slower where it is small (docs/DEPLOYMENT.md).
+# XLA:CPU widens the weight of an integer product of one row to int32 and reads four bytes a weight in every frame; products of several
+# rows go to a library's int8 kernels. With four rows these took no longer than with two or three (docs/DEPLOYMENT.md has the gain).
 FEWEST_ROWS = 4
 
 
@@ -237,9 +237,14 @@ def _operand(x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
 def _integer_dot(
     codes: Shaped[Array, "*rows input"], weight: Shaped[Array, "input channel"]
 ) -> Int32[Array, "*rows channel"]:
-    """Rows of zeros are added to fewer than `FEWEST_ROWS`, unless frames stand before the batch."""
+    """Fewer than `FEWEST_ROWS` rows are filled up with rows of zeros, which are dropped again.
+
+    Not where an axis before the last two is longer than one, or a symbol: such products have frames beside the batch, and rows enough.
+    """
     *outer, count, _ = codes.shape
     added = 0 if any(size != 1 for size in outer) else jax.core.max_dim(count, FEWEST_ROWS) - count
+    if isinstance(added, int) and not added:
+        return jnp.matmul(codes, weight, preferred_element_type=jnp.int32)
     codes = jnp.pad(codes, [(0, 0)] * len(outer) + [(0, added), (0, 0)])
     return jnp.matmul(codes, weight, preferred_element_type=jnp.int32)[..., :count, :]
 

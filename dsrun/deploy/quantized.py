@@ -20,11 +20,11 @@ from jaxtyping import Float32, Shaped
 
 from dsrun.deploy.codes import (
     INTEGERS,
-    MOST_INPUTS,
     Coding,
     DeployFormat,
     Granularity,
     Method,
+    most_inputs,
     weight_coding,
 )
 from dsrun.deploy.folding import FloatProduct
@@ -71,8 +71,8 @@ def product_arrays(
         ValueError: a weight beyond the format's range, or so many inputs that an int32 sum could wrap.
     """
     ones = np.ones(product.weight.shape[-1])
-    if format in INTEGERS and (count := product.weight.size // len(ones)) > MOST_INPUTS:
-        raise ValueError(f"{count} inputs, whose int32 sum could wrap (at most {MOST_INPUTS}); export float16.")
+    if format in INTEGERS and (count := product.weight.size // len(ones)) > (most := most_inputs(format)):
+        raise ValueError(f"{count} inputs, whose int32 sum could wrap (at most {most}); export float16.")
     if inputs is None:
         weight, facts = _converted(product.weight, format)
         found: dict[str, np.ndarray] = {"weight": weight}

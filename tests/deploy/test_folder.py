@@ -69,7 +69,7 @@ def test_the_program_gives_the_networks_bits_for_any_batch_and_length():
     model = exported("int4", small(direction="forward", bins=FEATURES.num_bins))
     stored, shapes = pack(model.network, model.arrays)
     program = jax.export.deserialize(bytearray(build_program(model.network, stored, shapes)))
-    for lengths in ((7,), (31, 12, 0)):
+    for lengths in ((7,), (31, 12, 0), (31, 12, 0, 7, 20)):  # fewer than four rows are filled up
         features, num_frames = speech(model.network.settings, lengths)
         wanted, counts = jax.jit(partial(logits, model.network))(model.arrays, features, num_frames)
         found, found_counts = program.call(stored, features, num_frames)
@@ -122,9 +122,9 @@ def test_the_script_is_twenty_lines_at_most_and_imports_jax_and_numpy_alone():
 def test_a_product_whose_sum_could_wrap_is_refused_by_its_name(tmp_path, monkeypatch):
     save(exported("int8"), tmp_path / "model", {}, overwrite=False)
     inputs = FEATURES.num_bins * small().front_end.stack
-    monkeypatch.setattr("dsrun.deploy.folder.MOST_INPUTS", inputs)
+    monkeypatch.setattr("dsrun.deploy.folder.most_inputs", lambda format: inputs)
     load(tmp_path / "model")
-    monkeypatch.setattr("dsrun.deploy.folder.MOST_INPUTS", inputs - 1)
+    monkeypatch.setattr("dsrun.deploy.folder.most_inputs", lambda format: inputs - 1)
     with pytest.raises(DataError, match=f"front_end.kernel has {inputs} inputs"):
         load(tmp_path / "model")
 

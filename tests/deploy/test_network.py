@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dsrun.arithmetic import FLOAT32_POLICY
-from dsrun.deploy.codes import LARGEST_CODE, MOST_INPUTS, Coding, scale_reaching
+from dsrun.deploy.codes import LARGEST_CODE, Coding, most_inputs, scale_reaching
 from dsrun.deploy.folding import FloatProduct
 from dsrun.deploy.network import EXACT_INPUTS, _convolve, encode, logits, multiplied
 from dsrun.deploy.quantized import product_arrays
@@ -76,11 +76,22 @@ def test_a_long_sum_of_the_largest_codes_is_exact_in_integers_and_in_the_twin():
     assert inputs > EXACT_INPUTS
     weight = np.full((inputs, 3), 127, np.int8)
     for multiply in ("integer", "float32"):
-        for rows in ((2,), (1,), (1, 1), (1, 3)):  # a lone row is multiplied among rows of zeros
+        for rows in ((2,), (1,), (1, 1), (1, 3)):  # fewer than four are multiplied among rows of zeros
             codes = np.full((*rows, inputs), 127, np.int8)
             found = jax.jit(partial(multiplied, format="int8", multiply=multiply))(codes, weight)
             assert found.shape == (*rows, 3)
             assert (np.asarray(found) == inputs * 127 * 127).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "multiplied_rows"), [((1,), 4), ((3,), 4), ((4,), 4), ((9,), 9), ((1, 1), 4), ((5, 1), 1)]
+)
+def test_integer_products_have_four_rows_at_least_and_no_others_are_padded(rows, multiplied_rows):
+    inputs = jnp.ones((*rows, 6), jnp.int8), jnp.ones((6, 3), jnp.int8)
+    lines = str(jax.make_jaxpr(partial(multiplied, format="int8"))(*inputs))
+    dot = next(line for line in lines.splitlines() if "dot_general" in line)
+    assert f"{','.join(map(str, (*rows[:-1], multiplied_rows, 3)))}]" in dot
+    assert ("pad" in lines) == (multiplied_rows != rows[-1])
 
 
 @pytest.mark.parametrize("format", ["int8", "int4"])
@@ -92,12 +103,14 @@ def test_a_sum_that_could_wrap_is_refused_and_the_longest_other_one_does_not(for
     # The worst case: a zero point of the largest code, and the sum of products and the one of the zero point of one sign.
     affine = Coding("int8", np.ones((), np.float32), zero_point=-127)
     take = partial(product_arrays, format=format, inputs=affine, granularity="layer", method="absmax")
-    found, _ = take(product(MOST_INPUTS))
-    codes = jnp.full((1, MOST_INPUTS), 127, jnp.int8)
+    most = most_inputs(format)
+    found, _ = take(product(most))
+    codes = jnp.full((1, most), 127, jnp.int8)
     sums = multiplied(codes, found["weight"], format)[0] + found["offset"]
-    assert int(sums[0]) == MOST_INPUTS * 2 * 127 * LARGEST_CODE[format] < 2**31
-    with pytest.raises(ValueError, match=f"{MOST_INPUTS + 1} inputs, whose int32 sum could wrap"):
-        take(product(MOST_INPUTS + 1))
+    assert int(sums[0]) == most * 2 * 127 * LARGEST_CODE[format] < 2**31
+    assert (most + 1) * 2 * 127 * LARGEST_CODE[format] >= 2**31
+    with pytest.raises(ValueError, match=f"{most + 1} inputs, whose int32 sum could wrap"):
+        take(product(most + 1))
 
 
 def test_a_convolution_over_many_channels_is_exact_in_integers_and_in_the_twin():
